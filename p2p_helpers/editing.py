@@ -1,0 +1,103 @@
+"""One call from prompts to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+
+from .attention import Control, controlled
+from .edits import Edit, Replace, active_steps
+from .tokens import check_known_words
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What `edit` gives: the source picture, the edited ones, and all that is needed to make them again."""
+
+    source: Image.Image
+    images: list[Image.Image]  # one for each target prompt
+    source_prompt: str
+    target_prompts: list[str]
+    edit: Edit = field(repr=False)
+    seed: int = 0
+    steps: int = 30
+    guidance_scale: float = 4.0
+
+    @property
+    def image(self) -> Image.Image:
+        """The first edited picture."""
+        return self.images[0]
+
+    def _repr_png_(self):
+        from .plots import figure_png, show
+
+        return figure_png(show(self))
+
+
+def edit(
+    pipe,
+    source: str,
+    target: str | Sequence[str],
+    edit: Edit | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 30,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    progress: bool = True,
+) -> EditResult:
+    """Generate a picture and edit it through its attention (Hertz et al. 2022, Algorithm 1).
+
+    Source and targets run side by side from one initial latent, and the targets borrow the source's attention maps as the edit says.
+    The source picture is the one that the pipeline alone gives: `pipe(source, generator=torch.Generator().manual_seed(seed))`.
+
+    Args:
+        pipe: a diffusers Stable Diffusion pipeline, e.g. from `load_pipeline`. It is left as it was found, also after an error.
+        source: the prompt of the picture to start from.
+        target: the prompt of the edited picture, or several.
+        edit: what to do; `Replace()` when not given.
+        seed: of the initial latent, drawn on the CPU, so that it is one picture on every device.
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance; the pipeline's usual one when not given (4 for the embedded model, else 7.5).
+        negative_prompt: what guidance steers away from, for all prompts.
+        progress: whether to show a progress bar.
+
+    Raises:
+        PromptError: a prompt is empty, too long, or uses a word the embedded model has never seen.
+        PromptMismatch: the edit cannot line up the prompts.
+    """
+    change = edit or Replace()
+    targets = [target] if isinstance(target, str) else list(target)
+    if not targets:
+        raise ValueError("No target prompt: give one prompt or a list with at least one.")
+    prompts = [source, *targets]
+    for prompt in prompts:
+        check_known_words(pipe.tokenizer, prompt)
+    if guidance_scale is None:
+        guidance_scale = pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5)
+    pairs = [change.matrices(pipe.tokenizer, source, t, steps) for t in targets]
+    side = pipe.unet.config.sample_size
+    control = Control(
+        cross_source=torch.stack([s for s, _ in pairs]).to(pipe.unet.device),
+        cross_target=torch.stack([t for _, t in pairs]).to(pipe.unet.device),
+        self_steps=active_steps(change.self_steps, steps).expand(len(targets), -1),
+        self_pixels=[round((change.self_size * side) ** 2)] * len(targets),
+    )
+    bar = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**bar, "disable": not progress})
+    try:
+        with controlled(pipe.unet, control):
+            images = pipe(
+                prompts,
+                negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=[torch.Generator().manual_seed(seed) for _ in prompts],  # one seed for all: one initial latent
+                callback_on_step_end=control.next_step,
+            ).images
+    finally:
+        pipe.set_progress_bar_config(**bar)
+    return EditResult(images[0], images[1:], source, targets, change, seed, steps, guidance_scale)

@@ -1,0 +1,79 @@
+"""Load a pipeline: the embedded model, or any Stable Diffusion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from .paths import data_folder
+
+
+class ModelError(RuntimeError):
+    """A model could not be loaded; the message says what to try."""
+
+
+def verify_files(folder: Path):
+    """Compare a folder's files with the SHA-256 sums in its `checksums.json`.
+
+    Raises:
+        ModelError: a file is missing or is not the one that was shipped.
+    """
+    listing = folder / "checksums.json"
+    if not listing.is_file():
+        raise ModelError(f"{listing} is missing: the embedded model did not come with this copy. {_REINSTALL}")
+    for name, expected in json.loads(listing.read_text()).items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"The embedded model's file {file} is missing. {_REINSTALL}")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise ModelError(f"The embedded model's file {file} is damaged: its SHA-256 is not the one in checksums.json. {_REINSTALL}")
+
+
+_REINSTALL = "Reinstall the package, or restore the file with: git checkout -- data/toyland"
+
+
+def best_device() -> str:
+    """ "cuda", "mps" or "cpu": the fastest this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_pipeline(name: str = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+    """Load a text-to-image pipeline, ready to use and to edit.
+
+    Args:
+        name: "toyland" (the embedded model, nothing is downloaded), a local folder, or a Hugging Face Hub id such as
+            "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        device: "cpu", "cuda", "mps"; the fastest there is when not given.
+        dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given.
+
+    Raises:
+        ModelError: no such model, or its files are missing or damaged.
+    """
+    device = device or best_device()
+    if name == "toyland":
+        try:
+            folder = data_folder("toyland")
+        except FileNotFoundError as error:
+            raise ModelError(str(error)) from None
+        verify_files(folder)
+        pipe = StableDiffusionPipeline.from_pretrained(folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True)
+        return pipe.to(device)
+    if not Path(name).is_dir() and name.count("/") != 1:
+        raise ModelError(
+            f'There is no model {name!r}. Use "toyland" (the embedded model), the path of a folder with a saved pipeline, '
+            'or a Hub id of the form "owner/name".'
+        )
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
+    try:
+        return DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True).to(device)
+    except OSError as error:
+        raise ModelError(
+            f'{name!r} could not be loaded: {str(error).splitlines()[0]} Without a connection to the Hub use "toyland", '
+            "or give the path of a folder that holds a saved pipeline."
+        ) from error

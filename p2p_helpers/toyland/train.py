@@ -1,0 +1,333 @@
+"""Train the embedded model: `python -m p2p_helpers.toyland.train {autoencoder,diffusion,reader}`.
+
+Every number comes from data/toyland/training.json. A run writes into `runs/<stage>/`: `checkpoint.pt` every few minutes (atomically,
+so a run killed at any moment goes on where it was, on the same loss curve), `log.csv`, and a sample grid. What a step sees follows
+from its number alone, never from a hidden random state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import copy
+import csv
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..paths import data_folder
+from .render import render
+from .tokenizer import MAX_TOKENS, write_tokenizer
+from .world import SIZE, caption, scene_at
+
+CHECKPOINT_SECONDS = 180
+SAMPLE_SECONDS = 900
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised (Jordan et al. 2024, "Muon"), in float32 and for any weight of two or more dimensions.
+
+    torch.optim.Muon takes matrices only and works in bfloat16, which CPUs without AMX run slowly.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov; (out, in·height·width)
+                tall = update.shape[0] > update.shape[1]
+                x = update.T if tall else update
+                x = x / (x.norm() + 1e-7)
+                for _ in range(5):  # quintic Newton–Schulz iteration towards U Vᵀ
+                    gram = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
+                p.add_((x.T if tall else x).reshape(p.shape), alpha=-group["lr"] * scale)
+
+
+def optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for inner weight matrices, AdamW for embeddings, norms, biases and small or outermost layers."""
+    outermost = ("conv_in", "conv_out", "embedding", "quant_conv")
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        (matrices if p.ndim >= 2 and not any(o in name for o in outermost) else rest).append(p)
+    return [Muon(matrices, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0)]
+
+
+def _render_number(job: tuple[str, int]) -> np.ndarray:
+    return np.asarray(render(scene_at(*job))[0])
+
+
+def pictures(split: str, count: int, out: Path) -> np.ndarray:
+    """The first `count` renders of a split, uint8 (picture, height, width, channel); painted once and kept in `out`."""
+    path = out / f"pictures-{split}-{count}.npy"
+    if not path.exists():
+        print(f"rendering {count} {split} scenes …", flush=True)
+        part = path.with_suffix(".part.npy")
+        store = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3))
+        with concurrent.futures.ProcessPoolExecutor() as pool:
+            for i, picture in enumerate(pool.map(_render_number, ((split, i) for i in range(count)), chunksize=256)):
+                store[i] = picture
+        store.flush()
+        part.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def to_tensor(batch: np.ndarray, device) -> Tensor:
+    """uint8 (picture, height, width, channel) → float (picture, channel, height, width) in −1…1."""
+    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def save_grid(images: Tensor, path: Path, columns: int):
+    """Write pictures in −1…1, (picture, channel, height, width), as one PNG."""
+    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def fast_dtype(device: str) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it natively, else None (float32)."""
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
+
+
+def learning_rate(step: int, steps: int, warmup: int, decay_from: float) -> float:
+    """Factor on every learning rate: linear warm-up, constant up to `decay_from` of the steps, then a cosine to 2 %."""
+    start = max(warmup, decay_from * steps)
+    progress = max(step - start, 0) / max(steps - start, 1)
+    return min((step + 1) / warmup, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+
+
+def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: str) -> nn.Module:
+    """Run or resume a training; return the exponential moving average of the weights.
+
+    Args:
+        model: what is trained.
+        loss_at: step number → scalar loss. Its randomness must follow from the step number alone.
+        sample: (averaged model, path without suffix) → None; writes a picture of the progress.
+        settings: steps, muon_lr, adam_lr, warmup, decay_from, ema.
+        out: folder for checkpoint.pt, log.csv and the sample.
+        device: "cpu" or "cuda".
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    average = copy.deepcopy(model).requires_grad_(False)
+    opts = optimizers(model, settings["muon_lr"], settings["adam_lr"])
+    rates = [o.param_groups[0]["lr"] for o in opts]
+    file, log, start, spent = out / "checkpoint.pt", out / "log.csv", 0, 0.0
+    if file.exists():
+        state = torch.load(file, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for o, s in zip(opts, state["optimizers"], strict=True):
+            o.load_state_dict(s)
+        start, spent = state["step"], state["seconds"]
+        print(f"resumed at step {start}", flush=True)
+    recent, clock, saved, sampled = [], time.time(), time.time(), time.time()
+    for step in range(start, settings["steps"]):
+        for o, rate in zip(opts, rates, strict=True):
+            o.param_groups[0]["lr"] = rate * learning_rate(step, settings["steps"], settings["warmup"], settings["decay_from"])
+        loss = loss_at(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in opts:
+            o.step()
+            o.zero_grad(set_to_none=True)
+        decay = min(settings["ema"], (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        recent.append(loss.detach())
+        last = step + 1 == settings["steps"]
+        if (step + 1) % 50 == 0 or last:
+            mean = torch.stack(recent).mean().item()
+            recent = []
+            with log.open("a", newline="") as f:
+                csv.writer(f).writerow([step + 1, f"{mean:.6f}", f"{spent + time.time() - clock:.0f}"])
+            if (step + 1) % 200 == 0 or last:
+                print(f"step {step + 1}/{settings['steps']}  loss {mean:.5f}  {spent + time.time() - clock:.0f} s", flush=True)
+        if time.time() - saved > CHECKPOINT_SECONDS or last:
+            state = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizers": [o.state_dict() for o in opts],
+                "step": step + 1,
+                "seconds": spent + time.time() - clock,
+            }
+            torch.save(state, file.with_suffix(".part"))
+            os.replace(file.with_suffix(".part"), file)
+            saved = time.time()
+        if time.time() - sampled > SAMPLE_SECONDS or last:
+            with torch.no_grad():
+                sample(average, out / "sample.png")
+            sampled = time.time()
+    return average
+
+
+def autoencoder(config: dict, out: Path, device: str):
+    """Stage 1: an AutoencoderKL that turns 128×128 pictures into 16×16 latents (Rombach et al. 2022, section 3.1).
+
+    Ends by folding each channel's mean and deviation into the 1×1 convolutions around the latent, so that latents have mean 0 and
+    deviation 1 and the pipeline's scaling factor is 1. Writes `runs/autoencoder/vae/`.
+    """
+    settings = config["autoencoder"]
+    data, held_out = pictures("train", config["scenes"], out), pictures("validation", 512, out)
+    torch.manual_seed(settings["seed"])
+    vae = AutoencoderKL(**settings["model"]).to(device, memory_format=torch.channels_last)
+    dtype = fast_dtype(device)
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng([settings["seed"], step])
+        whole = step >= settings["whole_from"] * settings["steps"]
+        crop = SIZE if whole else settings["crop"]
+        count = settings["batch_size"] * settings["crop"] ** 2 // crop**2
+        batch = []
+        for i in rng.integers(len(data), size=count):
+            y, x = rng.integers((SIZE - crop) // 8 + 1, size=2) * 8
+            batch.append(data[i, y : y + crop, x : x + crop])
+        target = to_tensor(np.stack(batch), device).to(memory_format=torch.channels_last)
+        noise = torch.Generator(device).manual_seed(step)
+        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+            posterior = vae.encode(target).latent_dist
+            picture = vae.decode(posterior.sample(noise)).sample
+        error = picture.float() - target
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        return error.abs().mean() + settings["edge_weight"] * edges + settings["kl_weight"] * kl
+
+    def sample(average: nn.Module, path: Path):
+        originals = to_tensor(held_out[:64], device)
+        copies = torch.cat([average.decode(average.encode(b).latent_dist.mode()).sample for b in originals.split(8)])
+        mse = (copies.clamp(-1, 1) - originals).square().mean(dim=(1, 2, 3)) / 4
+        print(f"validation PSNR {(-10 * mse.log10()).mean():.2f} dB", flush=True)
+        save_grid(torch.cat([originals[:12], copies[:12]]), path, 12)
+
+    average = fit(vae, loss_at, sample, settings, out / "autoencoder", device)
+    with torch.no_grad():
+        latents = torch.cat([average.encode(to_tensor(data[i : i + 8], device)).latent_dist.mode() for i in range(0, 512, 8)])
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        quant, post = average.quant_conv, average.post_quant_conv
+        channels = len(mean)
+        quant.weight[:channels] /= std[:, None, None, None]
+        quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+        quant.bias[channels:] -= 2 * std.log()  # the posterior's log-variance
+        post.bias += (post.weight[..., 0, 0] @ mean[:, None])[:, 0]
+        post.weight *= std[None, :, None, None]
+    average.save_pretrained(out / "autoencoder" / "vae")
+
+
+def encode_pictures(vae: AutoencoderKL, data: np.ndarray, path: Path, device: str) -> Tensor:
+    """Latents of pictures, float16 (picture, channel, height, width); worked out once and kept in `path`."""
+    if not path.exists():
+        print(f"encoding {len(data)} pictures …", flush=True)
+        with torch.no_grad():
+            batches = (vae.encode(to_tensor(data[i : i + 32], device)).latent_dist.mode() for i in range(0, len(data), 32))
+            np.save(path, torch.cat([b.half().cpu() for b in batches]).numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def diffusion(config: dict, out: Path, device: str):
+    """Stage 2: text encoder and UNet, trained together to predict the noise (Ho et al. 2020) on the autoencoder's latents.
+
+    Loss weights are min-SNR with γ = 5 (Hang et al. 2023, arXiv 2303.09556); some captions are dropped for classifier-free guidance
+    (Ho & Salimans 2022). Writes the whole pipeline, in float16, to `runs/pipeline/`.
+    """
+    settings = config["diffusion"]
+    vae = AutoencoderKL.from_pretrained(out / "autoencoder" / "vae").to(device).eval().requires_grad_(False)
+    latents = encode_pictures(vae, pictures("train", config["scenes"], out), out / "latents.npy", device)
+    write_tokenizer(out / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS)
+    tokenize = lambda text: tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids  # noqa: E731
+    scenes = [scene_at("train", i) for i in range(config["scenes"])]
+    tokens, nothing = tokenize([caption(s) for s in scenes]), tokenize([""])
+    single = np.flatnonzero([len(s.things) == 1 for s in scenes])
+    torch.manual_seed(settings["seed"])
+    text_config = CLIPTextConfig(
+        **settings["text_encoder"],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = nn.ModuleDict({"text_encoder": CLIPTextModel(text_config), "unet": UNet2DConditionModel(**settings["unet"])})
+    model.to(device, memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(**settings["scheduler"])
+    alphas = scheduler.alphas_cumprod.to(device)
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=settings["min_snr_gamma"]) / snr  # for noise prediction
+    dtype = fast_dtype(device)
+
+    def loss_at(step: int) -> Tensor:
+        rng, noise_rng = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        alone = step < settings["single_until"] * settings["steps"]  # one object at a time first
+        choice = rng.choice(single, settings["batch_size"]) if alone else rng.integers(len(latents), size=settings["batch_size"])
+        words = tokens[choice]
+        words[rng.random(len(choice)) < settings["caption_dropout"]] = nothing
+        clean = latents[choice].float()
+        noise = torch.randn(clean.shape, generator=noise_rng)
+        # one draw in each of as many equal intervals as the batch has samples: less variance than independent draws
+        times = ((np.arange(len(choice)) + rng.random(len(choice))) / len(choice) * len(alphas)).astype(np.int64)
+        t = torch.from_numpy(times).to(device)
+        noisy = scheduler.add_noise(clean.to(device), noise.to(device), t).to(memory_format=torch.channels_last)
+        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+            embedding = model["text_encoder"](words.to(device))[0]  # (prompt, token, width)
+            guess = model["unet"](noisy, t, embedding).sample
+        return (weight[t] * (guess.float() - noise.to(device)).square().mean((1, 2, 3))).mean()
+
+    def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=average["text_encoder"],
+            tokenizer=tokenizer,
+            unet=average["unet"],
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def sample(average: nn.ModuleDict, path: Path):
+        pipe = assemble(average)
+        pipe.set_progress_bar_config(disable=True)
+        prompts = [caption(scene_at("validation", i)) for i in range(16)]
+        generators = [torch.Generator().manual_seed(i) for i in range(16)]
+        images = pipe(prompts, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="pt").images
+        save_grid(images * 2 - 1, path, 8)
+        path.with_suffix(".txt").write_text("\n".join(prompts))
+
+    average = fit(model, loss_at, sample, settings, out / "diffusion", device)
+    assemble(average).to(torch.float16).save_pretrained(out / "pipeline")
+
+
+def main(arguments: list[str] | None = None):
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=["autoencoder", "diffusion", "reader"])
+    parser.add_argument("--config", type=Path, default=data_folder("toyland") / "training.json")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args(arguments)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    config = json.loads(chosen.config.read_text())
+    globals()[chosen.stage](config, chosen.out, chosen.device)
+
+
+if __name__ == "__main__":
+    main()
