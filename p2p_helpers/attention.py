@@ -102,7 +102,9 @@ def controlled(unet, control: Control) -> Iterator[Control]:
     """
     before = dict(unet.attn_processors)
     if not before:
-        raise AttentionControlError("This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention.")
+        raise AttentionControlError(
+            "This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention."
+        )
     unet.set_attn_processor({name: ControlledAttention(control) for name in before})
     try:
         yield control

@@ -52,7 +52,8 @@ def edit(
     """Generate a picture and edit it through its attention (Hertz et al. 2022, Algorithm 1).
 
     Source and targets run side by side from one initial latent, and the targets borrow the source's attention maps as the edit says.
-    The source picture is the one that the pipeline alone gives: `pipe(source, generator=torch.Generator().manual_seed(seed))`.
+    The source picture is, to the bit, the one the plain pipeline gives for the same batch of prompts with the same seed. Run on the
+    source alone, the pipeline gives the same picture up to float rounding, since other batch sizes use other matrix kernels.
 
     Args:
         pipe: a diffusers Stable Diffusion pipeline, e.g. from `load_pipeline`. It is left as it was found, also after an error.

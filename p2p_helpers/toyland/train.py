@@ -22,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..paths import data_folder
+from .reader import Reader, truth
 from .render import render
 from .tokenizer import MAX_TOKENS, write_tokenizer
-from .world import SIZE, caption, scene_at
+from .world import SIZE, caption, scene_at, vocabulary
 
 CHECKPOINT_SECONDS = 180
 SAMPLE_SECONDS = 900
@@ -153,6 +155,8 @@ def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: st
         decay = min(settings["ema"], (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
+                ours.copy_(theirs)
         recent.append(loss.detach())
         last = step + 1 == settings["steps"]
         if (step + 1) % 50 == 0 or last:
@@ -252,7 +256,8 @@ def diffusion(config: dict, out: Path, device: str):
     vae = AutoencoderKL.from_pretrained(out / "autoencoder" / "vae").to(device).eval().requires_grad_(False)
     latents = encode_pictures(vae, pictures("train", config["scenes"], out), out / "latents.npy", device)
     write_tokenizer(out / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS)
+    facts = {"known_words": vocabulary(), "guidance_scale": settings["guidance_scale"]}  # kept in tokenizer_config.json
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
     tokenize = lambda text: tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids  # noqa: E731
     scenes = [scene_at("train", i) for i in range(config["scenes"])]
     tokens, nothing = tokenize([caption(s) for s in scenes]), tokenize([""])
@@ -308,7 +313,9 @@ def diffusion(config: dict, out: Path, device: str):
         pipe.set_progress_bar_config(disable=True)
         prompts = [caption(scene_at("validation", i)) for i in range(16)]
         generators = [torch.Generator().manual_seed(i) for i in range(16)]
-        images = pipe(prompts, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="pt").images
+        images = pipe(
+            prompts, num_inference_steps=20, guidance_scale=settings["guidance_scale"], generator=generators, output_type="pt"
+        ).images
         save_grid(images * 2 - 1, path, 8)
         path.with_suffix(".txt").write_text("\n".join(prompts))
 
@@ -316,12 +323,62 @@ def diffusion(config: dict, out: Path, device: str):
     assemble(average).to(torch.float16).save_pretrained(out / "pipeline")
 
 
+def _truth_number(job: tuple[str, int]) -> dict:
+    scene = scene_at(*job)
+    return truth(scene, render(scene)[1])
+
+
+def reader(config: dict, out: Path, device: str):
+    """The judge: learns to name what is in renders, blurred and noisy ones too, so that a soft picture is still read.
+
+    Writes `runs/reader.safetensors`.
+    """
+    settings = config["reader"]
+    data = pictures("train", config["scenes"], out)
+    path = out / "truths.npz"
+    if not path.exists():
+        with concurrent.futures.ProcessPoolExecutor() as pool:
+            rows = list(pool.map(_truth_number, (("train", i) for i in range(config["scenes"])), chunksize=256))
+        np.savez(path, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    answers = {key: torch.from_numpy(value) for key, value in np.load(path).items()}
+    torch.manual_seed(settings["seed"])
+    model = Reader().to(device, memory_format=torch.channels_last)
+
+    def loss_at(step: int) -> Tensor:
+        rng, noise = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        choice = rng.integers(len(data), size=settings["batch_size"])
+        batch = to_tensor(data[np.sort(choice)], device)
+        right = {key: value[np.sort(choice)].to(device) for key, value in answers.items()}
+        softness = int(rng.integers(4))  # half of the steps: no blur; else a 3×3 or 5×5 mean
+        if softness > 1:
+            batch = F.avg_pool2d(batch, 2 * softness - 1, 1, softness - 1, count_include_pad=False)
+        spread = settings["noise"] * torch.rand(len(batch), 1, 1, 1, generator=noise)
+        batch = batch + (spread * torch.randn(batch.shape, generator=noise)).to(device)
+        objects, colours, background, style, night, snow = model(batch.to(memory_format=torch.channels_last))
+        balance = torch.full((objects.shape[1],), 1.0, device=device)
+        balance[0] = 0.3  # most cells hold no object
+        return (
+            F.cross_entropy(objects, right["objects"], weight=balance)
+            + 0.3 * F.cross_entropy(colours, right["colours"], ignore_index=-1)
+            + 0.3 * F.cross_entropy(background, right["background"])
+            + 0.3 * F.cross_entropy(style, right["style"])
+            + 0.3 * F.binary_cross_entropy_with_logits(night, right["night"].float())
+            + 0.3 * F.binary_cross_entropy_with_logits(snow, right["snow"].float())
+        )
+
+    average = fit(model, loss_at, lambda average, path: None, settings, out / "reader", device)
+    weights = {key: value.contiguous() for key, value in average.state_dict().items() if "num_batches" not in key}
+    save_file(weights, out / "reader.safetensors")
+
+
 def main(arguments: list[str] | None = None):
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["autoencoder", "diffusion", "reader"])
     parser.add_argument("--config", type=Path, default=data_folder("toyland") / "training.json")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,59 @@
+# One command each. `make` alone explains itself.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
+export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test check package train evaluate notebooks clean
+
+help: ## this list
+	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
+	@echo
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Needs Python 3.10 or newer and make. Everything goes into $(VENV); nothing is registered outside it."
+
+setup: $(READY) ## create .venv and install everything
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	cd notebooks && ../$(BIN)/jupyter lab
+
+check: $(READY) ## print what this machine has, with one timed edit
+	$(BIN)/python -m p2p_helpers
+
+test: $(READY) ## run every test, the notebooks too
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks --durations=0
+
+notebooks: $(READY) ## run the notebooks from the top and store their outputs
+	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False *.ipynb solutions/*.ipynb
+
+package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
+	rm -rf dist && $(BIN)/python -m build --wheel -q
+	away=$$(mktemp -d) && $(PYTHON) -m venv $$away && wheel=$$(realpath dist/*.whl) && cd $$away \
+		&& bin/pip install -q --disable-pip-version-check "$(TORCH)" && bin/pip install -q --disable-pip-version-check $$wheel \
+		&& bin/python -m p2p_helpers && rm -rf $$away
+
+train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
+	$(BIN)/python -m p2p_helpers.toyland.train autoencoder
+	$(BIN)/python -m p2p_helpers.toyland.train diffusion
+	$(BIN)/python -m p2p_helpers.toyland.train reader
+
+evaluate: $(READY) ## measure the embedded model on 500 test prompts
+	$(BIN)/python -m p2p_helpers.toyland.evaluate
+
+clean: ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage dist

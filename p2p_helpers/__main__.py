@@ -1,0 +1,59 @@
+"""`python -m p2p_helpers`: an environment check with one timed edit, in lines that can be pasted into a bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+
+PACKAGES = ("p2p-helpers", "torch", "diffusers", "transformers", "numpy", "pillow", "matplotlib", "jupyterlab", "ipywidgets")
+
+
+def main() -> int:
+    """Print the check; 0 if everything works, 1 if something does not."""
+    problems = 0
+
+    def line(ok: bool, what: str):
+        nonlocal problems
+        problems += not ok
+        print(f"{'OK     ' if ok else 'PROBLEM'}  {what}", flush=True)
+
+    line(sys.version_info >= (3, 10), f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    for name in PACKAGES:
+        try:
+            line(True, f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            optional = name in ("jupyterlab", "ipywidgets")
+            line(optional, f"{name} is not installed" + (" (only the notebooks need it)" if optional else "; run: pip install p2p-helpers"))
+    import torch
+
+    from .editing import edit
+    from .models import ModelError, best_device, load_pipeline
+
+    device = best_device()
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        line(True, f"device: {torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    else:
+        line(True, f"device: {device}, {torch.get_num_threads()} threads")
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        line(free > 1.5, f"memory: {free:.1f} GiB free" + ("" if free > 1.5 else "; close something, an edit needs 1.5"))
+    try:
+        start = time.time()
+        pipe = load_pipeline("toyland", device=device)
+        line(True, f"embedded model found, loaded in {time.time() - start:.1f} s")
+        edit(pipe, "a cat on the beach", "a dog on the beach", steps=1, progress=False)
+        start = time.time()
+        edit(pipe, "a cat on the beach", "a dog on the beach", steps=30, progress=False)
+        line(True, f"one edit, 2 prompts, 30 steps: {time.time() - start:.1f} s")
+    except ModelError as error:
+        line(False, str(error))
+    print("Everything works." if not problems else f"{problems} problem(s).")
+    return int(problems > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

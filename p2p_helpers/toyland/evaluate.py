@@ -1,0 +1,182 @@
+"""Measure the embedded model on scenes it never saw: `python -m p2p_helpers.toyland.evaluate`.
+
+Writes every figure to a JSON file and a contact sheet of generated pictures; the model card and the README quote that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..editing import edit
+from ..edits import Replace
+from ..models import best_device, load_pipeline
+from .reader import Found, Reading, load_reader
+from .render import render
+from .world import COLOURABLE, OBJECTS, SIZE, Scene, caption, scene_at
+
+
+def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures (height, width, 3), in the pixels where the bool mask is set.
+
+    Identical pixels give 60 dB, not infinity, so that means stay finite. Raises ValueError if no pixel is set.
+    """
+    error = (a.astype(float) - b.astype(float)) ** 2
+    if where is not None:
+        if not where.any():
+            raise ValueError("The mask leaves no pixel to compare.")
+        error = error[where]
+    return float(-10 * np.log10(max(error.mean() / 255**2, 1e-6)))
+
+
+def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float | int]:
+    """How often the reader finds what the captions say. Shares in 0…1; an object counts only if its name is found.
+
+    Colour is judged where the caption names one and the style is not a pencil sketch; it counts as wrong if its object is not found.
+    """
+    rows: dict[str, list[bool]] = {k: [] for k in ("background", "style", "night", "snow", "one object", "two objects", "colour")}
+    for scene, reading in zip(scenes, readings, strict=True):
+        found = {f.name: f for f in reading.objects}
+        rows["background"].append(reading.background == scene.background)
+        rows["style"].append(reading.style == ("plain" if scene.style == "photo" else scene.style))
+        rows["night"].append(reading.night == (scene.night > 0))
+        rows["snow"].append(reading.snow == (scene.snow > 0))
+        rows["one object" if len(scene.things) == 1 else "two objects"].append(all(t.name in found for t in scene.things))
+        if scene.style != "sketch":
+            rows["colour"] += [t.name in found and found[t.name].colour == t.colour for t in scene.things if t.colour]
+    return {name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()} | {"scenes": len(scenes)}
+
+
+def swap(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int, str, str]:
+    """A word swap for a scene: the scene after it, which object, the old and the new word. The colour is kept where both take one."""
+    i = int(rng.integers(len(scene.things)))
+    taken = {t.name for t in scene.things}
+    old = scene.things[i]
+    choices = [o for o in OBJECTS if o not in taken and (o in COLOURABLE or old.colour is None)]
+    new = choices[int(rng.integers(len(choices)))]
+    return scene.replace(i, name=new), i, old.name, new
+
+
+def _outside(*found: Found | None) -> np.ndarray:
+    keep = np.ones((SIZE, SIZE), bool)
+    for f in found:
+        if f is not None:
+            left, top, right, bottom = f.box
+            keep[top:bottom, left:right] = False
+    return keep
+
+
+def _landed(old: Found, new: Found | None) -> bool:
+    """Whether the new object's middle lies in the old one's box."""
+    if new is None:
+        return False
+    left, top, right, bottom = old.box
+    x, y = (new.box[0] + new.box[2]) / 2, (new.box[1] + new.box[3]) / 2
+    return left <= x <= right and top <= y <= bottom
+
+
+def judge_swaps(
+    pipe, reader, count: int, change: Replace, *, control: bool, split: str = "test", steps: int = 30
+) -> dict[str, float | int]:
+    """Swap one word in `count` captions and let the reader judge, with attention control or with the same seed alone.
+
+    Returns: `landed` (share of swaps after which the new object is seen where the old one was), `gone` (the old object is no longer
+    seen), `background psnr` (dB, median, outside both objects' boxes, edited against source picture), and how many of the source
+    pictures showed the old object at all (only those are judged).
+    """
+    landed, gone, kept = [], [], []
+    for i in range(count):
+        scene = scene_at(split, i)
+        after, _, old_name, new_name = swap(scene, np.random.default_rng(i))
+        if control:
+            result = edit(pipe, caption(scene), caption(after), change, seed=i, steps=steps, progress=False)
+            source, target = result.source, result.image
+        else:
+            pipe.set_progress_bar_config(disable=True)
+            scale = pipe.tokenizer.init_kwargs["guidance_scale"]
+            twins = [torch.Generator().manual_seed(i) for _ in range(2)]
+            source, target = pipe(
+                [caption(scene), caption(after)], num_inference_steps=steps, guidance_scale=scale, generator=twins
+            ).images
+        before, now = ({f.name: f for f in r.objects} for r in reader.read([source, target]))
+        if old_name not in before:
+            continue
+        old, new = before[old_name], now.get(new_name)
+        landed.append(_landed(old, new))
+        gone.append(old_name not in now)
+        kept.append(psnr(np.asarray(source), np.asarray(target), _outside(old, new)))
+    return {
+        "landed": float(np.mean(landed)),
+        "gone": float(np.mean(gone)),
+        "background psnr": float(np.median(kept)),
+        "judged": len(landed),
+        "swaps": count,
+    }
+
+
+def generate(pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None) -> list[Image.Image]:
+    """One picture for each prompt; prompt number i gets seed i."""
+    pipe.set_progress_bar_config(disable=True)
+    scale = guidance_scale or pipe.tokenizer.init_kwargs["guidance_scale"]
+    images = []
+    for i in range(0, len(prompts), 16):
+        generators = [torch.Generator().manual_seed(j) for j in range(i, min(i + 16, len(prompts)))]
+        images += pipe(prompts[i : i + 16], num_inference_steps=steps, guidance_scale=scale, generator=generators).images
+    return images
+
+
+def main(arguments: list[str] | None = None):
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0])
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--swaps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    chosen = parser.parse_args(arguments)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    pipe, reader = load_pipeline("toyland", device=best_device()), load_reader()
+    scenes = [scene_at("test", i) for i in range(chosen.prompts)]
+    renders = [render(s)[0] for s in scenes]
+    figures = {"steps": chosen.steps, "guidance scale": pipe.tokenizer.init_kwargs["guidance_scale"]}
+    with torch.no_grad():
+        quality = []
+        for image in renders:
+            pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].to(pipe.device).float() / 127.5 - 1
+            copy = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+            quality.append(-10 * ((copy - pixels).square().mean() / 4).log10().item())
+    figures["autoencoder psnr"] = float(np.mean(quality))
+    figures["reader on renders"] = agreement(scenes, reader.read(renders))
+    print(json.dumps(figures, indent=2), flush=True)
+    images = generate(pipe, [caption(s) for s in scenes], chosen.steps)
+    figures["generated"] = agreement(scenes, reader.read(images))
+    figures["objects found"] = {
+        name: agreement(*zip(*pairs, strict=True))["one object"]
+        for name in OBJECTS
+        if (
+            pairs := [
+                (s, r) for s, r in zip(scenes, reader.read(images), strict=True) if len(s.things) == 1 and s.things[0].name == name
+            ]
+        )
+    }
+    sheet = Image.new("RGB", (8 * SIZE, 8 * SIZE))
+    for i, image in enumerate(images[:64]):
+        sheet.paste(image, (i % 8 * SIZE, i // 8 * SIZE))
+    sheet.save(chosen.out / "contact-sheet.png")
+    (chosen.out / "contact-sheet.txt").write_text("\n".join(caption(s) for s in scenes[:64]))
+    print(json.dumps(figures, indent=2), flush=True)
+    for name, control in (("word swap", True), ("same seed, no control", False)):
+        figures[name] = judge_swaps(pipe, reader, chosen.swaps, Replace(), control=control, steps=chosen.steps)
+    figures["minutes"] = (time.time() - start) / 60
+    (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2))
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Shared fixtures: a small pipeline with random weights, the embedded model, and a network that is switched off."""
+
+import json
+import socket
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from jaxtyping import install_import_hook
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from . import typecheck  # noqa: F401  (the hook below looks it up by name)
+
+with install_import_hook("p2p_helpers", "tests.typecheck.check"):  # shapes in signatures are checked in every test
+    import p2p_helpers as p2p
+    from p2p_helpers.paths import data_folder
+    from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A stray download fails at once, with a name."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}; tests never use the network")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: pytest.fail(f"a test looked up {host!r}; tests never use the network"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """The embedded model's tokenizer, written afresh."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def random_pipe(tokenizer):
+    """A StableDiffusionPipeline of the embedded model's architecture with random weights: fast, and needs no trained files."""
+    config = json.loads((data_folder("toyland") / "training.json").read_text())
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        **config["diffusion"]["text_encoder"],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(**config["autoencoder"]["model"]),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**config["diffusion"]["unet"]),
+        scheduler=DDIMScheduler(**config["diffusion"]["scheduler"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def toyland():
+    """The embedded model."""
+    return p2p.load_pipeline("toyland", device="cpu")

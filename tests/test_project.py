@@ -1,0 +1,64 @@
+"""What the repository promises about itself: one list of dependencies, a complete model, small files."""
+
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+
+import p2p_helpers as p2p
+from p2p_helpers import models
+from p2p_helpers.paths import data_folder
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_environment_yml_and_pyproject_agree():
+    text = (ROOT / "environment.yml").read_text()
+    conda = dict(re.match(r"([a-z0-9_-]+)>=(.+)", d).groups() for d in yaml.safe_load(text)["dependencies"])
+    conda.pop("python")
+    conda["torch"] = conda.pop("pytorch")
+    wanted = {}
+    for line in requires("p2p-helpers"):
+        name, bound, extra = re.match(r'([A-Za-z0-9_-]+)(?:\[\w+\])?(?:>=([\d.]+))?(?:; extra == ["\'](\w+)["\'])?', line).groups()
+        if extra in (None, "notebooks"):
+            wanted[name] = bound
+    assert conda == wanted
+    for line in text.split("dependencies:")[1].strip().splitlines():
+        assert re.search(r"#\s+\w+", line), f"environment.yml gives no reason for: {line}"
+
+
+def test_shipped_files_are_small():
+    folder = data_folder("toyland")
+    total = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    assert total <= 45e6
+
+
+def copy_of_model(folder: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(data_folder("toyland"), folder / "toyland"))
+
+
+def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
+    folder = copy_of_model(tmp_path)
+    monkeypatch.setattr(models, "data_folder", lambda name: folder)
+    weights = folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"!")
+    with pytest.raises(p2p.ModelError, match="damaged.*git checkout"):
+        p2p.load_pipeline("toyland")
+    weights.unlink()
+    with pytest.raises(p2p.ModelError, match="missing.*git checkout"):
+        p2p.load_pipeline("toyland")
+
+
+def test_unknown_model_names_say_what_there_is():
+    with pytest.raises(p2p.ModelError, match='"toyland".*owner/name'):
+        p2p.load_pipeline("toylnd")
+
+
+def test_an_unreachable_hub_names_the_offline_choices():
+    with pytest.raises(p2p.ModelError, match='use "toyland"'):
+        p2p.load_pipeline("nobody/nothing-of-this-name")
