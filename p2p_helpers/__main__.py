@@ -20,7 +20,8 @@ def main() -> int:
         problems += not ok
         print(f"{'OK     ' if ok else 'PROBLEM'}  {what}", flush=True)
 
-    line(sys.version_info >= (3, 10), f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    line(sys.version_info >= (3, 10), f"Python {platform.python_version()} on {machine}")
     for name in PACKAGES:
         try:
             line(True, f"{name} {importlib.metadata.version(name)}")

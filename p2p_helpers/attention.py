@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool, Float
@@ -102,9 +101,7 @@ def controlled(unet, control: Control) -> Iterator[Control]:
     """
     before = dict(unet.attn_processors)
     if not before:
-        raise AttentionControlError(
-            "This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention."
-        )
+        raise AttentionControlError("This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention.")
     unet.set_attn_processor({name: ControlledAttention(control) for name in before})
     try:
         yield control

@@ -30,9 +30,7 @@ def verify_files(folder: Path):
         if not file.is_file():
             raise ModelError(f"The embedded model's file {file} is missing. {_REINSTALL}")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ModelError(
-                f"The embedded model's file {file} is damaged: its SHA-256 is not the one in checksums.json. {_REINSTALL}"
-            )
+            raise ModelError(f"The embedded model's file {file} is damaged: its SHA-256 is not the one in checksums.json. {_REINSTALL}")
 
 
 _REINSTALL = "Reinstall the package, or restore the file with: git checkout -- data/toyland"

@@ -24,9 +24,7 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
         ValueError: the sizes differ.
     """
     if a.size != b.size:
-        raise ValueError(
-            f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with one pipeline setting."
-        )
+        raise ValueError(f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with one pipeline setting.")
     return np.abs(np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)).mean(-1) / 255
 
 

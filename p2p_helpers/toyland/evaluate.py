@@ -101,9 +101,7 @@ def judge_swaps(
             pipe.set_progress_bar_config(disable=True)
             scale = pipe.tokenizer.init_kwargs["guidance_scale"]
             twins = [torch.Generator().manual_seed(i) for _ in range(2)]
-            source, target = pipe(
-                [caption(scene), caption(after)], num_inference_steps=steps, guidance_scale=scale, generator=twins
-            ).images
+            source, target = pipe([caption(scene), caption(after)], num_inference_steps=steps, guidance_scale=scale, generator=twins).images
         before, now = ({f.name: f for f in r.objects} for r in reader.read([source, target]))
         if old_name not in before:
             continue
@@ -159,11 +157,7 @@ def main(arguments: list[str] | None = None):
     figures["objects found"] = {
         name: agreement(*zip(*pairs, strict=True))["one object"]
         for name in OBJECTS
-        if (
-            pairs := [
-                (s, r) for s, r in zip(scenes, reader.read(images), strict=True) if len(s.things) == 1 and s.things[0].name == name
-            ]
-        )
+        if (pairs := [(s, r) for s, r in zip(scenes, reader.read(images), strict=True) if len(s.things) == 1 and s.things[0].name == name])
     }
     sheet = Image.new("RGB", (8 * SIZE, 8 * SIZE))
     for i, image in enumerate(images[:64]):

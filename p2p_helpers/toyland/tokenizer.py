@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from .world import vocabulary
@@ -29,10 +30,10 @@ def _segment(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding of one word: always join the pair that was learned first (Sennrich et al. 2016)."""
     tokens = [*word[:-1], word[-1] + "</w>"]
     while len(tokens) > 1:
-        pair = min(zip(tokens, tokens[1:], strict=False), key=lambda p: ranks.get(p, len(ranks)))
+        pair = min(pairwise(tokens), key=lambda p: ranks.get(p, len(ranks)))
         if pair not in ranks:
             break
-        i = list(zip(tokens, tokens[1:], strict=False)).index(pair)
+        i = list(pairwise(tokens)).index(pair)
         tokens[i : i + 2] = ["".join(pair)]
     return tokens
 
