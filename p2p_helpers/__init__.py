@@ -4,7 +4,7 @@ from .attention import AttentionControlError
 from .editing import EditResult, edit
 from .edits import Edit, Replace, active_steps
 from .models import ModelError, load_pipeline
-from .plots import show
+from .plots import alignment, difference, gallery, show
 from .tokens import PromptError, PromptMismatch, find_words, replacement_matrix, words
 
 __version__ = "0.1.0"
@@ -17,8 +17,11 @@ __all__ = [
     "PromptMismatch",
     "Replace",
     "active_steps",
+    "alignment",
+    "difference",
     "edit",
     "find_words",
+    "gallery",
     "load_pipeline",
     "replacement_matrix",
     "show",

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:
     from .editing import EditResult
@@ -76,6 +77,30 @@ def show(result: EditResult) -> Figure:
         picture = row[2].imshow(changed, cmap=CHANGE_COLOURS, vmin=0, vmax=max(0.5, changed.max()), interpolation="nearest")
         row[2].set_title(f"what changed: {changed.mean():.1%} on average", fontsize=9)
         figure.colorbar(picture, ax=row[2], fraction=0.046, label="mean change of a pixel, 0…1")
+    return figure
+
+
+def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
+    """A source-token × target-token matrix with the tokens written along its sides; start, words and end, without the padding.
+
+    Args:
+        tokenizer: the pipeline's.
+        source, target: the two prompts.
+        matrix: M, S or T of one step, (source token, target token).
+    """
+    rows, columns = (tokenizer.convert_ids_to_tokens(tokenizer(p).input_ids) for p in (source, target))
+    part = matrix[: len(rows), : len(columns)].numpy()
+    figure, ax = plt.subplots(figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained")
+    plt.close(figure)
+    ax.imshow(part, cmap="Greys", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(part):
+        if share:
+            ax.text(j, i, f"{share:.2g}", ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
+    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
+    ax.set_xticks(range(len(columns)), [readable.get(t, t.replace("</w>", "")) for t in columns], rotation=60)
+    ax.set_yticks(range(len(rows)), [readable.get(t, t.replace("</w>", "")) for t in rows])
+    ax.set_xlabel("target token takes its map …")
+    ax.set_ylabel("… from source token")
     return figure
 
 

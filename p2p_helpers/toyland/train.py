@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m p2p_helpers.toyland.train {autoencoder,diffusion,reader}`.
+"""Train the embedded model: `python -m p2p_helpers.toyland.train {autoencoder,diffusion,reader,ship}`.
 
 Every number comes from data/toyland/training.json. A run writes into `runs/<stage>/`: `checkpoint.pt` every few minutes (atomically,
 so a run killed at any moment goes on where it was, on the same loss curve), `log.csv`, and a sample grid. What a step sees follows
@@ -11,9 +11,11 @@ import argparse
 import concurrent.futures
 import copy
 import csv
+import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -371,10 +373,23 @@ def reader(config: dict, out: Path, device: str):
     save_file(weights, out / "reader.safetensors")
 
 
+def ship(config: dict, out: Path, device: str):
+    """Put the averaged weights of the last checkpoint, finished or not, and the reader into data/toyland, with their checksums."""
+    diffusion({**config, "diffusion": {**config["diffusion"], "steps": 0}}, out, device)  # no step is taken: only loads and saves
+    folder = data_folder("toyland")
+    shutil.rmtree(folder / "pipeline", ignore_errors=True)
+    shutil.copytree(out / "pipeline", folder / "pipeline")
+    shutil.copy(out / "reader.safetensors", folder)
+    files = sorted(f for f in [*folder.glob("pipeline/**/*"), folder / "reader.safetensors"] if f.is_file())
+    sums = {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+    print(f"shipped {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
+
+
 def main(arguments: list[str] | None = None):
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0])
-    parser.add_argument("stage", choices=["autoencoder", "diffusion", "reader"])
+    parser.add_argument("stage", choices=["autoencoder", "diffusion", "reader", "ship"])
     parser.add_argument("--config", type=Path, default=data_folder("toyland") / "training.json")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
