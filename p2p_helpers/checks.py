@@ -51,22 +51,18 @@ def check_swap_matrix(matrix: Tensor, tokenizer, source: str, target: str) -> st
     _need(not empty, f"Target token {empty[0] if empty else ''} gets no map at all: its column is zero.")
     count = len(tokenizer(target).input_ids)
     wrong = [j for j in range(count) if not torch.allclose(matrix[:, j], right[:, j], atol=1e-5)]
-    _need(
-        not wrong,
-        f"Target token {wrong[0] if wrong else ''} takes its map from the wrong place. Which word is it, and where is that word in the source?",
-    )
+    which = f"Target token {wrong[0] if wrong else ''} takes its map from the wrong place"
+    _need(not wrong, f"{which}. Which word is it, and where is that word in the source?")
     return passed("every target token looks where its word looked")
 
 
 def check_schedule(result: EditResult, reading, wanted: str, limit: float) -> str:
-    """Exercise 02.2: an edit after which the reader sees the wanted object and the picture changed no more than `limit` (0…1) on average."""
+    """Exercise 02.2: an edit after which the reader sees `wanted` and the picture changed no more than `limit` (0…1) on average."""
     from .plots import difference
 
     seen = [f.name for f in reading.objects]
-    _need(
-        wanted in seen,
-        f"The reader sees {', '.join(seen) or 'no object'}, not a {wanted}. With the source's maps to the very end, who decides the shape?",
-    )
+    sees = f"The reader sees {', '.join(seen) or 'no object'}, not a {wanted}"
+    _need(wanted in seen, f"{sees}. With the source's maps to the very end, who decides the shape?")
     changed = difference(result.source, result.image).mean()
     _need(changed <= limit, f"The picture changed by {changed:.1%} on average, more than {limit:.0%}. Keep the source's maps for longer.")
     return passed(f"a {wanted}, and {changed:.1%} changed")

@@ -59,9 +59,14 @@ class Muon(torch.optim.Optimizer):
                 tall = update.shape[0] > update.shape[1]
                 x = update.T if tall else update
                 x = x / (x.norm() + 1e-7)
-                for _ in range(5):  # quintic Newton–Schulz iteration towards U Vᵀ
-                    gram = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                # Quintic Newton–Schulz iteration towards U Vᵀ. Its polynomials act from the left, so they are multiplied up as
+                # small square matrices, and the wide weight is touched twice instead of ten times.
+                gram, eye = x @ x.T, torch.eye(len(x), device=x.device)
+                total = eye
+                for _ in range(5):
+                    factor = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
+                    gram, total = factor @ gram @ factor, factor @ total
+                x = total @ x
                 scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
                 p.add_((x.T if tall else x).reshape(p.shape), alpha=-group["lr"] * scale)
 

@@ -1,0 +1,99 @@
+"""The embedded model and its judge, as shipped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import p2p_helpers as p2p
+from p2p_helpers.paths import data_folder
+from p2p_helpers.toyland import Scene, Thing, caption, load_reader, render, scene_at
+from p2p_helpers.toyland.evaluate import agreement, psnr, report, swap
+from p2p_helpers.toyland.tokenizer import write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return load_reader()
+
+
+def test_the_reader_reads_painted_scenes(reader):
+    scenes = [scene_at("test", i) for i in range(5000, 5100)]
+    right = agreement(scenes, reader.read([render(s)[0] for s in scenes]))
+    assert min(v for k, v in right.items() if k != "scenes") >= 0.95
+
+
+def test_the_reader_says_where(reader):
+    image, _ = render(Scene((Thing("apple", x=32, size=56), Thing("panda", x=96, size=56)), seed=1))
+    left, right = reader.read([image])[0].objects
+    assert (left.name, right.name) == ("apple", "panda")
+    assert left.box[2] <= 72 <= right.box[0] + 16
+
+
+def test_the_reader_refuses_other_sizes(reader):
+    with pytest.raises(ValueError, match="128×128"):
+        reader.read([Image.new("RGB", (64, 64))])
+
+
+def test_it_is_a_stable_diffusion_pipeline(toyland, tmp_path):
+    assert type(toyland) is StableDiffusionPipeline
+    write_tokenizer(tmp_path)
+    for name in ("vocab.json", "merges.txt"):  # the shipped tokenizer is the one the code writes
+        shipped = toyland.tokenizer.backend_tokenizer
+        assert shipped.get_vocab_size() == len(json.loads((tmp_path / "vocab.json").read_text())), name
+
+
+def test_the_autoencoder_keeps_a_picture(toyland):
+    quality = []
+    for i in range(8):
+        image = np.asarray(render(scene_at("test", i))[0])
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            copy = toyland.vae.decode(toyland.vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+        quality.append(psnr(image, ((copy[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()))
+    assert np.mean(quality) > 28
+
+
+def test_latents_have_unit_scale(toyland):
+    pictures = np.stack([np.asarray(render(scene_at("test", i))[0]) for i in range(32)])
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = toyland.vae.encode(pixels).latent_dist.mode()
+    assert latents.std() == pytest.approx(1, abs=0.1)
+    assert abs(latents.mean()) < 0.1
+
+
+def test_word_swap_keeps_more_of_the_picture_than_the_seed_alone(toyland):
+    swapped, alone = [], []
+    for i in range(4):
+        scene = scene_at("test", i)
+        after, *_ = swap(scene, np.random.default_rng(i))
+        for edit, changes in ((p2p.Replace(), swapped), (p2p.Replace(0.0, 0.0), alone)):
+            r = p2p.edit(toyland, caption(scene), caption(after), edit, seed=i, steps=10, progress=False)
+            changes.append(p2p.difference(r.source, r.image).mean())
+    assert np.mean(swapped) < np.mean(alone)
+
+
+def test_a_result_shows_itself(toyland):
+    result = p2p.edit(toyland, "a cat on the beach", "a dog on the beach", steps=2, progress=False)
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert len(p2p.show(result).axes) == 4  # three panels and a colour bar
+
+
+def test_published_figures_are_the_stored_ones():
+    folder = data_folder("toyland")
+    figures = report(json.loads((folder / "evaluation.json").read_text()))
+    for file in (folder / "MODEL_CARD.md", folder.parent.parent / "README.md"):
+        assert figures in file.read_text(), f"{file.name} quotes other figures than evaluation.json; run the evaluation with --publish"
+
+
+def test_psnr_of_known_errors():
+    a = np.zeros((8, 8, 3), np.uint8)
+    assert psnr(a, a) == 60
+    assert psnr(a, a + 255) == pytest.approx(0)
+    assert psnr(a, a + 51) == pytest.approx(13.979, abs=1e-3)
+    with pytest.raises(ValueError, match="no pixel"):
+        psnr(a, a, np.zeros((8, 8), bool))
