@@ -7,9 +7,15 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from transformers.utils import logging
 
 from .paths import data_folder
+
+_verbosity = logging.get_verbosity()
+logging.set_verbosity_error()  # or this import prints advice about torchvision, which nothing here needs
+from diffusers import DiffusionPipeline, StableDiffusionPipeline  # noqa: E402
+
+logging.set_verbosity(_verbosity)
 
 
 class ModelError(RuntimeError):

@@ -1,5 +1,8 @@
 """Training can be killed at any step and goes on to the same weights."""
 
+import contextlib
+import itertools
+
 import torch
 from torch import nn
 
@@ -24,10 +27,8 @@ def run(folder, steps):
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("p2p_helpers.toyland.train.CHECKPOINT_SECONDS", -1)  # a checkpoint after every step
     whole = run(tmp_path / "whole", 99)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         run(tmp_path / "killed", 5)
-    except KeyboardInterrupt:
-        pass
     resumed = run(tmp_path / "killed", 99)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -45,4 +46,4 @@ def test_muon_steps_are_nearly_orthogonal():
 def test_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(s, 100, 10, 0.5) for s in range(100)]
     assert rates[0] < 0.2 and rates[10:50] == [1.0] * 40 and rates[99] < 0.05
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[50:]))
