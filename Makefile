@@ -36,7 +36,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --cov --cov-report=term
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks --durations=0
+	$(BIN)/python -m pytest --nbval notebooks --durations=0
 
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
 	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False *.ipynb solutions/*.ipynb

@@ -51,12 +51,18 @@ def test_schedule_exercise():
     black, grey = (Image.new("RGB", (128, 128), (v,) * 3) for v in (0, 40))
     cells = np.ones((16, 16), bool)
 
-    def answer(image, seen):
-        result = EditResult(black, [image], "a cat", ["a dog"], p2p.Replace())
-        return check_schedule(result, Reading([Found(seen, "natural", cells)], "beach", "plain", False, False), "dog", 0.05)
+    def answer(image, *seen, target="a dog", size=1.0):
+        result = EditResult(black, [image], "a cat", [target], p2p.Replace(self_size=size))
+        reading = Reading([Found(name, "natural", cells) for name in seen], "beach", "plain", False, False)
+        return check_schedule(result, reading, "a cat", "a dog", "cat", "dog", 0.05)
 
     assert answer(black, "dog").startswith("✓")
-    with pytest.raises(NotYet, match="sees cat, not a dog"):
-        answer(black, "cat")
-    with pytest.raises(NotYet, match="changed by"):
-        answer(grey, "dog")
+    for wrong, says in [
+        (lambda: answer(black, "cat"), "sees cat; it should be a dog"),
+        (lambda: answer(black, "cat", "dog"), "no cat"),
+        (lambda: answer(grey, "dog"), "changed by"),
+        (lambda: answer(black, "dog", target="a fox"), "prompts"),
+        (lambda: answer(black, "dog", size=0.25), "self_size"),
+    ]:
+        with pytest.raises(NotYet, match=says):
+            wrong()
