@@ -21,6 +21,7 @@ setup: $(READY) ## create .venv and install everything
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "Python's venv module is missing: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/pip install -q --disable-pip-version-check -e ".[dev]"
@@ -43,9 +44,10 @@ notebooks: $(READY) ## run the notebooks from the top and store their outputs
 
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q
-	away=$$(mktemp -d) && $(PYTHON) -m venv $$away && wheel=$$(realpath dist/*.whl) && cd $$away \
-		&& bin/pip install -q --disable-pip-version-check "$(TORCH)" && bin/pip install -q --disable-pip-version-check $$wheel \
-		&& bin/python -m p2p_helpers && rm -rf $$away
+	away="$$(mktemp -d)" && trap 'rm -rf "$$away"' EXIT && $(PYTHON) -m venv "$$away" && cd "$$away" \
+		&& bin/pip install -q --disable-pip-version-check "$(TORCH)" \
+		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
+		&& bin/python -m p2p_helpers
 
 train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
 	$(BIN)/python -m p2p_helpers.toyland.train autoencoder

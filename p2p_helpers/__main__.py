@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 import time
+from pathlib import Path
 
 PACKAGES = ("p2p-helpers", "torch", "diffusers", "transformers", "numpy", "pillow", "matplotlib", "jupyterlab", "ipywidgets")
 
@@ -26,8 +28,7 @@ def main() -> int:
         try:
             line(True, f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            optional = name in ("jupyterlab", "ipywidgets")
-            line(optional, f"{name} is not installed" + (" (only the notebooks need it)" if optional else "; run: pip install p2p-helpers"))
+            line(True, f"{name} is not installed; only the notebooks need it")
     import torch
 
     from .editing import edit
@@ -39,9 +40,9 @@ def main() -> int:
         line(True, f"device: {torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     else:
         line(True, f"device: {device}, {torch.get_num_threads()} threads")
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        line(free > 1.5, f"memory: {free:.1f} GiB free" + ("" if free > 1.5 else "; close something, an edit needs 1.5"))
+    if Path("/proc/meminfo").exists():
+        free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
+        line(True, f"memory: {free:.1f} GiB available; an edit needs about 1")
     try:
         start = time.time()
         pipe = load_pipeline("toyland", device=device)

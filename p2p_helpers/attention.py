@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -63,10 +63,9 @@ class ControlledAttention:
         if attention_mask is not None:
             mask = attn.prepare_attention_mask(attention_mask, key.shape[2], batch)
             attention_mask = mask.view(batch, attn.heads, -1, mask.shape[-1])
-        attend = lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m)  # noqa: E731
 
         control = self.control
-        if batch % control.prompts:
+        if batch not in (control.prompts, 2 * control.prompts):
             raise AttentionControlError(
                 f"Attention got {batch} rows for {control.prompts} prompts. The controlled pipeline must be run on exactly those prompts."
             )
@@ -80,12 +79,13 @@ class ControlledAttention:
                     value[row] = t @ value[row]
                     continue
                 if t.any():
-                    extra.append((row, attend(query[row, None], key[row, None], (t @ value[row])[None], None)[0]))
+                    mask = None if attention_mask is None else attention_mask[row]
+                    extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
                 value[row] = s @ value[row]
             elif not (control.self_steps[i, control.step] and query.shape[2] <= control.self_pixels[i]):
                 continue
             query[row], key[row] = query[source], key[source]
-        out = attend(query, key, value, attention_mask)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         for row, more in extra:
             out[row] += more
         out = out.transpose(1, 2).flatten(2)  # (prompt, pixel, channel)
@@ -97,13 +97,19 @@ def controlled(unet, control: Control) -> Iterator[Control]:
     """Put a `Control` into every attention layer of a UNet for the length of a `with` block; always put back what was there.
 
     Raises:
-        AttentionControlError: the model has no attention layer this can control.
+        AttentionControlError: the model has no attention layer, or one with processors other than diffusers' usual ones.
     """
     before = dict(unet.attn_processors)
     if not before:
         raise AttentionControlError("This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention.")
-    unet.set_attn_processor({name: ControlledAttention(control) for name in before})
+    others = {type(p).__name__ for p in before.values() if not isinstance(p, (AttnProcessor, AttnProcessor2_0))}
+    if others:
+        raise AttentionControlError(
+            f"Some attention layers run {', '.join(sorted(others))}, which cannot be controlled together with an edit. "
+            "Go back to diffusers' own with pipe.unet.set_default_attn_processor(), and unload adapters that bring their own."
+        )
     try:
+        unet.set_attn_processor({name: ControlledAttention(control) for name in before})
         yield control
     finally:
         unet.set_attn_processor(before)

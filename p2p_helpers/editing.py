@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from .attention import Control, controlled
 from .edits import Edit, Replace, active_steps
-from .tokens import check_known_words
+from .tokens import PromptError, check_known_words
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class EditResult:
     source_prompt: str
     target_prompts: list[str]
     edit: Edit = field(repr=False)
-    seed: int = 0
-    steps: int = 30
-    guidance_scale: float = 4.0
+    seed: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
 
     @property
     def image(self) -> Image.Image:
@@ -62,29 +64,38 @@ def edit(
         edit: what to do; `Replace()` when not given.
         seed: of the initial latent, drawn on the CPU, so that it is one picture on every device.
         steps: denoising steps.
-        guidance_scale: classifier-free guidance; the pipeline's usual one when not given (4 for the embedded model, else 7.5).
+        guidance_scale: classifier-free guidance; the model's usual one when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
         progress: whether to show a progress bar.
 
     Raises:
         PromptError: a prompt is empty, too long, or uses a word the embedded model has never seen.
         PromptMismatch: the edit cannot line up the prompts.
+        AttentionControlError: the pipeline's attention cannot be controlled.
+        ValueError: no target, or no step.
     """
     change = edit or Replace()
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise ValueError("No target prompt: give one prompt or a list with at least one.")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: a picture needs at least one denoising step; 30 is usual.")
     prompts = [source, *targets]
     for prompt in prompts:
+        if not prompt.strip():
+            raise PromptError("A prompt is empty. Source and targets each need at least one word.")
         check_known_words(pipe.tokenizer, prompt)
     if guidance_scale is None:
-        guidance_scale = pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5)
-    pairs = [change.matrices(pipe.tokenizer, source, t, steps) for t in targets]
+        usual = inspect.signature(pipe.__call__).parameters["guidance_scale"].default
+        guidance_scale = pipe.tokenizer.init_kwargs.get("guidance_scale", usual)
+    pipe.scheduler.set_timesteps(steps)
+    calls = len(pipe.scheduler.timesteps)  # some schedulers ask the UNet more often than once a step
+    pairs = [change.matrices(pipe.tokenizer, source, t, calls) for t in targets]
     side = pipe.unet.config.sample_size
     control = Control(
         cross_source=torch.stack([s for s, _ in pairs]).to(pipe.unet.device),
         cross_target=torch.stack([t for _, t in pairs]).to(pipe.unet.device),
-        self_steps=active_steps(change.self_steps, steps).expand(len(targets), -1),
+        self_steps=active_steps(change.self_steps, calls, of=calls).expand(len(targets), -1),
         self_pixels=[round((change.self_size * side) ** 2)] * len(targets),
     )
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
@@ -101,4 +112,4 @@ def edit(
             ).images
     finally:
         pipe.set_progress_bar_config(**bar)
-    return EditResult(images[0], images[1:], source, targets, change, seed, steps, guidance_scale)
+    return EditResult(images[0], images[1:], source, targets, change, seed, steps, guidance_scale, negative_prompt)

@@ -14,12 +14,15 @@ from .tokens import replacement_matrix
 Schedule = float | tuple[float, float]
 
 
-def active_steps(schedule: Schedule, steps: int) -> Bool[Tensor, " step"]:
+def active_steps(schedule: Schedule, steps: int, *, of: int | None = None) -> Bool[Tensor, " step"]:
     """The steps in which a schedule is on.
+
+    A share x ends before step int(x · (steps + 1)), as the authors' code counts for cross-attention.
 
     Args:
         schedule: 0.8 means the first 80 % of the steps; (0.2, 0.8) leaves out the first fifth too.
         steps: number of denoising steps.
+        of: what the share is taken of; steps + 1 when not given. The authors take it of `steps` for self-attention.
 
     Raises:
         ValueError: outside 0…1, or an interval that ends before it begins.
@@ -27,8 +30,8 @@ def active_steps(schedule: Schedule, steps: int) -> Bool[Tensor, " step"]:
     start, end = schedule if isinstance(schedule, tuple) else (0.0, schedule)
     if not 0 <= start <= end <= 1:
         raise ValueError(f"A schedule is a share of the steps: 0 ≤ start ≤ end ≤ 1, not {schedule!r}. 0.8 means the first 80 %.")
-    step = torch.arange(steps)
-    return (step >= int(start * (steps + 1))) & (step < int(end * (steps + 1)))
+    step, of = torch.arange(steps), steps + 1 if of is None else of
+    return (step >= int(start * of)) & (step < int(end * of))
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Edit(ABC):
         self_steps: when the source's self-attention maps are used.
         self_size: the largest self-attention map to inject, as a share of the latent's side; the paper's 16×16 of 64×64 is 0.25,
             1.0 is every layer.
+
+    Raises:
+        ValueError: a schedule outside 0…1 or reversed, or a self_size outside 0…1.
     """
 
     cross_steps: Schedule = 0.8
@@ -63,6 +69,7 @@ class Edit(ABC):
 class Replace(Edit):
     """Word swap: each target token looks where its counterpart in the source looked (S = M diag(α), T = diag(1 − α)).
 
+    Args and errors: as for `Edit`.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Word Swap".
     """
 

@@ -49,7 +49,9 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pipeline(name: str = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+def load_pipeline(
+    name: str = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
+) -> DiffusionPipeline:
     """Load a text-to-image pipeline, ready to use and to edit.
 
     Args:
@@ -57,6 +59,7 @@ def load_pipeline(name: str = "toyland", *, device: str | None = None, dtype: to
             "stable-diffusion-v1-5/stable-diffusion-v1-5".
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
         dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given.
+        revision: a branch, tag or commit of a Hub model.
 
     Raises:
         ModelError: no such model, or its files are missing or damaged.
@@ -75,11 +78,13 @@ def load_pipeline(name: str = "toyland", *, device: str | None = None, dtype: to
             f'There is no model {name!r}. Use "toyland" (the embedded model), the path of a folder with a saved pipeline, '
             'or a Hub id of the form "owner/name".'
         )
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     try:
-        return DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True).to(device)
-    except OSError as error:
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True, revision=revision)
+    except Exception as error:  # the Hub client raises many kinds; all mean the same to a user
         raise ModelError(
-            f'{name!r} could not be loaded: {str(error).splitlines()[0]} Without a connection to the Hub use "toyland", '
+            f"{name!r} could not be loaded: {next(iter(str(error).splitlines()), type(error).__name__)} "
+            'Without a connection to the Hub use "toyland", '
             "or give the path of a folder that holds a saved pipeline."
         ) from error
+    return pipe.to(device)

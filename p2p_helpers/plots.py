@@ -47,10 +47,18 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
         titles: one for each picture, or none.
         columns: pictures in a row.
         width: of the figure, in inches.
+
+    Raises:
+        ValueError: no picture, or another number of titles than of pictures.
     """
+    titles = [""] * len(images) if titles is None else titles
+    if not images or len(titles) != len(images):
+        raise ValueError(
+            f"{len(images)} pictures and {len(titles)} titles; give at least one picture, and a title for each or none at all."
+        )
     columns = min(columns, len(images))
     figure, axes = _blank(-(-len(images) // columns), columns, width)
-    for ax, image, title in zip(axes.flat, images, titles or [""] * len(images), strict=False):
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
         ax.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
         ax.set_title(_wrapped(title, 120 / columns), fontsize=9)
     return figure
@@ -89,7 +97,7 @@ def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
         matrix: M, S or T of one step, (source token, target token).
     """
     rows, columns = (tokenizer.convert_ids_to_tokens(tokenizer(p).input_ids) for p in (source, target))
-    part = matrix[: len(rows), : len(columns)].numpy()
+    part = matrix[: len(rows), : len(columns)].detach().float().cpu().numpy()
     figure, ax = plt.subplots(figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained")
     plt.close(figure)
     ax.imshow(part, cmap="Greys", vmin=0, vmax=1)

@@ -19,6 +19,9 @@ class PromptMismatch(PromptError):
     """Two prompts that should have the same number of words do not."""
 
 
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")  # letters and digits, or a run of punctuation: as the tokenizer splits
+
+
 class Word(NamedTuple):
     """One word of a prompt and the positions of its tokens in the encoded prompt (the start token is position 0)."""
 
@@ -27,7 +30,7 @@ class Word(NamedTuple):
 
 
 def words(tokenizer, prompt: str) -> list[Word]:
-    """The words of a prompt with their token positions; punctuation marks are words of their own.
+    """The words of a prompt with their token positions; a run of punctuation is a word of its own.
 
     Args:
         tokenizer: a Hugging Face tokenizer that can give character offsets (CLIPTokenizer does).
@@ -39,7 +42,7 @@ def words(tokenizer, prompt: str) -> list[Word]:
     encoded = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=True)
     spans = encoded["offset_mapping"]
     found = []
-    for match in re.finditer(r"\w+(?:['’]\w+)*|[^\w\s]", prompt):
+    for match in _WORD.finditer(prompt):
         start, end = match.span()
         tokens = tuple(i for i, (a, b) in enumerate(spans) if a < end and b > start)
         found.append(Word(match.group(), tokens))
@@ -61,7 +64,7 @@ def find_words(tokenizer, prompt: str, phrase: str) -> list[int]:
     """
     prompt_words = words(tokenizer, prompt)
     texts = [w.text.lower() for w in prompt_words]
-    wanted = [m.lower() for m in re.findall(r"\w+(?:['’]\w+)*|[^\w\s]", phrase)]
+    wanted = [m.lower() for m in _WORD.findall(phrase)]
     starts = [i for i in range(len(texts) - len(wanted) + 1) if wanted and texts[i : i + len(wanted)] == wanted]
     if not starts:
         near = difflib.get_close_matches(phrase.lower(), texts, n=1)
@@ -80,7 +83,7 @@ def check_known_words(tokenizer, prompt: str):
     if not known:
         return
     for word in words(tokenizer, prompt):
-        if word.text.isalpha() and word.text.lower() not in known:
+        if word.text[0].isalnum() and word.text.lower() not in known:
             near = difflib.get_close_matches(word.text.lower(), known, n=2)
             hint = f" Closest: {' or '.join(near)}." if near else ""
             raise PromptError(

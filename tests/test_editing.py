@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 import p2p_helpers as p2p
 from p2p_helpers.attention import Control, controlled
@@ -15,11 +15,12 @@ def pixels(image):
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler])
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
     before = random_pipe.scheduler
-    random_pipe.scheduler = scheduler.from_config(before.config)
+    extra = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}  # as Stable Diffusion has it
+    random_pipe.scheduler = scheduler.from_config(before.config, **extra)
     try:
         twins = [torch.Generator().manual_seed(5) for _ in range(2)]
         plain = random_pipe([CAT, DOG], num_inference_steps=3, guidance_scale=guidance, generator=twins).images
@@ -37,6 +38,7 @@ def test_no_control_is_the_plain_pipeline(random_pipe):
     result = p2p.edit(random_pipe, CAT, DOG, p2p.Replace(0.0, 0.0), seed=1, steps=2, progress=False)
     alone = random_pipe(DOG, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(1)).images[0]
     np.testing.assert_allclose(pixels(result.image).astype(int), pixels(alone).astype(int), atol=1)
+    assert np.abs(pixels(result.image).astype(int) - pixels(result.source).astype(int)).max() > 4  # else the line above says nothing
 
 
 def test_same_prompt_full_control_changes_nothing(random_pipe):
@@ -44,8 +46,8 @@ def test_same_prompt_full_control_changes_nothing(random_pipe):
     np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
 
 
-def explicit(attn, hidden, context, s, t, inject_self):
-    """The same layer with materialised maps, for (source, target) rows: Â_t = A_s S + A_t T, or A_s for self-attention."""
+def explicit(attn, hidden, context, pairs):
+    """The same layer with materialised maps: Â_t = A_s S + A_t T, or A_s for self-attention, in the targets' rows of the second half."""
     other = hidden if context is None else context
 
     def heads(x):
@@ -54,31 +56,30 @@ def explicit(attn, hidden, context, s, t, inject_self):
     q, k, v = heads(attn.to_q(hidden)), heads(attn.to_k(other)), heads(attn.to_v(other))
     maps = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)  # (prompt, head, pixel, token)
     edited = maps.clone()
-    if context is not None:
-        edited[1] = maps[0] @ s + maps[1] @ t
-    elif inject_self:
-        edited[1] = maps[0]
+    for row, (s, t) in enumerate(pairs, start=4):
+        edited[row] = maps[3] if context is None else maps[3] @ s + maps[row] @ t
     return attn.to_out[0]((edited @ v).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("pair", [(CAT, DOG), ("a cat on the beach", "a snowman on the beach")])
 @pytest.mark.parametrize("cross", [0.0, 0.5, 1.0])
-def test_every_layer_equals_the_explicit_maps(random_pipe, pair, cross):
-    """Fused attention with changed values is the materialised edit to float rounding, in every layer, also where S and T both act."""
+def test_every_layer_equals_the_explicit_maps(random_pipe, cross):
+    """Fused attention with changed values is the materialised edit to float rounding, in every layer, also where S and T both act.
+
+    Six rows: source and two targets, without words and with; only the last two may differ from plain attention.
+    """
     torch.manual_seed(1)
     unet, length = random_pipe.unet, random_pipe.tokenizer.model_max_length
-    mapping = p2p.replacement_matrix(random_pipe.tokenizer, *pair)
-    s, t = cross * mapping, (1 - cross) * torch.eye(length)
-    control = Control(s[None, None], t[None, None], torch.tensor([[True]]), [10**6])
+    mappings = [p2p.replacement_matrix(random_pipe.tokenizer, CAT, t) for t in (DOG, "a snowman on the beach")]
+    pairs = [(cross * m, (1 - cross) * torch.eye(length)) for m in mappings]
+    s, t = (torch.stack(m)[:, None] for m in zip(*pairs, strict=True))
+    control = Control(s, t, torch.tensor([[True], [True]]), [10**6] * 2)
     with torch.no_grad(), controlled(unet, control):
         for name, module in unet.named_modules():
             if not name.endswith(("attn1", "attn2")):
                 continue
-            hidden = torch.randn(2, 16, module.to_q.in_features)
-            context = torch.randn(2, length, module.to_k.in_features) if name.endswith("attn2") else None
-            torch.testing.assert_close(
-                module(hidden, context), explicit(module, hidden, context, s, t, inject_self=True), rtol=1e-4, atol=1e-5
-            )
+            hidden = torch.randn(6, 16, module.to_q.in_features)
+            context = torch.randn(6, length, module.to_k.in_features) if name.endswith("attn2") else None
+            torch.testing.assert_close(module(hidden, context), explicit(module, hidden, context, pairs), rtol=1e-4, atol=1e-5)
 
 
 def test_processors_come_back_after_success_and_after_an_error(random_pipe):
@@ -112,6 +113,7 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         (CAT, "a big dog on the beach", "same number of words"),
         (CAT, "a dog " + "on the beach " * 12, "tokens"),
         (CAT, [], "No target prompt"),
+        (CAT, " ", "prompt is empty"),
     ],
 )
 def test_bad_prompts_are_explained(random_pipe, source, target, says):
@@ -123,3 +125,29 @@ def test_bad_prompts_are_explained(random_pipe, source, target, says):
 def test_bad_schedules_are_explained(schedule):
     with pytest.raises(ValueError, match="share of the steps"):
         p2p.Replace(cross_steps=schedule)
+
+
+def test_self_schedule_counts_as_published():
+    assert p2p.active_steps(0.4, 4, of=4).sum() == 1
+    assert p2p.active_steps(0.4, 50, of=50).sum() == 20
+
+
+class Foreign:
+    def __call__(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+def test_foreign_processors_are_refused(random_pipe):
+    before = dict(random_pipe.unet.attn_processors)
+    random_pipe.unet.set_attn_processor(Foreign())
+    try:
+        with pytest.raises(p2p.AttentionControlError, match="run Foreign.*set_default_attn_processor"):
+            p2p.edit(random_pipe, CAT, DOG, steps=1, progress=False)
+    finally:
+        random_pipe.unet.set_attn_processor(dict(before))
+
+
+def test_the_progress_bar_setting_comes_back(random_pipe):
+    random_pipe.set_progress_bar_config(disable=True, desc="mine")
+    p2p.edit(random_pipe, CAT, DOG, steps=1, progress=False)
+    assert random_pipe._progress_bar_config == {"disable": True, "desc": "mine"}

@@ -26,6 +26,11 @@ def test_words_and_positions(tokenizer):
     assert covered == list(range(1, 1 + len(covered)))  # every token belongs to one word
 
 
+def test_a_run_of_punctuation_is_one_word(tokenizer):
+    assert [w.text for w in p2p.words(tokenizer, "a cat... a dog!?")] == ["a", "cat", "...", "a", "dog", "!?"]
+    assert p2p.replacement_matrix(tokenizer, "a cat...", "a cat !").sum(1).allclose(torch.ones(tokenizer.model_max_length))
+
+
 def test_find_words(tokenizer):
     prompt = "a cat, a snowman and a Cat in the snow"
     assert p2p.find_words(tokenizer, prompt, "cat") == [2, 9]

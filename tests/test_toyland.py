@@ -15,12 +15,12 @@ from p2p_helpers.toyland.world import SPLITS, from_json, to_json
 HASHES = (
     "be0157927f141484",
     "8b54e6f07e885e15",
-    "e332888ffa261060",
-    "4440bb42df163f34",
-    "13fa66a88248fd2b",
-    "ee7e9f57df61250d",
-    "b060358245efece1",
-    "3b895f959867c497",
+    "c175f342d3acd77c",
+    "e6125598baa87ec1",
+    "aa23b69ccb81f086",
+    "7008dfe04801ee46",
+    "1b80feb1b0862c00",
+    "f6d5e4654d5d7e1d",
 )
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ..editing import edit
-from ..edits import Replace
+from ..edits import Edit, Replace
 from ..models import best_device, load_pipeline
 from ..paths import data_folder
 from .reader import Found, Reading, load_reader
@@ -82,10 +82,8 @@ def _landed(old: Found, new: Found | None) -> bool:
     return left <= x <= right and top <= y <= bottom
 
 
-def judge_swaps(
-    pipe, reader, count: int, change: Replace, *, control: bool, split: str = "test", steps: int = 30
-) -> dict[str, float | int]:
-    """Swap one word in `count` captions and let the reader judge, with attention control or with the same seed alone.
+def judge_swaps(pipe, reader, count: int, change: Edit, *, split: str = "test", steps: int = 30) -> dict[str, float | int]:
+    """Swap one word in `count` captions and let the reader judge. `Replace(0.0, 0.0)` is the same seed without control.
 
     Returns: `landed` (share of swaps after which the new object is seen where the old one was), `gone` (the old object is no longer
     seen), `background psnr` (dB, median, outside both objects' boxes, edited against source picture), and how many of the source
@@ -95,14 +93,8 @@ def judge_swaps(
     for i in range(count):
         scene = scene_at(split, i)
         after, _, old_name, new_name = swap(scene, np.random.default_rng(i))
-        if control:
-            result = edit(pipe, caption(scene), caption(after), change, seed=i, steps=steps, progress=False)
-            source, target = result.source, result.image
-        else:
-            pipe.set_progress_bar_config(disable=True)
-            scale = pipe.tokenizer.init_kwargs["guidance_scale"]
-            twins = [torch.Generator().manual_seed(i) for _ in range(2)]
-            source, target = pipe([caption(scene), caption(after)], num_inference_steps=steps, guidance_scale=scale, generator=twins).images
+        result = edit(pipe, caption(scene), caption(after), change, seed=i, steps=steps, progress=False)
+        source, target = result.source, result.image
         before, now = ({f.name: f for f in r.objects} for r in reader.read([source, target]))
         if old_name not in before:
             continue
@@ -122,7 +114,7 @@ def judge_swaps(
 def generate(pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None) -> list[Image.Image]:
     """One picture for each prompt; prompt number i gets seed i."""
     pipe.set_progress_bar_config(disable=True)
-    scale = guidance_scale or pipe.tokenizer.init_kwargs["guidance_scale"]
+    scale = pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
     images = []
     for i in range(0, len(prompts), 16):
         generators = [torch.Generator().manual_seed(j) for j in range(i, min(i + 16, len(prompts)))]
@@ -199,8 +191,9 @@ def main(arguments: list[str] | None = None):
     figures["reader on renders"] = agreement(scenes, reader.read(renders))
     print(json.dumps(figures, indent=2), flush=True)
     images = generate(pipe, [caption(s) for s in scenes], chosen.steps)
-    figures["generated"] = agreement(scenes, reader.read(images))
-    alone = [(s, r) for s, r in zip(scenes, reader.read(images), strict=True) if len(s.things) == 1]
+    readings = reader.read(images)
+    figures["generated"] = agreement(scenes, readings)
+    alone = [(s, r) for s, r in zip(scenes, readings, strict=True) if len(s.things) == 1]
     figures["objects found"] = {
         name: agreement(*zip(*pairs, strict=True))["one object"]
         for name in OBJECTS
@@ -212,8 +205,8 @@ def main(arguments: list[str] | None = None):
     sheet.save(chosen.out / "contact-sheet.png")
     (chosen.out / "contact-sheet.txt").write_text("\n".join(caption(s) for s in scenes[:64]))
     print(json.dumps(figures, indent=2), flush=True)
-    for name, control in (("word swap", True), ("same seed, no control", False)):
-        figures[name] = judge_swaps(pipe, reader, chosen.swaps, Replace(), control=control, steps=chosen.steps)
+    for name, change in (("word swap", Replace()), ("same seed, no control", Replace(0.0, 0.0))):
+        figures[name] = judge_swaps(pipe, reader, chosen.swaps, change, steps=chosen.steps)
     figures["minutes"] = (time.time() - start) / 60
     (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))

@@ -148,7 +148,11 @@ def truth(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray | int | float
 
 
 def load_reader(folder: Path | None = None) -> Reader:
-    """The reader that came with the package, ready to `read`."""
+    """The reader that came with the package, ready to `read`, or the one in another folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no reader.safetensors.
+    """
     reader = Reader()
-    reader.load_state_dict(load_file((folder or data_folder("toyland")) / "reader.safetensors"), strict=False)  # no batch counters
+    reader.load_state_dict(load_file((folder or data_folder("toyland")) / "reader.safetensors"))
     return reader.eval()

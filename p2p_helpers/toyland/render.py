@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from ..paths import data_folder
 from .world import COLOURS, FLYING, SIZE, Scene, Thing
 
-_Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)  # pixel coordinates, (height, width)
+_Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)  # pixel coordinates, (height, width)
 _HORIZON = {"beach": 56, "snow": 64, "meadow": 64, "desert": 64, "forest": 72, "city": 72, "ocean": 56, "space": 128}
 _SKY = {
     "beach": ((96, 176, 244), (206, 234, 250)),
@@ -44,7 +44,7 @@ def _stream(seed: int, layer: str) -> np.random.Generator:
 
 
 def _rgb(colour) -> np.ndarray:
-    return np.asarray(colour, np.float32) / 255
+    return np.asarray(colour, np.float64) / 255
 
 
 def _gradient(top, bottom, start: float, end: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def _gradient(top, bottom, start: float, end: float) -> np.ndarray:
 def _paint(picture: np.ndarray, colour, coverage: np.ndarray) -> np.ndarray:
     """`colour` over `picture` where `coverage` (height, width) is 1."""
     c = np.clip(coverage, 0, 1)[..., None]
-    return picture * (1 - c) + np.asarray(colour, np.float32) * c
+    return picture * (1 - c) + np.asarray(colour, np.float64) * c
 
 
 def _ridge(rng, level: float, height: float, waves=(1.1, 2.3, 4.1)) -> np.ndarray:
@@ -73,7 +73,7 @@ def _disc(x: float, y: float, radius: float, soft: float = 1.0) -> np.ndarray:
     """Coverage of a round spot, (height, width); worked out only near it, since a snowfall is sixty of them."""
     reach = radius + soft
     rows, columns = (slice(max(int(c - reach), 0), max(int(c + reach) + 2, 0)) for c in (y, x))
-    spot = np.zeros((SIZE, SIZE), np.float32)
+    spot = np.zeros((SIZE, SIZE), np.float64)
     spot[rows, columns] = np.clip((radius - np.hypot(_X[rows, columns] - x, _Y[rows, columns] - y)) / soft + 0.5, 0, 1)
     return spot
 
@@ -117,7 +117,7 @@ def _background(scene: Scene) -> np.ndarray:
                 picture = _paint(picture, _rgb(shade), np.clip(inside + 0.5, 0, 1) * (_Y >= top))
     ground = _gradient(*_GROUND[kind], horizon, SIZE)
     if kind == "beach":
-        picture = _paint(picture, _rgb((38, 130, 190)), _below(np.full(SIZE, horizon, np.float32)))
+        picture = _paint(picture, _rgb((38, 130, 190)), _below(np.full(SIZE, horizon, np.float64)))
         shore = _ridge(rng, horizon + 26, 8, (0.7, 1.6, 2.7))
         picture = _paint(picture, _rgb((236, 246, 246)), _below(shore - 2.5))
         return _paint(picture, ground, _below(shore))
@@ -125,8 +125,8 @@ def _background(scene: Scene) -> np.ndarray:
         phase = rng.random() * 2 * np.pi
         depth = np.clip((_Y - horizon) / (SIZE - horizon), 0, 1)
         swell = np.sin(_Y * 0.55 / (0.35 + depth) + 1.2 * np.sin(_X * 0.09 + phase)) * (0.3 + 0.7 * depth)
-        ground = ground + 0.05 * swell[..., None] * np.asarray((0.6, 1.0, 1.0), np.float32)
-        return _paint(picture, ground, _below(np.full(SIZE, horizon, np.float32)))
+        ground = ground + 0.05 * swell[..., None] * np.asarray((0.6, 1.0, 1.0), np.float64)
+        return _paint(picture, ground, _below(np.full(SIZE, horizon, np.float64)))
     flat = kind in ("city", "forest")
     return _paint(picture, ground, _below(_ridge(rng, horizon + 6, 0.0 if flat else 10, (0.6, 1.3, 2.2))))
 
@@ -139,11 +139,11 @@ def _sprite(name: str, colour: str | None, size: int, flip: bool, angle: int) ->
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if angle:
         image = image.rotate(angle, Image.Resampling.BICUBIC)
-    pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float64) / 255
     if colour is None:
         return pixels
     # Tint as a duotone: black to the colour to white along the sprite's own brightness, so outlines and highlights stay.
-    bright = (pixels[..., :3] @ np.asarray((0.299, 0.587, 0.114), np.float32))[..., None]
+    bright = (pixels[..., :3] @ np.asarray((0.299, 0.587, 0.114), np.float64))[..., None]
     tint = _rgb(COLOURS[colour])
     low, high = np.clip(bright / 0.5, 0, 1), np.clip((bright - 0.5) / 0.5, 0, 1)
     return np.concatenate([tint * (0.25 + 0.75 * low) * (1 - 0.45 * high) + 0.45 * high, pixels[..., 3:]], axis=-1)
@@ -151,7 +151,7 @@ def _sprite(name: str, colour: str | None, size: int, flip: bool, angle: int) ->
 
 def _place(thing: Thing) -> np.ndarray:
     """The object's sprite on an empty picture, (height, width, 4)."""
-    layer = np.zeros((SIZE, SIZE, 4), np.float32)
+    layer = np.zeros((SIZE, SIZE, 4), np.float64)
     sprite = _sprite(thing.name, thing.colour, thing.size, thing.flip, thing.angle)
     left, top = thing.x - thing.size // 2, thing.y - thing.size
     x0, y0 = max(left, 0), max(top, 0)
@@ -161,15 +161,20 @@ def _place(thing: Thing) -> np.ndarray:
 
 
 def _darken(picture: np.ndarray, strength: float) -> np.ndarray:
-    night = picture * np.asarray((0.34, 0.40, 0.66), np.float32) + np.asarray((0.01, 0.02, 0.10), np.float32)
+    night = picture * np.asarray((0.34, 0.40, 0.66), np.float64) + np.asarray((0.01, 0.02, 0.10), np.float64)
     return picture * (1 - strength) + night * strength
 
 
+def _to_bytes(picture: np.ndarray) -> np.ndarray:
+    # Double precision, and a hair off the halves, so that the last bit of a processor's sine never decides a rounding.
+    return np.round(np.clip(picture, 0, 1) * 255 + 1e-6).astype(np.uint8)
+
+
 def _filtered(picture: np.ndarray, *filters) -> np.ndarray:
-    image = Image.fromarray(np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8))
+    image = Image.fromarray(_to_bytes(picture))
     for f in filters:
         image = image.filter(f)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float64) / 255
 
 
 def _watercolor(picture: np.ndarray, rng) -> np.ndarray:
@@ -181,7 +186,7 @@ def _watercolor(picture: np.ndarray, rng) -> np.ndarray:
 
 
 def _sketch(picture: np.ndarray) -> np.ndarray:
-    grey = picture @ np.asarray((0.299, 0.587, 0.114), np.float32)
+    grey = picture @ np.asarray((0.299, 0.587, 0.114), np.float64)
     soft = _filtered(np.repeat(grey[..., None], 3, -1), ImageFilter.GaussianBlur(0.9))[..., 0]
     dy, dx = np.gradient(np.pad(soft, 1, mode="edge"))
     line = np.clip((np.hypot(dx, dy)[1:-1, 1:-1] - 0.012) * 6, 0, 0.7)
@@ -228,4 +233,4 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
         picture = _sketch(picture)
     if scene.snow:
         picture = _snow(picture, scene)
-    return Image.fromarray(np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)), masks
+    return Image.fromarray(_to_bytes(picture)), masks

@@ -148,6 +148,9 @@ def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: st
         for o, s in zip(opts, state["optimizers"], strict=True):
             o.load_state_dict(s)
         start, spent = state["step"], state["seconds"]
+        if log.exists():  # steps after the checkpoint are taken again
+            rows = [row for row in log.read_text().splitlines(keepends=True) if int(row.split(",")[0]) <= start]
+            log.write_text("".join(rows))
         print(f"resumed at step {start}", flush=True)
     recent, clock, saved, sampled = [], time.time(), time.time(), time.time()
     for step in range(start, settings["steps"]):
@@ -249,7 +252,9 @@ def encode_pictures(vae: AutoencoderKL, data: np.ndarray, path: Path, device: st
         print(f"encoding {len(data)} pictures …", flush=True)
         with torch.no_grad():
             batches = (vae.encode(to_tensor(data[i : i + 32], device)).latent_dist.mode() for i in range(0, len(data), 32))
-            np.save(path, torch.cat([b.half().cpu() for b in batches]).numpy())
+            part = path.with_suffix(".part.npy")
+            np.save(part, torch.cat([b.half().cpu() for b in batches]).numpy())
+            part.rename(path)
     return torch.from_numpy(np.load(path))
 
 
@@ -261,7 +266,9 @@ def diffusion(config: dict, out: Path, device: str):
     """
     settings = config["diffusion"]
     vae = AutoencoderKL.from_pretrained(out / "autoencoder" / "vae").to(device).eval().requires_grad_(False)
-    latents = encode_pictures(vae, pictures("train", config["scenes"], out), out / "latents.npy", device)
+    weights = next((out / "autoencoder" / "vae").glob("*.safetensors")).read_bytes()
+    latents_file = out / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}-{config['scenes']}.npy"
+    latents = encode_pictures(vae, pictures("train", config["scenes"], out), latents_file, device)
     write_tokenizer(out / "tokenizer")
     facts = {"known_words": vocabulary(), "guidance_scale": settings["guidance_scale"]}  # kept in tokenizer_config.json
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
@@ -342,11 +349,12 @@ def reader(config: dict, out: Path, device: str):
     """
     settings = config["reader"]
     data = pictures("train", config["scenes"], out)
-    path = out / "truths.npz"
+    path = out / f"truths-{config['scenes']}.npz"
     if not path.exists():
         with concurrent.futures.ProcessPoolExecutor() as pool:
             rows = list(pool.map(_truth_number, (("train", i) for i in range(config["scenes"])), chunksize=256))
-        np.savez(path, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+        np.savez(path.with_suffix(".part.npz"), **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+        path.with_suffix(".part.npz").rename(path)
     answers = {key: torch.from_numpy(value) for key, value in np.load(path).items()}
     torch.manual_seed(settings["seed"])
     model = Reader().to(device, memory_format=torch.channels_last)
@@ -380,6 +388,8 @@ def reader(config: dict, out: Path, device: str):
 
 def ship(config: dict, out: Path, device: str):
     """Put the averaged weights of the last checkpoint, finished or not, and the reader into data/toyland, with their checksums."""
+    if not (out / "diffusion" / "checkpoint.pt").exists():
+        raise SystemExit(f"{out}/diffusion has no checkpoint. Train first: python -m p2p_helpers.toyland.train diffusion")
     diffusion({**config, "diffusion": {**config["diffusion"], "steps": 0}}, out, device)  # no step is taken: only loads and saves
     folder = data_folder("toyland")
     shutil.rmtree(folder / "pipeline", ignore_errors=True)

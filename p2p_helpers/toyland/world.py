@@ -73,6 +73,8 @@ class Thing:
         if self.colour is not None:
             _known("colour", self.colour, COLOURS)
             _known("object that takes a colour called", self.name, COLOURABLE)
+        if not (0 <= self.x <= SIZE and 0 < self.y <= SIZE + self.size and 8 <= self.size <= SIZE):
+            raise SceneError(f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels.")
 
 
 @dataclass(frozen=True)
