@@ -201,6 +201,14 @@ def _snow(picture: np.ndarray, scene: Scene) -> np.ndarray:
     return _paint(picture, ink, np.maximum.reduce([_disc(x * SIZE, y * SIZE, 1.4 + 1.2 * r, 1.5) for x, y, r in flakes]) * 0.95)
 
 
+def object_masks(scene: Scene) -> np.ndarray:
+    """The visible part of each object, bool (object, height, width); the masks of `render` without the picture."""
+    solid = np.stack([_place(t)[..., 3] >= 0.5 for t in scene.things])
+    for i in range(len(solid) - 1):
+        solid[i] &= ~solid[i + 1 :].any(0)  # later objects stand in front
+    return solid
+
+
 def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     """Paint a scene.
 
@@ -208,15 +216,12 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
         the picture, RGB, 128×128; and the visible part of each object, bool (object, height, width).
     """
     picture = _background(scene)
-    masks = np.zeros((len(scene.things), SIZE, SIZE), bool)
     layers = [_place(t) for t in scene.things]
-    for i, (thing, layer) in enumerate(zip(scene.things, layers, strict=True)):
+    for thing, layer in zip(scene.things, layers, strict=True):
         if thing.name not in FLYING and scene.background != "space":
             shadow = np.exp(-(((_X - thing.x) / (0.36 * thing.size)) ** 2 + ((_Y - thing.y + 1) / (0.07 * thing.size)) ** 2))
             picture = _paint(picture, 0.0, 0.45 * shadow * (shadow > 0.02))
         picture = _paint(picture, layer[..., :3], layer[..., 3])
-        masks[: i + 1] &= layer[..., 3] < 0.5
-        masks[i] = layer[..., 3] >= 0.5
     if scene.night:
         dark = _darken(picture, scene.night)
         lit = np.maximum.reduce([layer[..., 3] for layer in layers])  # objects keep a little of their own light
@@ -233,4 +238,4 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
         picture = _sketch(picture)
     if scene.snow:
         picture = _snow(picture, scene)
-    return Image.fromarray(_to_bytes(picture)), masks
+    return Image.fromarray(_to_bytes(picture)), object_masks(scene)

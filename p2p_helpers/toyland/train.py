@@ -30,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..paths import data_folder
 from .reader import Reader, truth
-from .render import render
+from .render import object_masks, render
 from .tokenizer import MAX_TOKENS, write_tokenizer
 from .world import SIZE, caption, scene_at, vocabulary
 
@@ -339,7 +339,7 @@ def diffusion(config: dict, out: Path, device: str):
 
 def _truth_number(job: tuple[str, int]) -> dict:
     scene = scene_at(*job)
-    return truth(scene, render(scene)[1])
+    return truth(scene, object_masks(scene))
 
 
 def reader(config: dict, out: Path, device: str):
