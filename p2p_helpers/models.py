@@ -71,7 +71,9 @@ def load_pipeline(
         except FileNotFoundError as error:
             raise ModelError(str(error)) from None
         verify_files(folder)
-        pipe = StableDiffusionPipeline.from_pretrained(folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
+        )
         return pipe.to(device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(
