@@ -8,7 +8,7 @@ export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test check package train evaluate notebooks clean
+.PHONY: help setup lab test lowest check package train evaluate notebooks clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -49,8 +49,16 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
 		&& bin/python -m p2p_helpers
 
+lowest: ## run the unit tests with the oldest version of every dependency that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
+	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
+	.venv-lowest/bin/python -m pytest
+
 train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
 	$(BIN)/python -m p2p_helpers.toyland.train autoencoder
+	$(BIN)/python -m p2p_helpers.toyland.train decoder
 	$(BIN)/python -m p2p_helpers.toyland.train diffusion
 	$(BIN)/python -m p2p_helpers.toyland.train reader
 
@@ -58,4 +66,4 @@ evaluate: $(READY) ## measure the embedded model on 500 test prompts
 	$(BIN)/python -m p2p_helpers.toyland.evaluate
 
 clean: ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .hypothesis .coverage dist

@@ -29,6 +29,11 @@ class Control:
     self_pixels: list[int]  # for each target, the most queries a self-attention layer may have to be injected
     step: int = 0
 
+    def __post_init__(self):
+        # Read once, since a GPU would have to be waited for in every layer.
+        self.has_source, self.has_target = (m.flatten(2).any(-1).tolist() for m in (self.cross_source, self.cross_target))
+        self.has_self = self.self_steps.tolist()
+
     @property
     def prompts(self) -> int:
         """How many prompts run side by side: the source, then the targets."""
@@ -75,14 +80,14 @@ class ControlledAttention:
             row = source + 1 + i
             if is_cross:
                 s, t = (m[i, control.step].to(value) for m in (control.cross_source, control.cross_target))
-                if not s.any():
+                if not control.has_source[i][control.step]:
                     value[row] = t @ value[row]
                     continue
-                if t.any():
+                if control.has_target[i][control.step]:
                     mask = None if attention_mask is None else attention_mask[row]
                     extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
                 value[row] = s @ value[row]
-            elif not (control.self_steps[i, control.step] and query.shape[2] <= control.self_pixels[i]):
+            elif not (control.has_self[i][control.step] and query.shape[2] <= control.self_pixels[i]):
                 continue
             query[row], key[row] = query[source], key[source]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,9 @@ def edit(
     if guidance_scale is None:
         usual = inspect.signature(pipe.__call__).parameters["guidance_scale"].default
         guidance_scale = pipe.tokenizer.init_kwargs.get("guidance_scale", usual)
-    pipe.scheduler.set_timesteps(steps)
-    calls = len(pipe.scheduler.timesteps)  # some schedulers ask the UNet more often than once a step
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(steps)
+    calls = len(scheduler.timesteps)  # some schedulers ask the UNet more often than once a step
     pairs = [change.matrices(pipe.tokenizer, source, t, calls) for t in targets]
     side = pipe.unet.config.sample_size
     control = Control(

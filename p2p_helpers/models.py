@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from .paths import data_folder
 _verbosity = logging.get_verbosity()
 logging.set_verbosity_error()  # or this import prints advice about torchvision, which nothing here needs
 from diffusers import DiffusionPipeline, StableDiffusionPipeline  # noqa: E402
+from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 logging.set_verbosity(_verbosity)
 
@@ -49,6 +52,19 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """No loading bars for a load that takes less than a second; afterwards they are as they were."""
+    shown = [library for library in (logging, diffusers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
 def load_pipeline(
     name: str = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> DiffusionPipeline:
@@ -71,9 +87,10 @@ def load_pipeline(
         except FileNotFoundError as error:
             raise ModelError(str(error)) from None
         verify_files(folder)
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
-        )
+        with _no_bars():
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
+            )
         return pipe.to(device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(

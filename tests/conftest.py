@@ -5,9 +5,8 @@ import socket
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from jaxtyping import install_import_hook
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from . import typecheck  # noqa: F401  (the hook below looks it up by name)
 
@@ -15,6 +14,7 @@ with install_import_hook("p2p_helpers", "tests.typecheck.check"):  # shapes in s
     import p2p_helpers as p2p
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
+    from p2p_helpers.toyland.train import new_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -44,24 +44,7 @@ def random_pipe(tokenizer):
     """A StableDiffusionPipeline of the embedded model's architecture with random weights: fast, and needs no trained files."""
     config = json.loads((data_folder("toyland") / "training.json").read_text())
     torch.manual_seed(0)
-    text = CLIPTextConfig(
-        **config["diffusion"]["text_encoder"],
-        vocab_size=len(tokenizer),
-        max_position_embeddings=MAX_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(**config["autoencoder"]["model"]),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(**config["diffusion"]["unet"]),
-        scheduler=DDIMScheduler(**config["diffusion"]["scheduler"]),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipe = new_pipeline(config, tokenizer)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

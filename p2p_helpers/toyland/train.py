@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m p2p_helpers.toyland.train {autoencoder,diffusion,reader,ship}`.
+"""Train the embedded model: `python -m p2p_helpers.toyland.train {autoencoder,decoder,diffusion,reader,ship}`.
 
 Every number comes from data/toyland/training.json. A run writes into `runs/<stage>/`: `checkpoint.pt` every few minutes (atomically,
 so a run killed at any moment goes on where it was, on the same loss curve), `log.csv`, and a sample grid. What a step sees follows
@@ -62,10 +62,11 @@ class Muon(torch.optim.Optimizer):
                 # Quintic Newton–Schulz iteration towards U Vᵀ. Its polynomials act from the left, so they are multiplied up as
                 # small square matrices, and the wide weight is touched twice instead of ten times.
                 gram, eye = x @ x.T, torch.eye(len(x), device=x.device)
-                total = eye
-                for _ in range(5):
+                total = None
+                for i in range(5):
                     factor = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
-                    gram, total = factor @ gram @ factor, factor @ total
+                    total = factor if total is None else factor @ total
+                    gram = factor @ gram @ factor if i < 4 else None
                 x = total @ x
                 scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
                 p.add_((x.T if tall else x).reshape(p.shape), alpha=-group["lr"] * scale)
@@ -115,7 +116,7 @@ def fast_dtype(device: str) -> torch.dtype | None:
     """bfloat16 where the hardware multiplies it natively, else None (float32)."""
     if device.startswith("cuda"):
         return torch.bfloat16
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else None
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay_from: float) -> float:
@@ -194,6 +195,19 @@ def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: st
     return average
 
 
+def picture_loss(error: Tensor, settings: dict) -> Tensor:
+    """Mean absolute error of pixels and, weighted, of the steps between neighbours, which keeps contours sharp."""
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + settings["edge_weight"] * edges
+
+
+def save_copies(originals: Tensor, copies: Tensor, path: Path):
+    """Print the mean PSNR of an autoencoder's copies, and write twelve of them under their originals."""
+    mse = (copies.clamp(-1, 1) - originals).square().mean(dim=(1, 2, 3)) / 4
+    print(f"validation PSNR {(-10 * mse.log10()).mean():.2f} dB", flush=True)
+    save_grid(torch.cat([originals[:12], copies[:12]]), path, 12)
+
+
 def autoencoder(config: dict, out: Path, device: str):
     """Stage 1: an AutoencoderKL that turns 128×128 pictures into 16×16 latents (Rombach et al. 2022, section 3.1).
 
@@ -220,17 +234,13 @@ def autoencoder(config: dict, out: Path, device: str):
         with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
             posterior = vae.encode(target).latent_dist
             picture = vae.decode(posterior.sample(noise)).sample
-        error = picture.float() - target
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return error.abs().mean() + settings["edge_weight"] * edges + settings["kl_weight"] * kl
+        return picture_loss(picture.float() - target, settings) + settings["kl_weight"] * kl
 
     def sample(average: nn.Module, path: Path):
         originals = to_tensor(held_out[:64], device)
         copies = torch.cat([average.decode(average.encode(b).latent_dist.mode()).sample for b in originals.split(8)])
-        mse = (copies.clamp(-1, 1) - originals).square().mean(dim=(1, 2, 3)) / 4
-        print(f"validation PSNR {(-10 * mse.log10()).mean():.2f} dB", flush=True)
-        save_grid(torch.cat([originals[:12], copies[:12]]), path, 12)
+        save_copies(originals, copies, path)
 
     average = fit(vae, loss_at, sample, settings, out / "autoencoder", device)
     with torch.no_grad():
@@ -258,25 +268,49 @@ def encode_pictures(vae: AutoencoderKL, data: np.ndarray, path: Path, device: st
     return torch.from_numpy(np.load(path))
 
 
-def diffusion(config: dict, out: Path, device: str):
-    """Stage 2: text encoder and UNet, trained together to predict the noise (Ho et al. 2020) on the autoencoder's latents.
+def trained_vae(out: Path, device: str) -> tuple[AutoencoderKL, str]:
+    """The autoencoder as far as it is trained, frozen, and a fingerprint of its encoder, by which stored latents are known."""
+    folder = out / "decoder" / "vae" if (out / "decoder" / "vae").exists() else out / "autoencoder" / "vae"
+    vae = AutoencoderKL.from_pretrained(folder).to(device).eval().requires_grad_(False)
+    encoder = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
+    return vae, hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in encoder)).hexdigest()[:8]
 
-    Loss weights are min-SNR with γ = 5 (Hang et al. 2023, arXiv 2303.09556); some captions are dropped for classifier-free guidance
-    (Ho & Salimans 2022). Writes the whole pipeline, in float16, to `runs/pipeline/`.
+
+def decoder(config: dict, out: Path, device: str):
+    """Stage 2: the decoder goes on learning from the frozen encoder's latents, on whole pictures; latents and the UNet stay valid.
+
+    The squared error joins the loss, since PSNR is what it is judged by. Writes `runs/decoder/vae/`.
     """
+    settings = config["decoder"]
+    data, held_out = pictures("train", config["scenes"], out), pictures("validation", 512, out)
+    vae, encoder = trained_vae(out, device)
+    latents = encode_pictures(vae, data, out / f"latents-{encoder}-{config['scenes']}.npy", device)
+    model = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}).train().requires_grad_(True)
+    model.to(device, memory_format=torch.channels_last)
+    dtype = fast_dtype(device)
+
+    def loss_at(step: int) -> Tensor:
+        choice = np.random.default_rng([settings["seed"], step]).integers(len(data), size=settings["batch_size"])
+        target = to_tensor(data[np.sort(choice)], device).to(memory_format=torch.channels_last)
+        latent = latents[np.sort(choice)].float().to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+            picture = model["decoder"](model["post_quant_conv"](latent))
+        return picture_loss(picture.float() - target, settings) + settings["square_weight"] * (picture.float() - target).square().mean()
+
+    def sample(average: nn.ModuleDict, path: Path):
+        originals = to_tensor(held_out[:64], device)
+        codes = torch.cat([vae.encode(b).latent_dist.mode() for b in originals.split(8)])
+        copies = torch.cat([average["decoder"](average["post_quant_conv"](c)) for c in codes.split(8)])
+        save_copies(originals, copies, path)
+
+    average = fit(model, loss_at, sample, settings, out / "decoder", device)
+    vae.post_quant_conv, vae.decoder = average["post_quant_conv"], average["decoder"]
+    vae.save_pretrained(out / "decoder" / "vae")
+
+
+def new_pipeline(config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None) -> StableDiffusionPipeline:
+    """The pipeline that training.json describes, with random weights (from torch's global generator) where no trained part is given."""
     settings = config["diffusion"]
-    vae = AutoencoderKL.from_pretrained(out / "autoencoder" / "vae").to(device).eval().requires_grad_(False)
-    weights = next((out / "autoencoder" / "vae").glob("*.safetensors")).read_bytes()
-    latents_file = out / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}-{config['scenes']}.npy"
-    latents = encode_pictures(vae, pictures("train", config["scenes"], out), latents_file, device)
-    write_tokenizer(out / "tokenizer")
-    facts = {"known_words": vocabulary(), "guidance_scale": settings["guidance_scale"]}  # kept in tokenizer_config.json
-    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
-    tokenize = lambda text: tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids  # noqa: E731
-    scenes = [scene_at("train", i) for i in range(config["scenes"])]
-    tokens, nothing = tokenize([caption(s) for s in scenes]), tokenize([""])
-    single = np.flatnonzero([len(s.things) == 1 for s in scenes])
-    torch.manual_seed(settings["seed"])
     text_config = CLIPTextConfig(
         **settings["text_encoder"],
         vocab_size=len(tokenizer),
@@ -285,9 +319,45 @@ def diffusion(config: dict, out: Path, device: str):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = nn.ModuleDict({"text_encoder": CLIPTextModel(text_config), "unet": UNet2DConditionModel(**settings["unet"])})
+    return StableDiffusionPipeline(
+        vae=vae or AutoencoderKL(**config["autoencoder"]["model"]),
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**settings["unet"]),
+        scheduler=DDIMScheduler(**settings["scheduler"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def diffusion(config: dict, out: Path, device: str):
+    """Stage 3: text encoder and UNet, trained together to predict the noise (Ho et al. 2020) on the autoencoder's latents.
+
+    Loss weights are min-SNR with γ = 5 (Hang et al. 2023, arXiv 2303.09556); some captions are dropped for classifier-free guidance
+    (Ho & Salimans 2022). Writes the whole pipeline, in float16, to `runs/pipeline/`.
+    """
+    settings = config["diffusion"]
+    vae, encoder = trained_vae(out, device)
+    latents_file = out / f"latents-{encoder}-{config['scenes']}.npy"
+    latents = encode_pictures(vae, pictures("train", config["scenes"], out), latents_file, device)
+    write_tokenizer(out / "tokenizer")
+    facts = {"known_words": vocabulary(), "guidance_scale": settings["guidance_scale"]}  # kept in tokenizer_config.json
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
+    tokenize = lambda text: tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids  # noqa: E731
+    scenes = [scene_at("train", i) for i in range(config["scenes"])]
+    # What is hard is shown more often: a second object, a colour.
+    hard = np.array([(len(s.things) == 2) + any(t.colour is not None for t in s.things) for s in scenes])
+    chance = 1 + settings["oversample"] * hard
+    chance = chance / chance.sum()
+    covered = truths(config["scenes"], out)["objects"] > 0  # (scene, row, column) of the latent
+    tokens, nothing = tokenize([caption(s) for s in scenes]), tokenize([""])
+    single = np.flatnonzero([len(s.things) == 1 for s in scenes])
+    torch.manual_seed(settings["seed"])
+    pipe = new_pipeline(config, tokenizer, vae)
+    model = nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet})
     model.to(device, memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(**settings["scheduler"])
+    scheduler = pipe.scheduler
     alphas = scheduler.alphas_cumprod.to(device)
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=settings["min_snr_gamma"]) / snr  # for noise prediction
@@ -296,7 +366,7 @@ def diffusion(config: dict, out: Path, device: str):
     def loss_at(step: int) -> Tensor:
         rng, noise_rng = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
         alone = step < settings["single_until"] * settings["steps"]  # one object at a time first
-        choice = rng.choice(single, settings["batch_size"]) if alone else rng.integers(len(latents), size=settings["batch_size"])
+        choice = rng.choice(single, settings["batch_size"]) if alone else rng.choice(len(latents), settings["batch_size"], p=chance)
         words = tokens[choice]
         words[rng.random(len(choice)) < settings["caption_dropout"]] = nothing
         clean = latents[choice].float()
@@ -308,26 +378,21 @@ def diffusion(config: dict, out: Path, device: str):
         with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
             embedding = model["text_encoder"](words.to(device))[0]  # (prompt, token, width)
             guess = model["unet"](noisy, t, embedding).sample
-        return (weight[t] * (guess.float() - noise.to(device)).square().mean((1, 2, 3))).mean()
+        error = (guess.float() - noise.to(device)).square().mean(1)  # (picture, row, column)
+        # Objects are a small part of a picture and most of what a caption says. They weigh more where little noise leaves no doubt
+        # about where they are; with much noise the weight would teach the model to expect objects everywhere.
+        stress = 1 + settings["object_weight"] * covered[choice].to(device) * alphas[t, None, None].sqrt()
+        return (weight[t] * (stress * error).mean((1, 2))).mean()
 
     def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
-        return StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=average["text_encoder"],
-            tokenizer=tokenizer,
-            unet=average["unet"],
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        return StableDiffusionPipeline(**{**pipe.components, **average}, requires_safety_checker=False)
 
     def sample(average: nn.ModuleDict, path: Path):
-        pipe = assemble(average)
-        pipe.set_progress_bar_config(disable=True)
+        averaged = assemble(average)
+        averaged.set_progress_bar_config(disable=True)
         prompts = [caption(scene_at("validation", i)) for i in range(16)]
         generators = [torch.Generator().manual_seed(i) for i in range(16)]
-        images = pipe(
+        images = averaged(
             prompts, num_inference_steps=20, guidance_scale=settings["guidance_scale"], generator=generators, output_type="pt"
         ).images
         save_grid(images * 2 - 1, path, 8)
@@ -342,6 +407,18 @@ def _truth_number(job: tuple[str, int]) -> dict:
     return truth(scene, object_masks(scene))
 
 
+def truths(count: int, out: Path) -> dict[str, Tensor]:
+    """The reader's right answers for the first `count` training scenes (see `reader.truth`); worked out once and kept in `out`."""
+    path = out / f"truths-{count}.npz"
+    if not path.exists():
+        with concurrent.futures.ProcessPoolExecutor() as pool:
+            rows = list(pool.map(_truth_number, (("train", i) for i in range(count)), chunksize=256))
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+        part.rename(path)
+    return {key: torch.from_numpy(value) for key, value in np.load(path).items()}
+
+
 def reader(config: dict, out: Path, device: str):
     """The judge: learns to name what is in renders, blurred and noisy ones too, so that a soft picture is still read.
 
@@ -349,13 +426,7 @@ def reader(config: dict, out: Path, device: str):
     """
     settings = config["reader"]
     data = pictures("train", config["scenes"], out)
-    path = out / f"truths-{config['scenes']}.npz"
-    if not path.exists():
-        with concurrent.futures.ProcessPoolExecutor() as pool:
-            rows = list(pool.map(_truth_number, (("train", i) for i in range(config["scenes"])), chunksize=256))
-        np.savez(path.with_suffix(".part.npz"), **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
-        path.with_suffix(".part.npz").rename(path)
-    answers = {key: torch.from_numpy(value) for key, value in np.load(path).items()}
+    answers = truths(config["scenes"], out)
     torch.manual_seed(settings["seed"])
     model = Reader().to(device, memory_format=torch.channels_last)
 
@@ -404,7 +475,7 @@ def ship(config: dict, out: Path, device: str):
 def main(arguments: list[str] | None = None):
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0])
-    parser.add_argument("stage", choices=["autoencoder", "diffusion", "reader", "ship"])
+    parser.add_argument("stage", choices=["autoencoder", "decoder", "diffusion", "reader", "ship"])
     parser.add_argument("--config", type=Path, default=data_folder("toyland") / "training.json")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
