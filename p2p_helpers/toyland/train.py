@@ -295,7 +295,8 @@ def decoder(config: dict, out: Path, device: str):
         latent = latents[np.sort(choice)].float().to(device, memory_format=torch.channels_last)
         with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
             picture = model["decoder"](model["post_quant_conv"](latent))
-        return picture_loss(picture.float() - target, settings) + settings["square_weight"] * (picture.float() - target).square().mean()
+        error = picture.float() - target
+        return picture_loss(error, settings) + settings["square_weight"] * error.square().mean()
 
     def sample(average: nn.ModuleDict, path: Path):
         originals = to_tensor(held_out[:64], device)
