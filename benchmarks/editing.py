@@ -36,7 +36,10 @@ def main():
     print(f"load the embedded model, packages imported        {statistics.median(loads):6.2f} s")
     plain = seconds(lambda: pipe(twins, num_inference_steps=30, guidance_scale=4.0))
     print(f"plain pipeline, 2 prompts, 30 steps               {plain:6.2f} s")
-    for name, change in (("word swap", p2p.Replace()), ("word swap, all self-attention layers", p2p.Replace(0.8, 0.4, self_size=1.0))):
+    for name, change in (
+        ("word swap", p2p.Replace()),
+        ("word swap, all self-attention layers", p2p.Replace(cross_steps=0.8, self_steps=0.4, self_size=1.0)),
+    ):
         spent = seconds(lambda change=change: p2p.edit(pipe, source, target, change, progress=False))
         print(f"{name + ', 2 prompts, 30 steps':50}{spent:6.2f} s   {spent / plain - 1:+.0%}")
 

@@ -22,7 +22,7 @@ def main():
         after, _, old, new = swap(scene, np.random.default_rng(index - 1))
         pair = caption(scene), caption(after)
         swapped = p2p.edit(pipe, *pair, p2p.Replace(), seed=index - 1, progress=False)
-        alone = p2p.edit(pipe, *pair, p2p.Replace(0.0, 0.0), seed=index - 1, progress=False)
+        alone = p2p.edit(pipe, *pair, p2p.Replace(cross_steps=0.0, self_steps=0.0), seed=index - 1, progress=False)
         images += [swapped.source, alone.image, swapped.image]
         titles += [caption(scene), f"{old} → {new}: same seed only", f"{old} → {new}: word swap"]
     OUT.parent.mkdir(exist_ok=True)

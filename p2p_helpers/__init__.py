@@ -1,21 +1,38 @@
 """Text-driven image editing by cross-attention control: Prompt-to-Prompt (arXiv 2208.01626) on unmodified diffusers pipelines."""
 
-from .attention import AttentionControlError
+from .blend import LocalBlend
 from .editing import EditResult, edit
-from .edits import Edit, Replace, active_steps
-from .models import ModelError, load_pipeline
-from .plots import alignment, difference, gallery, show
-from .tokens import PromptError, PromptMismatch, find_words, replacement_matrix, words
+from .edits import Edit, Refine, Replace, Reweight, active_steps
+from .errors import (
+    AttentionControlError,
+    InputError,
+    ModelError,
+    P2PError,
+    PromptError,
+    PromptMismatch,
+    SceneError,
+    UnknownWordWarning,
+)
+from .models import load_pipeline
+from .plots import alignment, difference, gallery, show, show_edit
+from .tokens import find_words, refinement_alignment, replacement_matrix, words
 
 __version__ = "0.1.0"
 __all__ = [
     "AttentionControlError",
     "Edit",
     "EditResult",
+    "InputError",
+    "LocalBlend",
     "ModelError",
+    "P2PError",
     "PromptError",
     "PromptMismatch",
+    "Refine",
     "Replace",
+    "Reweight",
+    "SceneError",
+    "UnknownWordWarning",
     "active_steps",
     "alignment",
     "difference",
@@ -23,7 +40,9 @@ __all__ = [
     "find_words",
     "gallery",
     "load_pipeline",
+    "refinement_alignment",
     "replacement_matrix",
     "show",
+    "show_edit",
     "words",
 ]

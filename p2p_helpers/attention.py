@@ -3,46 +3,106 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
-from jaxtyping import Bool, Float
+from diffusers.models import attention_processor as processors
+from jaxtyping import Float
 from torch import Tensor
 
+from .edits import SELF_SIZE, Edit
+from .errors import AttentionControlError
 
-class AttentionControlError(RuntimeError):
-    """Attention cannot be controlled in this model or this run; the message says why."""
+# These all compute softmax(QKᵀ/√d)V and differ only in how they save memory, so ours may stand in for them.
+PLAIN = tuple(
+    getattr(processors, name)
+    for name in ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
+    if hasattr(processors, name)
+)
 
 
-@dataclass
+@runtime_checkable
+class Observer(Protocol):
+    """Something that wants to see the edited cross-attention maps of some layers."""
+
+    def watches(self, layer: str, pixels: int, height: int, width: int) -> bool:
+        """Whether it wants this layer's maps, given how many pixels the layer has and the size of the latent."""
+
+    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"]):
+        """Takes one layer's maps of one step, source first, the targets' after the edit, in float32."""
+
+
 class Control:
-    """What attention is to do at each step. One per run; `step` is the only thing that changes.
+    """What attention does to each target prompt in the current step. One per run.
 
-    `cross_source` (S) and `cross_target` (T) hold one pair of matrices for each target prompt and step.
+    For every target `cross` holds the pair (S, T), or None where the step leaves the target its own maps, and `self_pixels` the
+    largest self-attention layer to be injected, or 0.
+
+    Args:
+        tokenizer: the pipeline's.
+        source, targets: the prompts.
+        edits: one for each target.
+        observer: sees the edited maps of the layers that it watches.
+
+    Raises:
+        PromptError, PromptMismatch: an edit cannot line up its prompts.
     """
 
-    cross_source: Float[Tensor, "target step source_token target_token"]
-    cross_target: Float[Tensor, "target step target_token target_token"]
-    self_steps: Bool[Tensor, "target step"]
-    self_pixels: list[int]  # for each target, the most queries a self-attention layer may have to be injected
-    step: int = 0
-
-    def __post_init__(self):
-        # Read once, since a GPU would have to be waited for in every layer.
-        self.has_source, self.has_target = (m.flatten(2).any(-1).tolist() for m in (self.cross_source, self.cross_target))
-        self.has_self = self.self_steps.tolist()
+    def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit], observer: Observer | None = None):
+        self.tokenizer, self.source, self.targets, self.edits, self.observer = tokenizer, source, targets, edits, observer
+        self.step, self.size, self.plan = 0, (0, 0), []
+        self.cross: list[tuple[Tensor, Tensor] | None] = []
+        self.self_pixels: list[int] = []
+        self._prepare(1)  # a word that cannot be found is an error now, not in the middle of a run
 
     @property
     def prompts(self) -> int:
         """How many prompts run side by side: the source, then the targets."""
-        return 1 + len(self.cross_source)
+        return 1 + len(self.targets)
 
-    def next_step(self, pipe, step, timestep, tensors: dict) -> dict:
-        """A diffusers `callback_on_step_end`: moves on to the next step."""
-        self.step = step + 1
-        return tensors
+    def _prepare(self, steps: int):
+        """Work out every step of every target: (S, T, whether S is zero and T the identity), and the self schedule."""
+        self.plan = []
+        for target, edit in zip(self.targets, self.edits, strict=True):
+            s, t = edit.matrices(self.tokenizer, self.source, target, steps)
+            idle = ~s.flatten(1).any(-1) & (t == torch.eye(t.shape[-1])).flatten(1).all(-1)
+            self.plan.append((s, t, idle.tolist(), edit.self_schedule(steps).tolist()))
+
+    def begin_step(self, sample: Float[Tensor, "row channel height width"], steps: int):
+        """Set up the step that is about to run on this latent batch, in a run of so many calls of the UNet.
+
+        Raises:
+            AttentionControlError: the batch is not the prompts, once or twice.
+        """
+        if len(sample) not in (self.prompts, 2 * self.prompts):
+            raise AttentionControlError(
+                f"The UNet got {len(sample)} rows for {self.prompts} prompts. Run the controlled pipeline on exactly "
+                "those prompts, with one picture for each, and with classifier-free guidance or none."
+            )
+        if self.step >= steps:
+            raise AttentionControlError(f"The pipeline said it would take {steps} steps, and this is one more. It cannot be controlled.")
+        if len(self.plan[0][2]) != steps:
+            self._prepare(steps)
+        height, width = self.size = tuple(sample.shape[-2:])
+        self.cross, self.self_pixels = [], []
+        for edit, (s, t, idle, self_steps) in zip(self.edits, self.plan, strict=True):
+            pair = None if idle[self.step] else (s[self.step].to(sample), t[self.step].to(sample))
+            self.cross.append(pair)
+            side = SELF_SIZE if edit.self_size is None else edit.self_size
+            self.self_pixels.append(math.ceil(height * side) * math.ceil(width * side) if self_steps[self.step] else 0)
+        self.step += 1
+
+
+def edited_maps(query: Tensor, key: Tensor, cross: Sequence[tuple[Tensor, Tensor] | None]) -> Float[Tensor, "prompt head pixel token"]:
+    """The maps themselves, Â_t = A_s S + A_t T for every target, source first, in float32: for those who want to look."""
+    maps = (query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+    for row, pair in enumerate(cross, start=1):
+        if pair is not None:
+            maps[row] = maps[0] @ pair[0].float() + maps[row] @ pair[1].float()
+    return maps
 
 
 class ControlledAttention:
@@ -52,10 +112,10 @@ class ControlledAttention:
     the target's place and the values are multiplied by S or T. Rows of the source and of the unconditional half stay as they are.
     """
 
-    def __init__(self, control: Control):
-        self.control = control
+    def __init__(self, control: Control, layer: str):
+        self.control, self.layer = control, layer
 
-    def __call__(self, attn: Attention, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs):
         """Same arguments and result as diffusers' AttnProcessor2_0: (prompt, pixel, channel) → (prompt, pixel, channel)."""
         is_cross = encoder_hidden_states is not None
         context = encoder_hidden_states if is_cross else hidden_states
@@ -69,25 +129,20 @@ class ControlledAttention:
             mask = attn.prepare_attention_mask(attention_mask, key.shape[2], batch)
             attention_mask = mask.view(batch, attn.heads, -1, mask.shape[-1])
 
-        control = self.control
-        if batch not in (control.prompts, 2 * control.prompts):
-            raise AttentionControlError(
-                f"Attention got {batch} rows for {control.prompts} prompts. The controlled pipeline must be run on exactly those prompts."
-            )
+        control, pixels = self.control, query.shape[2]
         source = batch - control.prompts  # with guidance the first half is unconditional and stays untouched
-        extra = []  # rows that need a second attention: where both S and T act
-        for i in range(control.prompts - 1):
-            row = source + 1 + i
+        if is_cross and control.observer is not None and control.observer.watches(self.layer, pixels, *control.size):
+            control.observer.see(self.layer, edited_maps(query[source:], key[source:], control.cross))
+        extra = []  # rows that need a second attention, since S and T both act
+        for row, pair, self_pixels in zip(range(source + 1, batch), control.cross, control.self_pixels, strict=True):
             if is_cross:
-                s, t = (m[i, control.step].to(value) for m in (control.cross_source, control.cross_target))
-                if not control.has_source[i][control.step]:
-                    value[row] = t @ value[row]
+                if pair is None:
                     continue
-                if control.has_target[i][control.step]:
-                    mask = None if attention_mask is None else attention_mask[row]
-                    extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
+                s, t = pair
+                mask = None if attention_mask is None else attention_mask[row]
+                extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
                 value[row] = s @ value[row]
-            elif not (control.has_self[i][control.step] and query.shape[2] <= control.self_pixels[i]):
+            elif pixels > self_pixels:
                 continue
             query[row], key[row] = query[source], key[source]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
@@ -98,23 +153,30 @@ class ControlledAttention:
 
 
 @contextlib.contextmanager
-def controlled(unet, control: Control) -> Iterator[Control]:
-    """Put a `Control` into every attention layer of a UNet for the length of a `with` block; always put back what was there.
+def controlled(pipe, control: Control) -> Iterator[Control]:
+    """Put a `Control` into every attention layer of a pipeline's UNet for the length of a `with` block; always put back what was there.
 
     Raises:
-        AttentionControlError: the model has no attention layer, or one with processors other than diffusers' usual ones.
+        AttentionControlError: the pipeline has no UNet with attention layers, or layers that do not compute plain attention.
     """
-    before = dict(unet.attn_processors)
-    if not before:
-        raise AttentionControlError("This model has no attention layers to control. Prompt-to-Prompt needs a UNet with cross-attention.")
-    others = {type(p).__name__ for p in before.values() if not isinstance(p, (AttnProcessor, AttnProcessor2_0))}
+    unet = getattr(pipe, "unet", None)
+    before = dict(getattr(unet, "attn_processors", {}))
+    if not before or not hasattr(type(pipe), "num_timesteps"):
+        raise AttentionControlError(
+            f"{type(pipe).__name__} has no UNet whose attention can be controlled. Prompt-to-Prompt needs a diffusers pipeline with a "
+            "UNet and cross-attention: Stable Diffusion 1.x, 2.x, XL and their relatives, or the embedded model."
+        )
+    others = {type(p).__name__ for p in before.values() if not isinstance(p, PLAIN)}
     if others:
         raise AttentionControlError(
             f"Some attention layers run {', '.join(sorted(others))}, which cannot be controlled together with an edit. "
-            "Go back to diffusers' own with pipe.unet.set_default_attn_processor(), and unload adapters that bring their own."
+            "Go back to diffusers' own with pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()), "
+            "and unload adapters that bring theirs."
         )
+    hook = unet.register_forward_pre_hook(lambda module, args: control.begin_step(args[0], pipe.num_timesteps))
     try:
-        unet.set_attn_processor({name: ControlledAttention(control) for name in before})
+        unet.set_attn_processor({name: ControlledAttention(control, name) for name in before})
         yield control
     finally:
+        hook.remove()
         unet.set_attn_processor(before)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from .editing import EditResult
+from .errors import P2PError
 from .tokens import replacement_matrix
 
 
-class NotYet(AssertionError):
+class NotYet(P2PError, AssertionError):
     """An exercise's answer is not right yet; the message says what about it."""
 
 
@@ -64,7 +65,7 @@ def check_schedule(result: EditResult, reading, source: str, target: str, old: s
     from .plots import difference
 
     _need((result.source_prompt, result.target_prompts) == (source, [target]), "The prompts are other ones. Change the schedules only.")
-    _need(result.edit.self_size == 1.0, "self_size is not 1.0. The exercise lends every layer.")
+    _need(result.edits[0].self_size == 1.0, "self_size is not 1.0. The exercise lends every layer.")
     seen = [f.name for f in reading.objects]
     sees = f"The reader sees {', '.join(seen) or 'no object'}"
     _need(new in seen and old not in seen, f"{sees}; it should be a {new} and no {old}. Does the source speak for too long?")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool
 from PIL import Image
+from torch import Tensor
 
 from .attention import Control, controlled
-from .edits import Edit, Replace, active_steps
-from .tokens import PromptError, check_known_words
+from .blend import BlendRun, LocalBlend
+from .edits import Edit, Replace
+from .errors import AttentionControlError, InputError, PromptError
+from .tokens import warn_of_unknown_words
+
+OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
+PER_PROMPT = ("image", "mask_image", "control_image")  # of img2img, inpainting and ControlNet pipelines: the same one for every prompt
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,13 @@ class EditResult:
     images: list[Image.Image]  # one for each target prompt
     source_prompt: str
     target_prompts: list[str]
-    edit: Edit = field(repr=False)
-    seed: int
+    edits: list[Edit]  # one for each target prompt
+    seed: int | None  # None if a generator was given
     steps: int
     guidance_scale: float
     negative_prompt: str | None
+    local_blend: LocalBlend | None = None
+    masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)  # where local blend let each step change
 
     @property
     def image(self) -> Image.Image:
@@ -40,78 +48,135 @@ class EditResult:
         return figure_png(show(self))
 
 
+def _one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> list[Edit]:
+    """One edit for each target."""
+    edits = [edit or Replace()] * len(targets) if edit is None or isinstance(edit, Edit) else list(edit)
+    wrong = [e for e in edits if not isinstance(e, Edit)]
+    if wrong:
+        raise InputError(f"{wrong[0]!r} is no edit. Give Replace(), Refine(), Reweight(...), a composition with |, or a list of those.")
+    if len(edits) != len(targets):
+        raise InputError(f"{len(edits)} edits for {len(targets)} target prompts: give one edit for all, or one for each.")
+    return edits
+
+
+def _generators(seed: int, generator: torch.Generator | None, count: int) -> list[torch.Generator]:
+    """The same random numbers for every prompt, so that all start from one latent."""
+    if generator is None:
+        return [torch.Generator().manual_seed(seed) for _ in range(count)]
+    twins = [torch.Generator(generator.device) for _ in range(count - 1)]
+    for twin in twins:
+        twin.set_state(generator.get_state())
+    return [generator, *twins]
+
+
 def edit(
     pipe,
     source: str,
     target: str | Sequence[str],
-    edit: Edit | None = None,
+    edit: Edit | Sequence[Edit] | None = None,
     *,
+    local_blend: LocalBlend | None = None,
     seed: int = 0,
+    generator: torch.Generator | None = None,
     steps: int = 30,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
+    callback: Callable | None = None,
     progress: bool = True,
+    **pipeline_arguments,
 ) -> EditResult:
     """Generate a picture and edit it through its attention (Hertz et al. 2022, Algorithm 1).
 
     Source and targets run side by side from one initial latent, and the targets borrow the source's attention maps as the edit says.
-    The source picture is, to the bit, the one the plain pipeline gives for the same batch of prompts with the same seed. Run on the
-    source alone, the pipeline gives the same picture up to float rounding, since other batch sizes use other matrix kernels.
+    The source picture is, to the bit, the one the plain pipeline gives for the same batch of prompts with the same seed and
+    diffusers' default attention. Run on the source alone, the pipeline gives the same picture up to float rounding, since other batch
+    sizes use other matrix kernels.
 
     Args:
         pipe: a diffusers Stable Diffusion pipeline, e.g. from `load_pipeline`. It is left as it was found, also after an error.
         source: the prompt of the picture to start from.
         target: the prompt of the edited picture, or several.
-        edit: what to do; `Replace()` when not given.
+        edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
+        local_blend: where the targets may differ from the source; everywhere when not given.
         seed: of the initial latent, drawn on the CPU, so that it is one picture on every device.
-        steps: denoising steps.
+        generator: in the seed's place, a torch generator; it moves on as in diffusers.
+        steps: denoising steps (diffusers' num_inference_steps).
         guidance_scale: classifier-free guidance; the model's usual one when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
+        callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
+            source first in the latents; returns the dictionary, changed or not.
         progress: whether to show a progress bar.
+        **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 
     Raises:
-        PromptError: a prompt is empty, too long, or uses a word the embedded model has never seen.
+        PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        ValueError: no target, or no step.
+        InputError: no target, no step, as many edits as targets are not given, a mask of the wrong size.
+
+    Warns:
+        UnknownWordWarning: a prompt uses a word the embedded model has never seen.
     """
-    change = edit or Replace()
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
-        raise ValueError("No target prompt: give one prompt or a list with at least one.")
+        raise InputError("No target prompt: give one prompt or a list with at least one.")
     if steps < 1:
-        raise ValueError(f"steps={steps}: a picture needs at least one denoising step; 30 is usual.")
+        raise InputError(f"steps={steps}: a picture needs at least one denoising step; 30 is usual.")
+    taken = sorted(set(OURS) & set(pipeline_arguments))
+    if taken:
+        raise InputError(f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a step's callback callback=.")
+    edits = _one_each(edit, targets)
     prompts = [source, *targets]
+    if not all(prompt.strip() for prompt in prompts):
+        raise PromptError("A prompt is empty. Source and targets each need at least one word.")
+    arguments = inspect.signature(pipe.__call__).parameters
+    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+    if tokenizer is None or "callback_on_step_end" not in arguments:
+        raise AttentionControlError(f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step.")
+    unknown = sorted(set(pipeline_arguments) - set(arguments))
+    if unknown:
+        raise InputError(f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(arguments)}.")
     for prompt in prompts:
-        if not prompt.strip():
-            raise PromptError("A prompt is empty. Source and targets each need at least one word.")
-        check_known_words(pipe.tokenizer, prompt)
+        warn_of_unknown_words(tokenizer, prompt)
     if guidance_scale is None:
-        usual = inspect.signature(pipe.__call__).parameters["guidance_scale"].default
-        guidance_scale = pipe.tokenizer.init_kwargs.get("guidance_scale", usual)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(steps)
-    calls = len(scheduler.timesteps)  # some schedulers ask the UNet more often than once a step
-    pairs = [change.matrices(pipe.tokenizer, source, t, calls) for t in targets]
-    side = pipe.unet.config.sample_size
-    control = Control(
-        cross_source=torch.stack([s for s, _ in pairs]).to(pipe.unet.device),
-        cross_target=torch.stack([t for _, t in pairs]).to(pipe.unet.device),
-        self_steps=active_steps(change.self_steps, calls, of=calls).expand(len(targets), -1),
-        self_pixels=[round((change.self_size * side) ** 2)] * len(targets),
-    )
+        guidance_scale = tokenizer.init_kwargs.get("guidance_scale", arguments["guidance_scale"].default)
+    layers = list(getattr(pipe.unet, "attn_processors", {})) if hasattr(pipe, "unet") else []
+    blend = local_blend and BlendRun(local_blend, tokenizer, prompts, layers, pipe.vae_scale_factor)
+    control = Control(tokenizer, source, targets, edits, observer=blend)
+
+    def after_step(pipe, step: int, timestep, tensors: dict) -> dict:
+        if blend:
+            tensors["latents"] = blend(tensors["latents"], step, pipe.num_timesteps)
+        return callback(pipe, step, timestep, tensors) if callback else tensors
+
+    for name in PER_PROMPT:
+        if name in pipeline_arguments and not isinstance(pipeline_arguments[name], (list, tuple)):
+            pipeline_arguments[name] = [pipeline_arguments[name]] * len(prompts)
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**bar, "disable": not progress})
     try:
-        with controlled(pipe.unet, control):
+        with controlled(pipe, control):
             images = pipe(
-                prompts,
+                prompt=prompts,
                 negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
-                generator=[torch.Generator().manual_seed(seed) for _ in prompts],  # one seed for all: one initial latent
-                callback_on_step_end=control.next_step,
+                generator=_generators(seed, generator, len(prompts)),
+                callback_on_step_end=after_step,
+                **pipeline_arguments,
             ).images
     finally:
         pipe.set_progress_bar_config(**bar)
-    return EditResult(images[0], images[1:], source, targets, change, seed, steps, guidance_scale, negative_prompt)
+    return EditResult(
+        source=images[0],
+        images=images[1:],
+        source_prompt=source,
+        target_prompts=targets,
+        edits=edits,
+        seed=seed if generator is None else None,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        local_blend=local_blend,
+        masks=torch.stack(blend.masks) if blend else None,
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from .errors import ModelError
 from .paths import data_folder
 
 _verbosity = logging.get_verbosity()
@@ -19,10 +20,6 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 logging.set_verbosity(_verbosity)
-
-
-class ModelError(RuntimeError):
-    """A model could not be loaded; the message says what to try."""
 
 
 def verify_files(folder: Path):
@@ -72,20 +69,18 @@ def load_pipeline(
 
     Args:
         name: "toyland" (the embedded model, nothing is downloaded), a local folder, or a Hugging Face Hub id such as
-            "stable-diffusion-v1-5/stable-diffusion-v1-5".
+            "stable-diffusion-v1-5/stable-diffusion-v1-5". Only safetensors weights are read, never pickles.
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
-        dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given.
-        revision: a branch, tag or commit of a Hub model.
+        dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given. For float16 the model's fp16 variant
+            is loaded if it has one, half the download.
+        revision: a branch, tag or commit of a Hub model; give a commit and the model never changes under you.
 
     Raises:
         ModelError: no such model, or its files are missing or damaged.
     """
     device = device or best_device()
     if name == "toyland":
-        try:
-            folder = data_folder("toyland")
-        except FileNotFoundError as error:
-            raise ModelError(str(error)) from None
+        folder = data_folder("toyland")
         verify_files(folder)
         with _no_bars():
             pipe = StableDiffusionPipeline.from_pretrained(
@@ -98,12 +93,22 @@ def load_pipeline(
             'or a Hub id of the form "owner/name".'
         )
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
-    try:
-        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True, revision=revision)
-    except Exception as error:  # the Hub client raises many kinds; all mean the same to a user
-        raise ModelError(
-            f"{name!r} could not be loaded: {next(iter(str(error).splitlines()), type(error).__name__)} "
-            'Without a connection to the Hub use "toyland", '
-            "or give the path of a folder that holds a saved pipeline."
-        ) from error
-    return pipe.to(device)
+    for variant in _variants(name, dtype):
+        try:
+            pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True, revision=revision, variant=variant)
+            return pipe.to(device)
+        except Exception as error:  # the Hub client raises many kinds; all mean the same to a user
+            failure = error
+    raise ModelError(
+        f"{name!r} could not be loaded: {next(iter(str(failure).splitlines()), type(failure).__name__)} "
+        'Without a connection to the Hub use "toyland", or give the path of a folder that holds a pipeline saved as safetensors.'
+    ) from failure
+
+
+def _variants(name: str, dtype: torch.dtype) -> list[str | None]:
+    """Which variants of a model's weights to try, in turn."""
+    if dtype != torch.float16:
+        return [None]
+    if Path(name).is_dir():
+        return ["fp16"] if any(Path(name).rglob("*.fp16.safetensors")) else [None]
+    return ["fp16", None]

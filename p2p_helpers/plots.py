@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     from .editing import EditResult
+    from .edits import Edit
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
@@ -22,10 +26,10 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     """How much each pixel changed between two pictures of one size: mean over channels, 0…1, (height, width).
 
     Raises:
-        ValueError: the sizes differ.
+        InputError: the sizes differ.
     """
     if a.size != b.size:
-        raise ValueError(f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with one pipeline setting.")
+        raise InputError(f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with one pipeline setting.")
     return np.abs(np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)).mean(-1) / 255
 
 
@@ -49,11 +53,11 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
         width: of the figure, in inches.
 
     Raises:
-        ValueError: no picture, or another number of titles than of pictures.
+        InputError: no picture, or another number of titles than of pictures.
     """
     titles = [""] * len(images) if titles is None else titles
     if not images or len(titles) != len(images):
-        raise ValueError(
+        raise InputError(
             f"{len(images)} pictures and {len(titles)} titles; give at least one picture, and a title for each or none at all."
         )
     columns = min(columns, len(images))
@@ -74,18 +78,41 @@ def _wrapped(text: str, width: float) -> str:
 
 
 def show(result: EditResult) -> Figure:
-    """Source | target | what changed, one row for each target of an edit."""
+    """Source | target | what changed, one row for each target of an edit; with local blend its last mask is outlined in the third."""
     figure, axes = _blank(len(result.images), 3, 9.0)
-    for row, image, prompt in zip(axes, result.images, result.target_prompts, strict=True):
+    for number, (row, image, prompt) in enumerate(zip(axes, result.images, result.target_prompts, strict=True)):
         row[0].imshow(np.asarray(result.source), interpolation="nearest")
         row[0].set_title(_wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
         row[1].imshow(np.asarray(image), interpolation="nearest")
         row[1].set_title(_wrapped(f"target: {prompt}", 38), fontsize=9)
         changed = difference(result.source, image)
         picture = row[2].imshow(changed, cmap=CHANGE_COLOURS, vmin=0, vmax=max(0.5, changed.max()), interpolation="nearest")
-        row[2].set_title(f"what changed: {changed.mean():.1%} on average", fontsize=9)
+        title = f"what changed: {changed.mean():.1%} on average"
+        if result.masks is not None:
+            mask = Image.fromarray(result.masks[-1, number].numpy()).resize(image.size, Image.Resampling.NEAREST)
+            if 0 < np.asarray(mask).mean() < 1:
+                row[2].contour(np.asarray(mask), levels=[0.5], colors="white", linewidths=1)
+            title += "\noutlined: where it may change"
+        row[2].set_title(title, fontsize=9)
         figure.colorbar(picture, ax=row[2], fraction=0.046, label="mean change of a pixel, 0…1")
     return figure
+
+
+def _token_names(tokenizer, prompt: str) -> list[str]:
+    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
+    return [readable.get(t, t.replace("</w>", "")) for t in tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)]
+
+
+def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str = "equal"):
+    """Draw the part of a matrix that has names: darker is larger, and every entry but zeros is written."""
+    part = matrix[: len(rows), : len(columns)].detach().float().cpu().numpy()
+    ax.imshow(np.abs(part), cmap="Greys", vmin=0, vmax=max(1.0, np.abs(part).max()), aspect=aspect)
+    for (i, j), share in np.ndenumerate(part):
+        if share:
+            dark = abs(share) > 0.6 * max(1.0, np.abs(part).max())
+            ax.text(j, i, f"{share:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    ax.set_xticks(range(len(columns)), columns, rotation=90)
+    ax.set_yticks(range(len(rows)), rows)
 
 
 def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
@@ -96,19 +123,51 @@ def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
         source, target: the two prompts.
         matrix: M, S or T of one step, (source token, target token).
     """
-    rows, columns = (tokenizer.convert_ids_to_tokens(tokenizer(p).input_ids) for p in (source, target))
-    part = matrix[: len(rows), : len(columns)].detach().float().cpu().numpy()
+    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
     figure, ax = plt.subplots(figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained")
     plt.close(figure)
-    ax.imshow(part, cmap="Greys", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(part):
-        if share:
-            ax.text(j, i, f"{share:.2g}", ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
-    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
-    ax.set_xticks(range(len(columns)), [readable.get(t, t.replace("</w>", "")) for t in columns], rotation=60)
-    ax.set_yticks(range(len(rows)), [readable.get(t, t.replace("</w>", "")) for t in rows])
+    _matrix(ax, matrix, rows, columns)
     ax.set_xlabel("target token takes its map …")
     ax.set_ylabel("… from source token")
+    return figure
+
+
+def show_edit(edit: Edit, tokenizer, source: str, target: str, *, step: int = 0, steps: int = 30) -> Figure:
+    """An edit as it is: S and T of one step, and for every target token the steps in which it uses the source's map or its own.
+
+    Args:
+        edit: any edit or composition.
+        tokenizer: the pipeline's.
+        source, target: the two prompts.
+        step: whose S and T are drawn, from 0.
+        steps: of the run.
+
+    Raises:
+        InputError: no such step. What the edit raises for these prompts.
+    """
+    if not 0 <= step < steps:
+        raise InputError(f"step={step} is not one of {steps} steps; count from 0.")
+    s, t = edit.matrices(tokenizer, source, target, steps)
+    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
+    height = 1.8 + 0.22 * max(len(rows), len(columns) + 1)
+    figure, axes = plt.subplots(1, 3, figsize=(11, height), layout="constrained", width_ratios=[1.1, 1.1, 1])
+    plt.close(figure)
+    _matrix(axes[0], s[step], rows, columns, "auto")
+    axes[0].set_title(f"S, step {step}: taken from the source's maps", fontsize=9)
+    axes[0].set_ylabel("source token")
+    _matrix(axes[1], t[step], columns, columns, "auto")
+    axes[1].set_title(f"T, step {step}: kept of its own maps", fontsize=9)
+    for ax in axes[:2]:
+        ax.set_xlabel("target token")
+    from_source, own = (m.abs().sum(1)[:, : len(columns)].T for m in (s, t))  # (target token, step)
+    share = torch.cat([from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()])
+    axes[2].imshow(share.numpy(), cmap="Greys", vmin=0, vmax=1.25, aspect="auto", interpolation="nearest", extent=(0, steps, len(share), 0))
+    axes[2].set_yticks(np.arange(len(share)) + 0.5, [*columns, "self-attention"])
+    axes[2].hlines(range(1, len(share)), 0, steps, colors="white", linewidth=2)
+    axes[2].axvline(step + 0.5, color="black", linestyle=":", linewidth=1)
+    axes[2].set_xlabel("step")
+    axes[2].set_title("dark: the source's map; white: its own", fontsize=9)
+    figure.suptitle(_wrapped(repr(edit), 110), fontsize=10)
     return figure
 
 

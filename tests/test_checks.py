@@ -52,7 +52,7 @@ def test_schedule_exercise():
     cells = np.ones((16, 16), bool)
 
     def answer(image, *seen, target="a dog", size=1.0):
-        result = EditResult(black, [image], "a cat", [target], p2p.Replace(self_size=size), 0, 30, 4.0, None)
+        result = EditResult(black, [image], "a cat", [target], [p2p.Replace(self_size=size)], 0, 30, 4.0, None)
         reading = Reading([Found(name, "natural", cells) for name in seen], "beach", "plain", False, False)
         return check_schedule(result, reading, "a cat", "a dog", "cat", "dog", 0.05)
 

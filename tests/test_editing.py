@@ -1,12 +1,29 @@
 """What a user relies on when editing: exactness, an untouched pipeline, an untouched source, errors that leave nothing changed."""
 
+import contextlib
+import copy
+import itertools
+import warnings
+
+import accelerate
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DModel,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import p2p_helpers as p2p
-from p2p_helpers.attention import Control, controlled
+from p2p_helpers import errors
+from p2p_helpers.checks import NotYet
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
 
@@ -15,7 +32,7 @@ def pixels(image):
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler])
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, LCMScheduler])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
     before = random_pipe.scheduler
@@ -25,7 +42,9 @@ def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
         twins = [torch.Generator().manual_seed(5) for _ in range(2)]
         plain = random_pipe([CAT, DOG], num_inference_steps=3, guidance_scale=guidance, generator=twins).images
         alone = random_pipe(CAT, num_inference_steps=3, guidance_scale=guidance, generator=torch.Generator().manual_seed(5)).images[0]
-        result = p2p.edit(random_pipe, CAT, DOG, p2p.Replace(1.0, 1.0), seed=5, steps=3, guidance_scale=guidance, progress=False)
+        result = p2p.edit(
+            random_pipe, CAT, DOG, p2p.Replace(cross_steps=1.0, self_steps=1.0), seed=5, steps=3, guidance_scale=guidance, progress=False
+        )
     finally:
         random_pipe.scheduler = before
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))  # to the bit
@@ -35,51 +54,15 @@ def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
 
 
 def test_no_control_is_the_plain_pipeline(random_pipe):
-    result = p2p.edit(random_pipe, CAT, DOG, p2p.Replace(0.0, 0.0), seed=1, steps=2, progress=False)
+    result = p2p.edit(random_pipe, CAT, DOG, p2p.Replace(cross_steps=0.0, self_steps=0.0), seed=1, steps=2, progress=False)
     alone = random_pipe(DOG, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(1)).images[0]
     np.testing.assert_allclose(pixels(result.image).astype(int), pixels(alone).astype(int), atol=1)
     assert np.abs(pixels(result.image).astype(int) - pixels(result.source).astype(int)).max() > 4  # else the line above says nothing
 
 
 def test_same_prompt_full_control_changes_nothing(random_pipe):
-    result = p2p.edit(random_pipe, CAT, CAT, p2p.Replace(1.0, 1.0, self_size=1.0), seed=1, steps=2, progress=False)
+    result = p2p.edit(random_pipe, CAT, CAT, p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0), seed=1, steps=2, progress=False)
     np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
-
-
-def explicit(attn, hidden, context, pairs):
-    """The same layer with materialised maps: Â_t = A_s S + A_t T, or A_s for self-attention, in the targets' rows of the second half."""
-    other = hidden if context is None else context
-
-    def heads(x):
-        return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-    q, k, v = heads(attn.to_q(hidden)), heads(attn.to_k(other)), heads(attn.to_v(other))
-    maps = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)  # (prompt, head, pixel, token)
-    edited = maps.clone()
-    for row, (s, t) in enumerate(pairs, start=4):
-        edited[row] = maps[3] if context is None else maps[3] @ s + maps[row] @ t
-    return attn.to_out[0]((edited @ v).transpose(1, 2).flatten(2))
-
-
-@pytest.mark.parametrize("cross", [0.0, 0.5, 1.0])
-def test_every_layer_equals_the_explicit_maps(random_pipe, cross):
-    """Fused attention with changed values is the materialised edit to float rounding, in every layer, also where S and T both act.
-
-    Six rows: source and two targets, without words and with; only the last two may differ from plain attention.
-    """
-    torch.manual_seed(1)
-    unet, length = random_pipe.unet, random_pipe.tokenizer.model_max_length
-    mappings = [p2p.replacement_matrix(random_pipe.tokenizer, CAT, t) for t in (DOG, "a snowman on the beach")]
-    pairs = [(cross * m, (1 - cross) * torch.eye(length)) for m in mappings]
-    s, t = (torch.stack(m)[:, None] for m in zip(*pairs, strict=True))
-    control = Control(s, t, torch.tensor([[True], [True]]), [10**6] * 2)
-    with torch.no_grad(), controlled(unet, control):
-        for name, module in unet.named_modules():
-            if not name.endswith(("attn1", "attn2")):
-                continue
-            hidden = torch.randn(6, 16, module.to_q.in_features)
-            context = torch.randn(6, length, module.to_k.in_features) if name.endswith("attn2") else None
-            torch.testing.assert_close(module(hidden, context), explicit(module, hidden, context, pairs), rtol=1e-4, atol=1e-5)
 
 
 def test_processors_come_back_after_success_and_after_an_error(random_pipe):
@@ -108,28 +91,76 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "says"),
+    ("arguments", "says"),
     [
-        (CAT, "a big dog on the beach", "same number of words"),
-        (CAT, "a dog " + "on the beach " * 12, "tokens"),
-        (CAT, [], "No target prompt"),
-        (CAT, " ", "prompt is empty"),
+        ({"target": "a big dog on the beach"}, "same number of words"),
+        ({"target": "a dog " + "on the beach " * 12}, "40 tokens.*reads 32.*would not see"),
+        ({"target": []}, "No target prompt"),
+        ({"target": " "}, "prompt is empty"),
+        ({"steps": 0}, "at least one denoising step"),
+        ({"edit": [p2p.Replace()] * 2}, "2 edits for 1 target"),
+        ({"edit": [0.8]}, r"0\.8"),
+        ({"edit": p2p.Reweight({"dog": 2})}, "Reweight alone works on one prompt.*Replace\\(\\) \\| Reweight"),
+        ({"edit": p2p.Replace() | p2p.Reweight({"dgo": 2})}, "'dgo' is not in the prompt. Did you mean 'dog'.*a, dog, on, the, beach"),
+        ({"edit": p2p.Replace(cross_steps={"fog": 0.5})}, "'fog' is not in the prompt"),
+        ({"local_blend": p2p.LocalBlend("fox")}, "found it in none"),
+        (
+            {"local_blend": p2p.LocalBlend(mask=np.ones((100, 128)))},
+            r"mask is \(100, 128\).*picture is \(128, 128\) and its latent \(16, 16\)",
+        ),
+        ({"num_images_per_prompt": 2}, "num_images_per_prompt"),
+        ({"strength": 0.5}, "StableDiffusionPipeline takes no strength"),
     ],
 )
-def test_bad_prompts_are_explained(random_pipe, source, target, says):
-    with pytest.raises(ValueError, match=says):
-        p2p.edit(random_pipe, source, target, steps=1, progress=False)
+def test_bad_input_is_explained_and_changes_nothing(random_pipe, arguments, says):
+    before = dict(random_pipe.unet.attn_processors), dict(random_pipe._progress_bar_config), len(random_pipe.unet._forward_pre_hooks)
+    with pytest.raises((p2p.P2PError, TypeError), match="(?s)" + says):
+        p2p.edit(random_pipe, CAT, **{"target": DOG, "steps": 1, "progress": False, **arguments})
+    assert before == (
+        random_pipe.unet.attn_processors,
+        random_pipe._progress_bar_config,
+        len(random_pipe.unet._forward_pre_hooks),
+    )
 
 
-@pytest.mark.parametrize("schedule", [-0.1, 1.1, (0.6, 0.2)])
-def test_bad_schedules_are_explained(schedule):
-    with pytest.raises(ValueError, match="share of the steps"):
-        p2p.Replace(cross_steps=schedule)
+def test_every_exception_has_one_base():
+    found = [c for c in vars(errors).values() if isinstance(c, type) and not issubclass(c, Warning)]
+    assert len(found) > 5
+    assert all(issubclass(c, p2p.P2PError) for c in [*found, NotYet])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: p2p.Replace(cross_steps=-0.1),
+        lambda: p2p.Replace(cross_steps=1.1),
+        lambda: p2p.Refine(cross_steps=(0.6, 0.2)),
+        lambda: p2p.Refine(cross_steps={"default": 0.8, "dog": (0.6, 0.2)}),
+        lambda: p2p.Replace(self_steps=float("nan")),
+        lambda: p2p.Replace(self_size=0),
+        lambda: p2p.Reweight({"dog": float("inf")}),
+        lambda: p2p.Reweight({"dog": float("nan")}),
+        lambda: p2p.LocalBlend(),
+        lambda: p2p.LocalBlend("dog", threshold=1.5),
+        lambda: p2p.LocalBlend(mask=np.ones((8, 8, 3))),
+    ],
+)
+def test_impossible_edits_are_refused_when_they_are_made(make):
+    with pytest.raises(p2p.InputError):
+        make()
+
+
+def test_unknown_words_are_a_warning_that_names_the_vocabulary(toyland):
+    with pytest.warns(p2p.UnknownWordWarning, match="never seen 'horse'.*Closest: house.*It knows: a, and, apple"):
+        p2p.edit(toyland, CAT, "a horse on the beach", steps=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p2p.edit(toyland, "A Cat, on the beach!", "a dog, on the beach!", steps=1, progress=False)
 
 
 def test_self_schedule_counts_as_published():
-    assert p2p.active_steps(0.4, 4, of=4).sum() == 1
-    assert p2p.active_steps(0.4, 50, of=50).sum() == 20
+    assert p2p.Replace(self_steps=0.4).self_schedule(4).sum() == 1
+    assert p2p.Replace().self_schedule(50).sum() == 20
 
 
 class Foreign:
@@ -141,13 +172,140 @@ def test_foreign_processors_are_refused(random_pipe):
     before = dict(random_pipe.unet.attn_processors)
     random_pipe.unet.set_attn_processor(Foreign())
     try:
-        with pytest.raises(p2p.AttentionControlError, match="run Foreign.*set_default_attn_processor"):
+        with pytest.raises(p2p.AttentionControlError, match="run Foreign.*AttnProcessor2_0"):
             p2p.edit(random_pipe, CAT, DOG, steps=1, progress=False)
     finally:
         random_pipe.unet.set_attn_processor(dict(before))
+
+
+def test_sliced_attention_may_be_stood_in_for(random_pipe):
+    expected = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    before = dict(random_pipe.unet.attn_processors)
+    random_pipe.enable_attention_slicing()
+    try:
+        sliced = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+        assert {type(p).__name__ for p in random_pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
+    finally:
+        random_pipe.unet.set_attn_processor(before)
+    np.testing.assert_array_equal(pixels(sliced.image), pixels(expected.image))
+
+
+@pytest.mark.parametrize("unet", [None, UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4)], ids=["no UNet", "no layers"])
+def test_other_pipelines_are_refused(random_pipe, unet):
+    class Other(StableDiffusionPipeline):
+        pass
+
+    parts = dict(random_pipe.components)
+    other = Other(**parts, requires_safety_checker=False)
+    other.unet = unet
+    if unet is not None:
+        unet.set_attn_processor = unet.attn_processors = None
+        del unet.set_attn_processor, unet.attn_processors
+    with pytest.raises(p2p.AttentionControlError, match="Other has no UNet"):
+        p2p.edit(other, CAT, DOG, steps=1, progress=False)
 
 
 def test_the_progress_bar_setting_comes_back(random_pipe):
     random_pipe.set_progress_bar_config(disable=True, desc="mine")
     p2p.edit(random_pipe, CAT, DOG, steps=1, progress=False)
     assert random_pipe._progress_bar_config == {"disable": True, "desc": "mine"}
+
+
+def test_the_progress_bar_is_on_unless_turned_off(random_pipe, capsys):
+    random_pipe.set_progress_bar_config()
+    p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    assert capsys.readouterr().err == ""
+    p2p.edit(random_pipe, CAT, DOG, steps=2)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_a_generator_stands_for_its_seed_and_moves_on(random_pipe):
+    generator = torch.Generator().manual_seed(9)
+    first = p2p.edit(random_pipe, CAT, DOG, generator=generator, steps=2, progress=False)
+    second = p2p.edit(random_pipe, CAT, DOG, generator=generator, steps=2, progress=False)
+    seeded = p2p.edit(random_pipe, CAT, DOG, seed=9, steps=2, progress=False)
+    np.testing.assert_array_equal(pixels(first.image), pixels(seeded.image))
+    assert (pixels(first.source) != pixels(second.source)).any()
+
+
+def test_the_callback_is_diffusers_own(random_pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, tuple(tensors["latents"].shape)))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    result = p2p.edit(random_pipe, CAT, DOG, steps=3, callback=callback, progress=False)
+    assert seen == [(i, (2, 8, 16, 16)) for i in range(3)]
+    np.testing.assert_array_equal(pixels(result.image), pixels(result.source))  # both decode from zeros
+
+
+def test_a_negative_prompt_is_the_pipelines_own(random_pipe):
+    twins = [torch.Generator().manual_seed(0) for _ in range(2)]
+    negative = ["snow"] * 2
+    plain = random_pipe([CAT, DOG], negative_prompt=negative, num_inference_steps=2, guidance_scale=3.0, generator=twins).images
+    result = p2p.edit(random_pipe, CAT, DOG, negative_prompt="snow", guidance_scale=3.0, steps=2, progress=False)
+    np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+
+
+@pytest.mark.parametrize("size", [(128, 192), (136, 120)])
+def test_other_sizes(random_pipe, size):
+    result = p2p.edit(
+        random_pipe, CAT, DOG, local_blend=p2p.LocalBlend(("cat", "dog")), steps=2, height=size[0], width=size[1], progress=False
+    )
+    assert result.image.size == size[::-1]
+    assert result.masks.shape == (2, 1, size[0] // 8, size[1] // 8)
+
+
+def test_half_precision(random_pipe):
+    half = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in random_pipe.components.items()}, requires_safety_checker=False)
+    half.to(torch.bfloat16).set_progress_bar_config(disable=True)
+    arguments = {"steps": 2, "progress": False, "local_blend": p2p.LocalBlend(mask=np.ones((16, 16), bool))}
+    a, b = (p2p.edit(pipe, CAT, DOG, p2p.Refine() | p2p.Reweight({"dog": 2}), **arguments) for pipe in (half, random_pipe))
+    assert np.abs(pixels(a.image).astype(int) - pixels(b.image)).mean() < 3
+
+
+def test_a_compiled_unet(random_pipe):
+    """With torch.compile's graph capture (without its code generation, which would need a minute and a C++ compiler)."""
+    arguments = {"steps": 6, "progress": False}
+    change = p2p.Refine(cross_steps=0.5, self_steps=0.3)
+    expected = p2p.edit(random_pipe, CAT, "a cat on the beach at night", change, **arguments)
+    parts = random_pipe.components
+    compiled = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    compiled.unet = torch.compile(parts["unet"], backend="eager")
+    torch._dynamo.reset()
+    result = p2p.edit(compiled, CAT, "a cat on the beach at night", change, **arguments)
+    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(expected.image).astype(int), atol=1)
+    assert {type(p).__name__ for p in parts["unet"].attn_processors.values()} == {"AttnProcessor2_0"}
+
+
+def test_an_offloaded_unet(random_pipe):
+    """Weights live elsewhere and come when a layer runs, so the UNet itself is on no device."""
+    expected = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    away = StableDiffusionPipeline(**{**random_pipe.components, "unet": copy.deepcopy(random_pipe.unet)}, requires_safety_checker=False)
+    accelerate.cpu_offload(away.unet, execution_device=torch.device("cpu"))
+    assert next(away.unet.parameters()).device.type == "meta"
+    result = p2p.edit(away, CAT, DOG, steps=2, progress=False)
+    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(expected.image).astype(int), atol=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.sampled_from([KeyboardInterrupt, RuntimeError, MemoryError]))
+def test_whatever_breaks_wherever_the_processors_come_back(random_pipe, at, error):
+    """An error in the at-th layer that runs; every layer of both steps is reached."""
+    before, count = dict(random_pipe.unet.attn_processors), itertools.count()
+
+    def fail(*args):
+        if next(count) == at:
+            raise error
+
+    layers = [m for n, m in random_pipe.unet.named_modules() if n.endswith((".attn1", ".attn2"))]
+    hooks = [layer.register_forward_hook(fail) for layer in layers]
+    try:
+        with pytest.raises(error) if at < 2 * len(layers) else contextlib.nullcontext():
+            p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert random_pipe.unet.attn_processors == before
+    assert not random_pipe.unet._forward_pre_hooks

@@ -52,3 +52,26 @@ def test_alignment_writes_the_tokens_and_shares(tokenizer):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["start", "a", "cat", "in", "space", "end"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["start", "a", "snow", "man", "in", "space", "end"]
     assert [t.get_text() for t in ax.texts].count("0.5") == 2  # cat is shared by snow and man
+
+
+def test_show_outlines_the_blend_mask(random_pipe):
+    mask = np.zeros((16, 16), bool)
+    mask[4:8] = True
+    result = p2p.edit(random_pipe, "a cat", "a dog", local_blend=p2p.LocalBlend(mask=mask), steps=1, progress=False)
+    names = titles(p2p.show(result))
+    assert any("outlined: where it may change" in name for name in names)
+
+
+def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
+    change = p2p.Refine(cross_steps={"default": 0.5, "cat": (0.2, 0.4)}) | p2p.Reweight({"red": -1.5}, cross_steps=1.0)
+    figure = p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=3, steps=10)
+    _, own, timeline = figure.axes
+    assert [t.get_text() for t in own.get_xticklabels()] == ["start", "a", "red", "cat", "in", "space", "end"]
+    assert "-1.5" in [t.get_text() for t in own.texts]  # red keeps its own map, turned about
+    assert [t.get_text() for t in timeline.get_yticklabels()][-1] == "self-attention"
+    shares = timeline.images[0].get_array()
+    assert shares[3].tolist() == [0] * 2 + [1] * 2 + [0] * 6  # cat, steps 2 and 3 of 10
+    assert shares[-1].tolist() == [1] * 4 + [0] * 6
+    assert not plt.get_fignums()
+    with pytest.raises(p2p.InputError, match="step=10"):
+        p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=10, steps=10)

@@ -1,12 +1,17 @@
 """Words ↔ tokens and the matrix that lines up two prompts, with words of one, two and three tokens."""
 
+import contextlib
+import itertools
+import unicodedata
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2p_helpers as p2p
-from p2p_helpers.tokens import check_known_words
+from p2p_helpers.tokens import warn_of_unknown_words
 from p2p_helpers.toyland import OBJECTS, Scene, Thing, caption, scene_at, vocabulary
 from p2p_helpers.toyland.tokenizer import SPLIT_WORDS
 
@@ -32,17 +37,73 @@ def test_a_run_of_punctuation_is_one_word(tokenizer):
 
 
 def test_find_words(tokenizer):
-    prompt = "a cat, a snowman and a Cat in the snow"
+    prompt = "a cat, a snowman and a Cat in the  snow"
     assert p2p.find_words(tokenizer, prompt, "cat") == [2, 9]
-    assert p2p.find_words(tokenizer, prompt, "the snow") == [11, 12]
-    with pytest.raises(p2p.PromptError, match="Did you mean 'snowman'"):
+    assert p2p.find_words(tokenizer, prompt, ("CAT", 2)) == [9]
+    assert p2p.find_words(tokenizer, prompt, "the snow") == p2p.find_words(tokenizer, prompt, " the   Snow") == [11, 12]
+    assert p2p.find_words(tokenizer, prompt, "cat, a") == [2, 3, 4]
+    with pytest.raises(p2p.PromptError, match="(?s)'showman' is not in.*Did you mean 'snowman'.*words are: a, cat, ,, a"):
         p2p.find_words(tokenizer, prompt, "showman")
+    with pytest.raises(p2p.PromptError, match="'cat' occurs 2 time.*no number 3"):
+        p2p.find_words(tokenizer, prompt, ("cat", 3))
+    for nothing in ("", "  "):
+        with pytest.raises(p2p.PromptError, match="is not in the prompt"):
+            p2p.find_words(tokenizer, prompt, nothing)
+
+
+def test_accents_and_emoji(tokenizer):
+    decomposed = unicodedata.normalize("NFD", "café")
+    assert decomposed != "café"
+    for prompt in ("a café 🙂🏽 in space", f"a {decomposed} 🙂🏽 in space"):
+        for phrase in ("café", "CAFÉ", decomposed):
+            found = p2p.find_words(tokenizer, prompt, phrase)
+            assert "café" in tokenizer.decode(tokenizer(prompt).input_ids[found[0] : found[-1] + 1])
+        emoji = p2p.find_words(tokenizer, prompt, "🙂🏽")
+        assert len(emoji) > 2 and emoji[-1] + 1 == p2p.find_words(tokenizer, prompt, "in")[0]
+    mapping = p2p.replacement_matrix(tokenizer, "a 🙂 café, in space", "a cat cake, in space")
+    assert (
+        mapping[p2p.find_words(tokenizer, "a 🙂 café, in space", "space"), p2p.find_words(tokenizer, "a cat cake, in space", "space")] == 1
+    )
+
+
+pieces = st.sampled_from([*vocabulary(), "horse", "Émile", "naïve", "🙂", "🏽👍", "don't", "7up", "a_b", ",", "...", "!?", "東京", "½"])
+gaps = st.sampled_from([" ", "  ", "\t"])
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.tuples(pieces, gaps), min_size=1, max_size=6), st.data())
+def test_find_words_inverts_tokenisation(tokenizer, spaced, data):
+    """The tokens found for a word spell that word, every time it occurs, and no token belongs to two words."""
+    prompt = "".join(a + b for a, b in spaced)
+    try:
+        found = p2p.words(tokenizer, prompt)
+    except p2p.PromptError:
+        return
+    ids = tokenizer(prompt).input_ids
+    covered = [t for w in found for t in w.tokens]
+    assert covered == list(range(1, len(ids) - 1))
+    word = data.draw(st.sampled_from(found))
+    positions = p2p.find_words(tokenizer, prompt, word.text)
+    alone = tokenizer(word.text).input_ids[1:-1]
+    same = [w for w in found if unicodedata.normalize("NFC", w.text).casefold() == unicodedata.normalize("NFC", word.text).casefold()]
+    assert [ids[t] for t in positions] == alone * len(same)
+    assert [t for n in range(len(same)) for t in p2p.find_words(tokenizer, prompt, (word.text, n + 1))] == positions
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_text_has_words_or_an_explanation(tokenizer, source, target):
+    for line_up in (p2p.replacement_matrix, p2p.refinement_alignment):
+        with contextlib.suppress(p2p.PromptError):
+            line_up(tokenizer, source, target)
 
 
 def test_unknown_words_are_named_with_the_closest(toyland):
-    with pytest.raises(p2p.PromptError, match="'horse'.*house"):
-        check_known_words(toyland.tokenizer, "a horse on the beach")
-    check_known_words(toyland.tokenizer, "A Cat, on the beach!")
+    with pytest.warns(p2p.UnknownWordWarning, match="never seen 'horse', 'blu'.*Closest: house, blue"):
+        warn_of_unknown_words(toyland.tokenizer, "a horse on the blu beach")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_unknown_words(toyland.tokenizer, "A Cat, on the beach!")
 
 
 def test_same_prompt_is_the_identity(tokenizer):
@@ -66,7 +127,7 @@ def test_swaps_by_hand(tokenizer, source, target, expected):
         assert matrix[i, j] == pytest.approx(share), (i, j)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.sampled_from(OBJECTS), st.sampled_from(OBJECTS), st.integers(0, 5000))
 def test_every_row_is_a_share_and_every_token_has_a_map(tokenizer, old, new, index):
     scene = scene_at("train", index)
@@ -79,6 +140,65 @@ def test_every_row_is_a_share_and_every_token_has_a_map(tokenizer, old, new, ind
     for a, b in zip(p2p.words(tokenizer, source), p2p.words(tokenizer, target), strict=True):
         if a.text == b.text and not swapped & {*a.tokens, *b.tokens}:
             assert all(matrix[i, j] == 1 for i, j in zip(a.tokens, b.tokens, strict=True))
+
+
+REFINEMENTS = [  # source, target, (source word, target word) that must be lined up, target words that must be new
+    ("a house in space", "a photo of a house in space", {(("a", 1), ("a", 2)), ("house", "house"), ("space", "space")}, ["photo", "of"]),
+    ("a cat in space", "a watercolor painting of a cat in space", {("cat", "cat")}, ["watercolor", "painting"]),
+    ("a cat in space", "a cat in space with falling snow", {("cat", "cat"), ("space", "space")}, ["with falling snow"]),
+    ("a snowman", "a red snowman", {("snowman", "snowman")}, ["red"]),
+    ("a butterfly in space", "a watercolor painting in space", {("in space", "in space")}, ["watercolor"]),  # they share the piece `ter`
+    ("a red cat in space", "a cat in space", {("cat", "cat"), ("space", "space")}, []),
+    ("a cat", "dog and snowman", set(), ["dog and snowman"]),
+    ("A Cat", "a cat, alone", {("cat", "cat")}, [", alone"]),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "pairs", "new"), REFINEMENTS)
+def test_refinements_by_hand(tokenizer, source, target, pairs, new):
+    matrix, old = p2p.refinement_alignment(tokenizer, source, target)
+    for a, b in pairs:
+        for i, j in zip(p2p.find_words(tokenizer, source, a), p2p.find_words(tokenizer, target, b), strict=True):
+            assert matrix[i, j] == 1 and matrix[:, j].sum() == 1 and old[j]
+    for word in new:
+        columns = p2p.find_words(tokenizer, target, word)
+        assert not old[columns].any() and not matrix[:, columns].any()
+    assert old[0] and old[-1]  # start and padding
+
+
+def best_score(a: list, b: list) -> int:
+    """The longest common subsequence by trying everything: the score of Needleman–Wunsch with these costs."""
+    return max((n for n in range(len(a) + 1) for c in itertools.combinations(a, n) if is_subsequence(c, b)), default=0)
+
+
+def is_subsequence(part, whole) -> bool:
+    rest = iter(whole)
+    return all(x in rest for x in part)
+
+
+few = st.lists(st.sampled_from(["a", "cat", "snowman", "red", "and"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(few, few)
+def test_refinement_keeps_as_many_words_as_can_be(tokenizer, source, target):
+    matrix, old = p2p.refinement_alignment(tokenizer, " ".join(source), " ".join(target))
+    kept = [w for w in p2p.words(tokenizer, " ".join(target)) if old[list(w.tokens)].all()]
+    assert len(kept) == best_score(source, target)
+    assert ((matrix.sum(0) == 0) == ~old).all()
+    rows = [matrix[: len(tokenizer(" ".join(source)).input_ids) - 1, t].argmax().item() for w in kept for t in w.tokens]
+    assert rows == sorted(set(rows))  # in order, none twice
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(pieces, min_size=1, max_size=6).map(" ".join))
+def test_a_prompt_refined_into_itself_is_the_identity(tokenizer, prompt):
+    try:
+        matrix, old = p2p.refinement_alignment(tokenizer, prompt, prompt)
+    except p2p.PromptError:
+        return
+    torch.testing.assert_close(matrix, torch.eye(len(matrix)))
+    assert old.all()
 
 
 def test_different_word_counts_show_both_prompts(tokenizer):

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..paths import data_folder
 from .world import BACKGROUNDS, COLOURS, OBJECTS, SIZE, Scene
 
@@ -95,10 +96,10 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, images: list[Image.Image]) -> list[Reading]:
-        """What the reader sees in 128×128 pictures. Raises ValueError for another size."""
+        """What the reader sees in 128×128 pictures. Raises InputError for another size."""
         for image in images:
             if image.size != (SIZE, SIZE):
-                raise ValueError(
+                raise InputError(
                     f"The reader was trained on {SIZE}×{SIZE} pictures of Toyland, not {image.size}. Resize the picture first."
                 )
         readings = []

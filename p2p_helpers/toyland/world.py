@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import SceneError
+
 SIZE = 128  # pixels, both ways
 LATTICE = 8  # objects are placed on this grid: one step is one latent pixel, so a shift in the picture is a shift in the latent
 
@@ -43,10 +45,6 @@ BACKGROUNDS = {
 STYLES = {"plain": "", "photo": "a photo of ", "watercolor": "a watercolor painting of ", "sketch": "a pencil sketch of "}
 
 SPLITS = {"train": range(0, 1_000_000), "validation": range(1_000_000, 1_100_000), "test": range(2_000_000, 2_100_000)}
-
-
-class SceneError(ValueError):
-    """A scene asks for something this world does not have; the message lists what it has."""
 
 
 def _known(kind: str, value: str, allowed) -> None:

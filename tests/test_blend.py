@@ -1,0 +1,102 @@
+"""Local blend: whose words, which masks, and the rest of the picture exactly as it was."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import p2p_helpers as p2p
+from p2p_helpers.blend import BlendRun, map_level
+
+CAT, DOG, FOX = "a cat on the beach", "a dog on the beach", "a fox on the beach"
+BOX = np.zeros((128, 128), np.uint8)
+BOX[64:128, 0:64] = 255  # where the cat of this seed is
+
+
+def blended(pipe, targets=DOG, steps=10, **arguments):
+    return p2p.edit(pipe, CAT, targets, local_blend=p2p.LocalBlend(**arguments), seed=3, steps=steps, progress=False)
+
+
+@pytest.mark.parametrize(
+    "mask", [BOX, Image.fromarray(BOX), BOX / 255, BOX > 0, torch.from_numpy(BOX), BOX[::8, ::8]], ids=lambda m: type(m).__name__
+)
+def test_a_mask_of_ones_own_says_where(toyland, mask):
+    result = blended(toyland, mask=mask)
+    assert (result.masks[-1, 0].numpy() == (BOX[::8, ::8] > 0)).all()
+    changed = p2p.difference(result.source, result.image)
+    inside = BOX > 0
+    far = np.ones_like(inside)
+    far[48:128, 0:80] = False  # the decoder sees two latent pixels beyond the mask, and its norms a little of everything
+    assert changed[inside].max() > 0.1
+    assert changed[far].mean() < 0.01
+
+
+def test_words_and_mask_together_are_where_both_allow(toyland):
+    words, both = (blended(toyland, words=("cat", "dog"), steps=2, **more) for more in ({}, {"mask": BOX}))
+    assert (both.masks[0, 0].numpy() == words.masks[0, 0].numpy() & (BOX[::8, ::8] > 0)).all()
+
+
+def test_each_target_has_its_own_mask_from_the_words_it_has(toyland):
+    both = blended(toyland, [DOG, FOX], words=("cat", "dog", "fox"))
+    alone = [blended(toyland, target, words=("cat", word)) for target, word in ((DOG, "dog"), (FOX, "fox"))]
+    assert both.masks.shape == (10, 2, 16, 16)
+    for i, one in enumerate(alone):
+        assert (both.masks[:, i] != one.masks[:, 0]).float().mean() < 0.01  # the same up to rounding at the threshold
+        assert p2p.difference(both.images[i], one.image).mean() < 0.01
+
+
+def test_excluded_words_and_thresholds_only_take_away(toyland):
+    plain = blended(toyland, words=("cat", "dog"), steps=1).masks
+    less = blended(toyland, words=("cat", "dog"), exclude="beach", steps=1).masks
+    stricter = blended(toyland, words=("cat", "dog"), threshold=0.6, steps=1).masks
+    for smaller in (less, stricter):
+        assert (plain | ~smaller).all() and smaller.sum() < plain.sum()
+    outside = blended(toyland, exclude="cat", mask=np.ones((16, 16)), steps=1).masks
+    assert 0 < outside.float().mean() < 1
+
+
+def test_blending_starts_late(toyland):
+    never = blended(toyland, words=("cat", "dog"), start=1.0)
+    without = p2p.edit(toyland, CAT, DOG, seed=3, steps=10, progress=False)
+    np.testing.assert_array_equal(np.asarray(never.image), np.asarray(without.image))
+    assert never.masks.shape[0] == 10  # they can be looked at all the same
+
+
+def test_the_original_mask_by_hand(tokenizer):
+    """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size."""
+    run = BlendRun(
+        p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"], 8
+    )
+    assert run.watches("down_blocks.1", 256, 32, 32) and run.watches("up_blocks.0", 256, 32, 32)
+    assert not run.watches("mid_block", 256, 32, 32) and not run.watches("up_blocks.0", 1024, 32, 32)
+    maps = torch.zeros(2, 4, 256, 32)
+    maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
+    maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
+    maps[1, :, 0, 3] = 9.0  # another word
+    run.see("down_blocks.1", maps)
+    mask = run.mask((32, 32))[0]
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[8:14, 8:14] = expected[18:24, 22:28] = True
+    assert (mask == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "levels", "level"),
+    [
+        ((64, 64), (0, 1, 2), 2),
+        ((96, 96), (0, 1, 2), 2),
+        ((128, 128), (1, 2), 2),
+        ((16, 16), (0, 1, 2), 0),
+        ((32, 32), (0, 1), 1),
+        ((16, 16), (1, 2), 1),
+    ],
+)
+def test_the_map_is_a_quarter_of_the_latent_but_not_less_than_16_cells(size, levels, level):
+    assert map_level(*size, levels) == level
+
+
+@given(st.integers(8, 200), st.integers(8, 200))
+def test_every_latent_size_has_a_level(height, width):
+    assert map_level(height, width, [0, 1, 2]) in (0, 1, 2)

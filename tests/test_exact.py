@@ -1,0 +1,111 @@
+"""The two-matrix edit equals the paper's equations with every map written out, over whole runs and through every layer."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import p2p_helpers as p2p
+
+from . import materialised
+
+CAT, DOG, SNOWMAN = "a cat on the beach", "a dog on the beach", "a snowman on the beach"
+NIGHT = "a watercolor painting of a cat on the beach at night"
+COLD = 1e-4  # of the latent's standard deviation
+STEPS = 20
+
+
+def latents_of(pipe, prompts, edits, *, steps, seed=0, guidance_scale=4.0, local_blend=None):
+    """Final latents of `edit` in float32, (prompt, channel, height, width), and its result."""
+    kept = []
+    result = p2p.edit(
+        pipe,
+        prompts[0],
+        prompts[1:],
+        edits,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        local_blend=local_blend,
+        callback=lambda pipe, step, timestep, tensors: kept.append(tensors["latents"].float().clone()) or tensors,
+        progress=False,
+    )
+    return kept[-1], result
+
+
+def apart(a, b):
+    """The largest difference, in standard deviations of the second."""
+    return ((a.float() - b.float()).abs().max() / b.float().std()).item()
+
+
+WEIGHTS = {"beach": 3.0, "cat": -1}
+PER_WORD = {"default": 0.8, "dog": (0.1, 0.5)}
+CASES = {  # name → target prompt, our edit, the equation for its maps, the cross schedule
+    "swap": (SNOWMAN, p2p.Replace(), lambda tok: materialised.swap(tok, CAT, SNOWMAN), 0.8),
+    "swap, each word its schedule": (DOG, p2p.Replace(cross_steps=PER_WORD), lambda tok: materialised.swap(tok, CAT, DOG), PER_WORD),
+    "refine": (NIGHT, p2p.Refine(), lambda tok: materialised.refine(tok, CAT, NIGHT), 0.8),
+    "reweight": (CAT, p2p.Reweight(WEIGHTS), lambda tok: materialised.reweight(tok, CAT, WEIGHTS, lambda a_s, a_t: a_s), 0.8),
+    "swap and reweight": (
+        SNOWMAN,
+        p2p.Replace() | p2p.Reweight({"snowman": 2}),
+        lambda tok: materialised.reweight(tok, SNOWMAN, {"snowman": 2}, materialised.swap(tok, CAT, SNOWMAN)),
+        0.8,
+    ),
+    "refine and reweight": (
+        NIGHT,
+        p2p.Refine() | p2p.Reweight({"night": -1, "cat": 2}),
+        lambda tok: materialised.reweight(tok, NIGHT, {"night": -1, "cat": 2}, materialised.refine(tok, CAT, NIGHT)),
+        0.8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("self_size", "pixels"), [(0.25, 16), (1.0, 256)])
+def test_a_whole_run_equals_the_equations(toyland, name, self_size, pixels):
+    target, change, equation, schedule = CASES[name]
+    change = change | p2p.Reweight({}, cross_steps=1.0, self_steps=0.4, self_size=self_size)  # the identity, with a self schedule
+    ours, _ = latents_of(toyland, [CAT, target], change, steps=STEPS)
+    alpha = materialised.schedule(toyland.tokenizer, target, STEPS, schedule)
+    theirs, _ = materialised.run(
+        toyland, [CAT, target], [(equation(toyland.tokenizer), alpha)], STEPS, int(0.4 * STEPS), self_pixels=pixels
+    )
+    assert apart(ours, theirs) <= COLD
+    assert apart(ours[1:], ours[:1]) > 0.1  # it is an edit
+
+
+def test_local_blend_equals_the_original(toyland):
+    prompts = [CAT, DOG, SNOWMAN]
+    swaps = [materialised.swap(toyland.tokenizer, CAT, p) for p in prompts[1:]]
+    alpha = [materialised.schedule(toyland.tokenizer, p, STEPS, 0.8) for p in prompts[1:]]
+    words = [p2p.find_words(toyland.tokenizer, p, w) for p, w in zip(prompts, ("cat", "dog", "snowman"), strict=True)]
+    theirs, run = materialised.run(
+        toyland,
+        prompts,
+        list(zip(swaps, alpha, strict=True)),
+        STEPS,
+        int(0.4 * STEPS),
+        self_pixels=16,
+        blend=(words, 0.3, int(0.2 * STEPS)),
+        map_pixels=256,
+    )
+    blend = p2p.LocalBlend(("cat", "dog", "snowman"))
+    ours, result = latents_of(toyland, prompts, p2p.Replace(cross_steps=0.8), steps=STEPS, local_blend=blend)
+    assert (result.masks == torch.stack(run.masks)).all()
+    assert 0.05 < result.masks.float().mean() < 0.9
+    assert apart(ours, theirs) <= COLD
+    outside = ~result.masks[int(0.2 * STEPS) :].any(0)  # never allowed to change
+    for target, where in zip(ours[1:], outside, strict=True):
+        assert (target[:, where] == ours[0][:, where]).all()
+
+
+def test_bfloat16_is_within_its_rounding(toyland):
+    """The edited prompts are no further from their float32 pictures than the source, which nothing touches, is from its own."""
+    half = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in toyland.components.items()}, requires_safety_checker=False)
+    half.to(torch.bfloat16)
+    prompts, edits = [CAT, SNOWMAN, NIGHT], [p2p.Replace(self_size=1.0), p2p.Refine(self_size=1.0)]
+    exact, _ = latents_of(toyland, prompts, edits, steps=STEPS)
+    rounded, _ = latents_of(half, prompts, edits, steps=STEPS)
+    error = (rounded - exact).square().mean((1, 2, 3)).sqrt()
+    assert (error[1:] < 2 * error[0]).all()
