@@ -1,47 +1,145 @@
-"""How long loading and editing take on this machine: `python benchmarks/editing.py`. Prints medians; nothing is asserted."""
+"""What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`; nothing is asserted.
 
+The same two prompts in three ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, and the same edit
+with every map written out (as the tests have it). On the embedded model, and on the UNets of Stable Diffusion 1.5 and XL with their
+published configurations and random weights, since time and memory do not depend on what the weights are. Each model runs in a process
+of its own, the ways in turn. Peak memory is the GPU's, or without one the process's; it is also given without the weights.
+"""
+
+import argparse
+import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
+from diffusers import DDIMScheduler
 
 import p2p_helpers as p2p
+from tests import materialised
+from tests.pipelines import DDIM, build
 
+OUT = Path("runs/benchmarks")
+PROMPTS = ["a cat on the beach", "a dog on the beach"]
 LOAD = "import time, p2p_helpers as p; s = time.time(); p.load_pipeline('toyland'); print(time.time() - s)"
+GPU = torch.cuda.is_available()
+# What runs: latent side, steps, numbers, repetitions. A CPU takes a minute for a step of XL at its full size, so there it is smaller.
+CASES = {
+    "toyland": (16, 30, torch.float32, 15),
+    "sd1": (64, 20, torch.float16, 5) if GPU else (64, 1, torch.float32, 2),
+    "sdxl": (128, 20, torch.float16, 5) if GPU else (64, 1, torch.bfloat16, 2),
+}
+NAMES = {"toyland": "Toyland", "sd1": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
 
 
-def seconds(run, times: int = 5) -> float:
-    """Median wall time of `run()` after one warm-up."""
-    run()
-    spent = []
-    for _ in range(times):
-        start = time.time()
-        run()
-        spent.append(time.time() - start)
-    return statistics.median(spent)
+def pipeline(model: str, dtype: torch.dtype):
+    """The pipeline of a case with a DDIM scheduler."""
+    if model == "toyland":
+        pipe = p2p.load_pipeline("toyland")
+    else:
+        pipe = build(model, OUT / "tokenizer", small=False, dtype=dtype).to("cuda" if GPU else "cpu")
+        pipe.scheduler = DDIMScheduler(**DDIM)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ways(pipe, side: int, steps: int) -> dict:
+    """Name → a function that makes both pictures once."""
+    common = {"guidance_scale": 4.0, "height": side * pipe.vae_scale_factor, "width": side * pipe.vae_scale_factor}
+    change = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
+    written_out = [(materialised.swap(pipe.tokenizer, *PROMPTS), torch.ones(steps, pipe.tokenizer.model_max_length))]
+    return {
+        "plain": lambda: pipe(PROMPTS, num_inference_steps=steps, **common),
+        "p2p.edit": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, **common),
+        "maps written out": lambda: materialised.run(pipe, PROMPTS, written_out, steps, steps, **common),
+    }
+
+
+def reset_peak():
+    """Start counting peak memory anew."""
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Peak memory since `reset_peak` in MiB; without a GPU and Linux since the process began."""
+    if GPU:
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(model: str) -> dict:
+    """Each way's seconds and peak memory, the ways in turn after one run each to warm up."""
+    side, steps, dtype, times = CASES[model]
+    pipe = pipeline(model, dtype)
+    runs = ways(pipe, side, steps)
+    spent, peaks = {name: [] for name in runs}, {}
+    reset_peak()
+    loaded = peak_mib()
+    for number in range(times + 1):
+        for name, run in runs.items():
+            reset_peak()
+            start = time.perf_counter()
+            run()
+            if GPU:
+                torch.cuda.synchronize()
+            if number:  # the first is to warm up
+                spent[name].append(time.perf_counter() - start)
+                peaks[name] = max(peaks.get(name, 0), peak_mib())
+    return {
+        "size": side * pipe.vae_scale_factor,
+        "steps": steps,
+        "numbers": str(dtype).removeprefix("torch."),
+        "million weights in the UNet": sum(p.numel() for p in pipe.unet.parameters()) / 1e6,
+        "loaded MiB": loaded,
+        "ways": {name: {"seconds": statistics.median(spent[name]), "runs": spent[name], "peak MiB": peaks[name]} for name in runs},
+    }
+
+
+def table(results: dict) -> str:
+    """Markdown: time and memory of each way and their ratios to the plain pipeline."""
+    lines = ["| model | way | seconds | ratio | peak memory | ratio | without weights | ratio |", "|---|---|---|---|---|---|---|---|"]
+    for model, case in results["models"].items():
+        plain = case["ways"]["plain"]
+        name = f"{NAMES[model]}, {case['size']} px, {case['steps']} step(s), {case['numbers']}"
+        for way, got in case["ways"].items():
+            own, plain_own = (w["peak MiB"] - case["loaded MiB"] for w in (got, plain))
+            lines.append(
+                f"| {name} | {way} | {got['seconds']:.2f} | {got['seconds'] / plain['seconds']:.3f} "
+                f"| {got['peak MiB']:.0f} MiB | {got['peak MiB'] / plain['peak MiB']:.3f} | {own:.0f} MiB | {own / plain_own:.3f} |"
+            )
+    return "\n".join(lines)
 
 
 def main():
-    pipe = p2p.load_pipeline("toyland")
-    pipe.set_progress_bar_config(disable=True)
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.editing", description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    if chosen.measure:
+        print(json.dumps(measure(chosen.measure)))
+        return
     loads = [float(subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
-    source, target = "a cat on the beach", "a dog on the beach"
-    twins = [source, target]
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, device {pipe.device}, torch {torch.__version__}"
-    )
-    print(f"load the embedded model, packages imported        {statistics.median(loads):6.2f} s")
-    plain = seconds(lambda: pipe(twins, num_inference_steps=30, guidance_scale=4.0))
-    print(f"plain pipeline, 2 prompts, 30 steps               {plain:6.2f} s")
-    for name, change in (
-        ("word swap", p2p.Replace()),
-        ("word swap, all self-attention layers", p2p.Replace(cross_steps=0.8, self_steps=0.4, self_size=1.0)),
-    ):
-        spent = seconds(lambda change=change: p2p.edit(pipe, source, target, change, progress=False))
-        print(f"{name + ', 2 prompts, 30 steps':50}{spent:6.2f} s   {spent / plain - 1:+.0%}")
+    machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    results = {"machine": machine, "torch": torch.__version__, "load seconds": statistics.median(loads), "models": {}}
+    for model in chosen.models:
+        command = [sys.executable, "-m", "benchmarks.editing", "--measure", model]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results["models"][model] = json.loads(run.stdout.splitlines()[-1])
+        (OUT / "editing.json").write_text(json.dumps(results, indent=2))
+    print(f"{machine}, torch {results['torch']}; loading the embedded model takes {results['load seconds']:.2f} s\n")
+    print(table(results))
 
 
 if __name__ == "__main__":

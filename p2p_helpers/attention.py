@@ -24,6 +24,16 @@ PLAIN = tuple(
 )
 
 
+Pair = tuple[Tensor | None, Tensor | None]  # (S, T) of one step, each (token, token); None is zero
+
+
+def _pair(s: Tensor, t: Tensor) -> Pair | None:
+    """S and T of one step, or None where the target keeps its own maps. Found out once: a GPU would have to be waited for."""
+    if not s.any():
+        return None if torch.equal(t, torch.eye(len(t))) else (None, t)
+    return (s, t if t.any() else None)
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Something that wants to see the edited cross-attention maps of some layers."""
@@ -38,8 +48,8 @@ class Observer(Protocol):
 class Control:
     """What attention does to each target prompt in the current step. One per run.
 
-    For every target `cross` holds the pair (S, T), or None where the step leaves the target its own maps, and `self_pixels` the
-    largest self-attention layer to be injected, or 0.
+    For every target `cross` holds the pair (S, T), with None for a matrix that is zero, or just None where the step leaves the target its
+    own maps; `self_pixels` holds the largest self-attention layer to be injected, or 0.
 
     Args:
         tokenizer: the pipeline's.
@@ -54,7 +64,7 @@ class Control:
     def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit], observer: Observer | None = None):
         self.tokenizer, self.source, self.targets, self.edits, self.observer = tokenizer, source, targets, edits, observer
         self.step, self.size, self.plan = 0, (0, 0), []
-        self.cross: list[tuple[Tensor, Tensor] | None] = []
+        self.cross: list[Pair | None] = []
         self.self_pixels: list[int] = []
         self._prepare(1)  # a word that cannot be found is an error now, not in the middle of a run
 
@@ -64,12 +74,12 @@ class Control:
         return 1 + len(self.targets)
 
     def _prepare(self, steps: int):
-        """Work out every step of every target: (S, T, whether S is zero and T the identity), and the self schedule."""
+        """Work out every step of every target: its pair, and whether self-attention is injected."""
         self.plan = []
         for target, edit in zip(self.targets, self.edits, strict=True):
-            s, t = edit.matrices(self.tokenizer, self.source, target, steps)
-            idle = ~s.flatten(1).any(-1) & (t == torch.eye(t.shape[-1])).flatten(1).all(-1)
-            self.plan.append((s, t, idle.tolist(), edit.self_schedule(steps).tolist()))
+            matrices = zip(*edit.matrices(self.tokenizer, self.source, target, steps), strict=True)
+            pairs = [_pair(s, t) for s, t in matrices]
+            self.plan.append(list(zip(pairs, edit.self_schedule(steps).tolist(), strict=True)))
 
     def begin_step(self, sample: Float[Tensor, "row channel height width"], steps: int):
         """Set up the step that is about to run on this latent batch, in a run of so many calls of the UNet.
@@ -84,24 +94,24 @@ class Control:
             )
         if self.step >= steps:
             raise AttentionControlError(f"The pipeline said it would take {steps} steps, and this is one more. It cannot be controlled.")
-        if len(self.plan[0][2]) != steps:
+        if len(self.plan[0]) != steps:
             self._prepare(steps)
         height, width = self.size = tuple(sample.shape[-2:])
         self.cross, self.self_pixels = [], []
-        for edit, (s, t, idle, self_steps) in zip(self.edits, self.plan, strict=True):
-            pair = None if idle[self.step] else (s[self.step].to(sample), t[self.step].to(sample))
-            self.cross.append(pair)
+        for edit, plan in zip(self.edits, self.plan, strict=True):
+            pair, injects = plan[self.step]
+            self.cross.append(pair and tuple(m if m is None else m.to(sample) for m in pair))
             side = SELF_SIZE if edit.self_size is None else edit.self_size
-            self.self_pixels.append(math.ceil(height * side) * math.ceil(width * side) if self_steps[self.step] else 0)
+            self.self_pixels.append(math.ceil(height * side) * math.ceil(width * side) if injects else 0)
         self.step += 1
 
 
-def edited_maps(query: Tensor, key: Tensor, cross: Sequence[tuple[Tensor, Tensor] | None]) -> Float[Tensor, "prompt head pixel token"]:
+def edited_maps(query: Tensor, key: Tensor, cross: Sequence[Pair | None]) -> Float[Tensor, "prompt head pixel token"]:
     """The maps themselves, Â_t = A_s S + A_t T for every target, source first, in float32: for those who want to look."""
     maps = (query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
     for row, pair in enumerate(cross, start=1):
         if pair is not None:
-            maps[row] = maps[0] @ pair[0].float() + maps[row] @ pair[1].float()
+            maps[row] = sum(maps[i] @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
     return maps
 
 
@@ -139,8 +149,12 @@ class ControlledAttention:
                 if pair is None:
                     continue
                 s, t = pair
-                mask = None if attention_mask is None else attention_mask[row]
-                extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
+                if s is None:
+                    value[row] = t @ value[row]
+                    continue
+                if t is not None:
+                    mask = None if attention_mask is None else attention_mask[row]
+                    extra.append((row, F.scaled_dot_product_attention(query[row], key[row], t @ value[row], attn_mask=mask)))
                 value[row] = s @ value[row]
             elif pixels > self_pixels:
                 continue
@@ -173,7 +187,11 @@ def controlled(pipe, control: Control) -> Iterator[Control]:
             "Go back to diffusers' own with pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()), "
             "and unload adapters that bring theirs."
         )
-    hook = unet.register_forward_pre_hook(lambda module, args: control.begin_step(args[0], pipe.num_timesteps))
+
+    def begin_step(module, args, kwargs):
+        control.begin_step(args[0] if args else kwargs["sample"], pipe.num_timesteps)
+
+    hook = unet.register_forward_pre_hook(begin_step, with_kwargs=True)
     try:
         unet.set_attn_processor({name: ControlledAttention(control, name) for name in before})
         yield control

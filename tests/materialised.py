@@ -102,7 +102,7 @@ class Materialised:
         return tensors
 
 
-def run(pipe, prompts, edits, steps, self_steps, *, seed=0, guidance_scale=4.0, self_pixels=10**9, blend=None, map_pixels=None):
+def run(pipe, prompts, edits, steps, self_steps, *, seed=0, guidance_scale=4.0, self_pixels=10**9, blend=None, map_pixels=None, **size):
     """Final latents (prompt, channel, height, width) of an edit with materialised maps, and the processor."""
     processor = Materialised(edits, self_steps, self_pixels, blend, map_pixels)
     before = dict(pipe.unet.attn_processors)
@@ -127,6 +127,7 @@ def run(pipe, prompts, edits, steps, self_steps, *, seed=0, guidance_scale=4.0, 
             generator=[torch.Generator().manual_seed(seed) for _ in prompts],
             callback_on_step_end=after_step,
             output_type="latent",
+            **size,
         ).images
     finally:
         pipe.unet.set_attn_processor(before)

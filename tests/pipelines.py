@@ -58,37 +58,46 @@ def shrink(kind: str) -> dict:
     return {**wide, **narrow, "attention_head_dim": heads, "cross_attention_dim": 56 if kind == "sdxl" else 32}
 
 
-def _text_encoder(width: int, kind=CLIPTextModel, **extra):
-    config = CLIPTextConfig(
-        vocab_size=2000, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=4, **extra
-    )
+def _text_encoder(tokenizer, width: int, kind=CLIPTextModel, **extra):
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "vocab_size": len(tokenizer)}
+    config = CLIPTextConfig(**ids, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=4, **extra)
     return kind(config)
 
 
-def build(kind: str, folder: Path):
-    """A pipeline of one kind: "sd1" (PNDM, ε), "sd2" (DDIM, v-prediction) or "sdxl" (Euler, two text encoders)."""
+def build(kind: str, folder: Path, small: bool = True, dtype: torch.dtype = torch.float32):
+    """A pipeline of one kind with random weights: "sd1" (PNDM, ε), "sd2" (DDIM, v-prediction) or "sdxl" (Euler, two text encoders).
+
+    Not small, its UNet is the published one; text encoders and VAE have few layers all the same. The tokenizer goes to `folder`.
+    """
     torch.manual_seed(0)
     write_tokenizer(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
     levels = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    vae = AutoencoderKL(3, 3, *levels, block_out_channels=(8, 8, 16, 16), norm_num_groups=4, sample_size=128)
-    unet = UNet2DConditionModel(**shrink(kind))
-    parts = {"vae": vae, "unet": unet, "tokenizer": tokenizer}
-    if kind == "sdxl":
-        return StableDiffusionXLPipeline(
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # weights are made as they will be used: twice the size would not fit everywhere
+    try:
+        vae = AutoencoderKL(3, 3, *levels, block_out_channels=(8, 8, 16, 16), norm_num_groups=4, sample_size=128, force_upcast=False)
+        unet = UNet2DConditionModel(**(shrink(kind) if small else UNETS[kind]))
+        parts = {"vae": vae, "unet": unet, "tokenizer": tokenizer}
+        if kind == "sdxl":
+            first, second = (32, 24) if small else (768, 1280)
+            return StableDiffusionXLPipeline(
+                **parts,
+                text_encoder=_text_encoder(tokenizer, first),
+                text_encoder_2=_text_encoder(tokenizer, second, CLIPTextModelWithProjection, projection_dim=second),
+                tokenizer_2=CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="!"),
+                scheduler=EulerDiscreteScheduler(**NOISE),
+                add_watermarker=False,
+            ).to(dtype)
+        return StableDiffusionPipeline(
             **parts,
-            text_encoder=_text_encoder(32),
-            text_encoder_2=_text_encoder(24, CLIPTextModelWithProjection, projection_dim=24),
-            tokenizer_2=CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="!"),
-            scheduler=EulerDiscreteScheduler(**NOISE),
-            add_watermarker=False,
-        )
-    scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True) if kind == "sd1" else DDIMScheduler(**DDIM, prediction_type="v_prediction")
-    return StableDiffusionPipeline(
-        **parts,
-        text_encoder=_text_encoder(32),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+            text_encoder=_text_encoder(tokenizer, unet.config.cross_attention_dim),
+            scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True)
+            if kind == "sd1"
+            else DDIMScheduler(**DDIM, prediction_type="v_prediction"),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).to(dtype)
+    finally:
+        torch.set_default_dtype(usual)

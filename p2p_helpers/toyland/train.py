@@ -272,6 +272,7 @@ def trained_vae(out: Path, device: str) -> tuple[AutoencoderKL, str]:
     """The autoencoder as far as it is trained, frozen, and a fingerprint of its encoder, by which stored latents are known."""
     folder = out / "decoder" / "vae" if (out / "decoder" / "vae").exists() else out / "autoencoder" / "vae"
     vae = AutoencoderKL.from_pretrained(folder).to(device).eval().requires_grad_(False)
+    vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
     encoder = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
     return vae, hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in encoder)).hexdigest()[:8]
 
