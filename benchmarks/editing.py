@@ -3,7 +3,8 @@
 The same two prompts in three ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, and the same edit
 with every map written out (as the tests have it). On the embedded model, and on the UNets of Stable Diffusion 1.5 and XL with their
 published configurations and random weights, since time and memory do not depend on what the weights are. Each model runs in a process
-of its own, the ways in turn, there and back; the fastest run of each counts, since what else a machine does only adds. Peak memory is the GPU's, or without one the process's; it is also given without the weights.
+of its own, the ways in turn, there and back; the fastest run of each counts, since what else a machine does only adds. Peak memory is
+the GPU's, or without one the process's; it is also given without the weights.
 """
 
 import argparse
