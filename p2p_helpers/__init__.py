@@ -5,7 +5,9 @@ from .editing import EditResult, edit
 from .edits import Edit, Refine, Replace, Reweight, active_steps
 from .errors import (
     AttentionControlError,
+    ImageError,
     InputError,
+    InversionError,
     ModelError,
     P2PError,
     PromptError,
@@ -13,6 +15,8 @@ from .errors import (
     SceneError,
     UnknownWordWarning,
 )
+from .images import load_image
+from .inversion import Inversion, invert
 from .models import load_pipeline
 from .plots import alignment, difference, gallery, show, show_edit
 from .tokens import find_words, refinement_alignment, replacement_matrix, words
@@ -22,7 +26,10 @@ __all__ = [
     "AttentionControlError",
     "Edit",
     "EditResult",
+    "ImageError",
     "InputError",
+    "Inversion",
+    "InversionError",
     "LocalBlend",
     "ModelError",
     "P2PError",
@@ -39,6 +46,8 @@ __all__ = [
     "edit",
     "find_words",
     "gallery",
+    "invert",
+    "load_image",
     "load_pipeline",
     "refinement_alignment",
     "replacement_matrix",

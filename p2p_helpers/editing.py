@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .attention import Control, controlled
 from .blend import BlendRun, LocalBlend
 from .edits import Edit, Replace
-from .errors import AttentionControlError, InputError, PromptError
+from .errors import AttentionControlError, InputError, InversionError, PromptError
+from .inversion import Inversion
 from .tokens import warn_of_unknown_words
 
 OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
@@ -30,7 +32,7 @@ class EditResult:
     source_prompt: str
     target_prompts: list[str]
     edits: list[Edit]  # one for each target prompt
-    seed: int | None  # None if a generator was given
+    seed: int | None  # None if a generator was given, or an inversion
     steps: int
     guidance_scale: float
     negative_prompt: str | None
@@ -69,16 +71,23 @@ def _generators(seed: int, generator: torch.Generator | None, count: int) -> lis
     return [generator, *twins]
 
 
+def _restored(original: Image.Image, edited: Image.Image, mask: Tensor) -> Image.Image:
+    """The edited picture inside the mask, the original's own pixels outside, with an edge as soft as a latent pixel is wide."""
+    inside = Image.fromarray(mask.numpy()).convert("L").resize(edited.size, Image.Resampling.NEAREST)
+    soft = edited.width / mask.shape[1]
+    return Image.composite(edited, original, inside.filter(ImageFilter.GaussianBlur(soft / 2)))
+
+
 def edit(
     pipe,
-    source: str,
+    source: str | Inversion,
     target: str | Sequence[str],
     edit: Edit | Sequence[Edit] | None = None,
     *,
     local_blend: LocalBlend | None = None,
     seed: int = 0,
     generator: torch.Generator | None = None,
-    steps: int = 30,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     callback: Callable | None = None,
@@ -94,14 +103,15 @@ def edit(
 
     Args:
         pipe: a diffusers Stable Diffusion pipeline, e.g. from `load_pipeline`. It is left as it was found, also after an error.
-        source: the prompt of the picture to start from.
+        source: the prompt of the picture to start from, or a real picture's `Inversion`. Its picture comes back outside the mask of
+            `local_blend`, pixel for pixel, with a soft edge.
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source; everywhere when not given.
         seed: of the initial latent, drawn on the CPU, so that it is one picture on every device.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
-        steps: denoising steps (diffusers' num_inference_steps).
-        guidance_scale: classifier-free guidance; the model's usual one when not given (4 for the embedded model).
+        steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
+        guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; returns the dictionary, changed or not.
@@ -113,10 +123,24 @@ def edit(
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
         InputError: no target, no step, as many edits as targets are not given, a mask of the wrong size.
+        InversionError: the inversion is another model's, or of another number of steps.
 
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
     """
+    inversion = source if isinstance(source, Inversion) else None
+    if inversion:
+        inversion.check(pipe)
+        if steps not in (None, inversion.steps):
+            raise InversionError(
+                f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps out, or invert it again."
+            )
+        if negative_prompt is not None:
+            raise InversionError("An inverted picture brings its own unconditional embedding; leave negative_prompt out.")
+        source, steps, seed = inversion.prompt, inversion.steps, None
+        guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
+        negative_prompt = inversion.prompt if inversion.method == "negative-prompt" else None
+    steps = 30 if steps is None else steps
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise InputError("No target prompt: give one prompt or a list with at least one.")
@@ -145,6 +169,8 @@ def edit(
     control = Control(tokenizer, source, targets, edits, observer=blend)
 
     def after_step(pipe, step: int, timestep, tensors: dict) -> dict:
+        if inversion:
+            tensors["latents"] = inversion.after_step(step, tensors["latents"])
         if blend:
             tensors["latents"] = blend(tensors["latents"], step, pipe.num_timesteps)
         return callback(pipe, step, timestep, tensors) if callback else tensors
@@ -152,21 +178,27 @@ def edit(
     for name in PER_PROMPT:
         if name in pipeline_arguments and not isinstance(pipeline_arguments[name], (list, tuple)):
             pipeline_arguments[name] = [pipeline_arguments[name]] * len(prompts)
+    if inversion:
+        pipeline_arguments |= inversion.arguments(pipe, len(prompts))
+    else:
+        pipeline_arguments["generator"] = _generators(seed, generator, len(prompts))
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**bar, "disable": not progress})
     try:
-        with controlled(pipe, control):
+        with controlled(pipe, control), inversion.sampling(pipe) if inversion else contextlib.nullcontext():
             images = pipe(
                 prompt=prompts,
                 negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
-                generator=_generators(seed, generator, len(prompts)),
                 callback_on_step_end=after_step,
                 **pipeline_arguments,
             ).images
     finally:
         pipe.set_progress_bar_config(**bar)
+    if inversion and blend:
+        original = inversion.image
+        images = [images[0], *(_restored(original, image, mask) for image, mask in zip(images[1:], blend.masks[-1], strict=True))]
     return EditResult(
         source=images[0],
         images=images[1:],

@@ -17,6 +17,14 @@ class PromptMismatch(PromptError):
     """Two prompts cannot be lined up as the edit asks."""
 
 
+class ImageError(InputError):
+    """A picture cannot be loaded."""
+
+
+class InversionError(InputError):
+    """An inversion cannot be made, loaded, or used with this pipeline."""
+
+
 class SceneError(InputError):
     """A scene asks for something Toyland does not have."""
 

@@ -1,0 +1,364 @@
+"""Find the noise and the conditioning that reproduce a real picture, so that it can be edited as if it had been generated."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+from jaxtyping import Float, UInt8
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError, InversionError, PromptError
+
+METHODS = ("ddim", "null-text", "negative-prompt", "direct")
+STARTS = ("null", "prompt")
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A picture turned into noise: what `invert` gives and `edit` takes. `save` writes it to one file and `Inversion.load` reads it.
+
+    `pivot` is the DDIM trajectory from the noise to the picture's latent, one moment more than steps.
+    """
+
+    method: str
+    prompt: str
+    steps: int
+    guidance_scale: float
+    pivot: Float[Tensor, "moment channel row column"] = field(repr=False)
+    null: Float[Tensor, "step token embedding"] | None = field(repr=False)  # the optimised unconditional embeddings of null-text inversion
+    loss_curve: Float[Tensor, "optimised inner"] = field(repr=False)  # NaN where a step stopped early; empty without optimisation
+    pixels: UInt8[np.ndarray, "height width 3"] = field(repr=False)
+    decoded: UInt8[np.ndarray, "height width 3"] = field(repr=False)
+    facts: dict[str, str] = field(repr=False)  # of the model and the scheduler it was made with
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture that was inverted."""
+        return Image.fromarray(self.pixels)
+
+    @property
+    def reconstruction(self) -> Image.Image:
+        """The picture that comes back when the noise is denoised with the source prompt."""
+        return Image.fromarray(self.decoded)
+
+    @property
+    def psnr(self) -> float:
+        """Of the reconstruction against the picture, in dB; its ceiling is what the autoencoder alone loses."""
+        error = (self.pixels.astype(float) - self.decoded.astype(float)) ** 2
+        return float(-10 * np.log10(max(error.mean() / 255**2, 1e-6)))
+
+    def save(self, path: str | Path):
+        """Write everything to one safetensors file, all of it or nothing."""
+        tensors = {"pivot": self.pivot, "loss_curve": self.loss_curve}
+        tensors |= {"pixels": torch.from_numpy(self.pixels.copy()), "decoded": torch.from_numpy(self.decoded.copy())}
+        if self.null is not None:
+            tensors["null"] = self.null
+        said = {"method": self.method, "prompt": self.prompt, "steps": self.steps, "guidance_scale": self.guidance_scale}
+        _write(tensors, {**self.facts, "inversion": json.dumps(said)}, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Inversion:
+        """Read what `save` wrote.
+
+        Raises:
+            InversionError: no such file, or one that holds no inversion.
+        """
+        tensors, facts = _read(Path(path))
+        if "inversion" not in facts or "decoded" not in tensors:
+            raise InversionError(f"{path} holds no finished inversion. Make one with invert(...).save(path).")
+        said = json.loads(facts.pop("inversion"))
+        pictures = {name: tensors[name].numpy() for name in ("pixels", "decoded")}
+        return cls(**said, pivot=tensors["pivot"], null=tensors.get("null"), loss_curve=tensors["loss_curve"], **pictures, facts=facts)
+
+    def check(self, pipe):
+        """Whether this pipeline is the one the inversion was made with.
+
+        Raises:
+            InversionError: another model or noise schedule; names the difference.
+        """
+        now = _facts(pipe)
+        other = [f"{key}: {self.facts.get(key)} then, {value} now" for key, value in now.items() if self.facts.get(key) != value]
+        if other:
+            raise InversionError(
+                "This inversion was made with another model or scheduler, and would not give its picture back:\n  "
+                + "\n  ".join(other)
+                + "\nLoad that model, or invert the picture again with this one."
+            )
+
+    @contextlib.contextmanager
+    def sampling(self, pipe) -> Iterator[None]:
+        """Denoise as the inversion needs it for the length of a `with` block: DDIM, and with its unconditional embeddings."""
+        calls = iter(range(self.steps))
+
+        def use_null(module, args, kwargs):
+            words = kwargs["encoder_hidden_states"]
+            half = len(words) // 2
+            words = torch.cat([self.null[next(calls)].to(words).expand(half, -1, -1), words[half:]])
+            return args, {**kwargs, "encoder_hidden_states": words}
+
+        with _scheduler(pipe, DDIMScheduler), contextlib.ExitStack() as stack:
+            if self.null is not None:
+                hook = pipe.unet.register_forward_pre_hook(use_null, with_kwargs=True)
+                stack.callback(hook.remove)
+            yield
+
+    def arguments(self, pipe, prompts: int) -> dict:
+        """What the pipeline must be called with for so many prompts, beside the prompts: the same noise for each, and the size."""
+        return _arguments(pipe, self.pivot[:1].repeat(prompts, 1, 1, 1))
+
+    def after_step(self, step: int, latents: Tensor) -> Tensor:
+        """Latents after a step, source first; "direct" puts the source back on the pivot (Ju et al. 2023, arXiv 2310.01506)."""
+        if self.method == "direct":
+            latents = torch.cat([self.pivot[step + 1][None].to(latents), latents[1:]])
+        return latents
+
+
+def invert(
+    pipe,
+    image: Image.Image,
+    prompt: str,
+    *,
+    method: str = "null-text",
+    steps: int = 50,
+    guidance_scale: float | None = None,
+    inner_steps: int = 10,
+    init: str = "null",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Inversion:
+    """Invert a real picture: DDIM inversion with the source prompt gives the pivot, and the method makes guidance follow it.
+
+    Args:
+        pipe: a Stable Diffusion pipeline; it is left as it was found.
+        image: RGB, of the size the pipeline makes (see `load_image`).
+        prompt: what the picture shows.
+        method: "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020, arXiv 2010.02502);
+            "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022, arXiv 2211.09794);
+            "negative-prompt", the source prompt in place of the null text, at no cost (Miyake et al. 2023, arXiv 2305.16807);
+            "direct", the source is put back on the pivot at every step (Ju et al. 2023, arXiv 2310.01506).
+        steps: of DDIM, the same for inversion and editing.
+        guidance_scale: that edits will use; the model's usual one when not given.
+        inner_steps: optimiser steps for each denoising step at most (null-text).
+        init: where the optimisation starts: "null" as in the paper, or "prompt", the source prompt's embedding.
+        checkpoint: a file that null-text inversion writes after every denoising step and goes on from.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InversionError: an unknown method or start, a picture of another size, a checkpoint of another run.
+        PromptError: the prompt is empty.
+    """
+    if method not in METHODS or init not in STARTS:
+        raise InversionError(f"method={method!r}, init={init!r}: methods are {', '.join(METHODS)}; init is {' or '.join(STARTS)}.")
+    if steps < 1 or inner_steps < 1:
+        raise InputError(f"steps={steps}, inner_steps={inner_steps}: both need to be at least 1; 50 and 10 are usual.")
+    if not prompt.strip():
+        raise PromptError("The prompt is empty. Say what the picture shows.")
+    if guidance_scale is None:
+        guidance_scale = float(pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5))
+    pixels = np.asarray(image.convert("RGB"))
+    if any(side % pipe.vae_scale_factor for side in pixels.shape[:2]):
+        raise InversionError(
+            f"The picture is {image.size}; its sides must be multiples of {pipe.vae_scale_factor}. Use load_image(file, pipe)."
+        )
+    bar = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        pivot = _pivot(pipe, pixels, prompt, steps)
+        null, losses = None, torch.zeros(0, 0)
+        if method == "null-text":
+            run = {"prompt": prompt, "steps": steps, "guidance": guidance_scale, "inner": inner_steps, "init": init}
+            run |= {"pivot": hashlib.sha256(pivot.numpy().tobytes()).hexdigest()}
+            null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, progress)
+        found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, _facts(pipe))
+        with found.sampling(pipe):
+            again = pipe(
+                prompt=[prompt],
+                negative_prompt=[prompt] if method == "negative-prompt" else None,
+                guidance_scale=guidance_scale,
+                callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": found.after_step(step, tensors["latents"])},
+                num_inference_steps=steps,
+                **found.arguments(pipe, 1),
+            ).images[0]
+    finally:
+        pipe.set_progress_bar_config(**bar)
+    return Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, np.asarray(again), found.facts)
+
+
+def _arguments(pipe, latents: Tensor) -> dict:
+    """A pipeline's arguments that say where to start and how large the picture is."""
+    height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
+    return {"latents": latents.to(pipe.unet.device, pipe.unet.dtype), "height": height, "width": width}
+
+
+@contextlib.contextmanager
+def _scheduler(pipe, kind: type) -> Iterator[None]:
+    """Another scheduler over the same noise schedule for the length of a `with` block."""
+    before = pipe.scheduler
+    config = dict(before.config)
+    spacing = config.get("timestep_spacing", "leading")
+    sure = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
+    sure["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
+    pipe.scheduler = kind.from_config(config, **sure)
+    try:
+        yield
+    finally:
+        pipe.scheduler = before
+
+
+def _pivot(pipe, pixels: np.ndarray, prompt: str, steps: int) -> Float[Tensor, "moment channel row column"]:
+    """The DDIM inversion trajectory of a picture without guidance, from the noise to the picture's latent, in float32 on the CPU."""
+    vae = pipe.vae
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
+    with torch.no_grad():
+        latent = vae.encode(tensor).latent_dist.mode()
+    latent = (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+    kept = [latent.float().cpu()]
+
+    def keep(pipe, step, timestep, tensors):
+        kept.append(tensors["latents"].float().cpu())
+        return tensors
+
+    with _scheduler(pipe, DDIMInverseScheduler):
+        start = {"num_inference_steps": steps, **_arguments(pipe, latent)}
+        pipe(prompt=[prompt], guidance_scale=1.0, callback_on_step_end=keep, output_type="latent", **start)
+    return torch.cat(kept[::-1])
+
+
+def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
+    """What the pipeline gives its UNet without and with the prompt: two dictionaries of keyword arguments, one row each."""
+    seen = {}
+
+    def look(module, args, kwargs):
+        seen.update(kwargs)
+
+    hook = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with _scheduler(pipe, DDIMScheduler):
+            pipe(prompt=[prompt], guidance_scale=2.0, num_inference_steps=1, output_type="latent", **_arguments(pipe, pivot[:1]))
+    finally:
+        hook.remove()
+
+    def row(value, i: int):
+        if isinstance(value, dict):
+            return {key: row(v, i) for key, v in value.items()}
+        return value[i : i + 1] if isinstance(value, Tensor) else value
+
+    return [{**{key: row(value, i) for key, value in seen.items()}, "return_dict": False} for i in (0, 1)]
+
+
+def _optimise_null(
+    pipe, pivot: Tensor, run: dict, checkpoint: Path | None, progress: bool
+) -> tuple[Float[Tensor, "step token embedding"], Float[Tensor, "step inner"]]:
+    """For every step the unconditional embedding with which the guided DDIM step lands on the pivot (Mokady et al. 2022, Algorithm 1).
+
+    Adam, new for every step, started from the step before; rate 10⁻² falling to half, tolerance 10⁻⁵ rising to 10⁻³, both over the run
+    and, unlike the authors' constants, for any number of steps; the tolerance in units of the latent's variance.
+    """
+    steps, inner, scale = run["steps"], run["inner"], run["guidance"]
+    unet, device, dtype = pipe.unet, pipe.unet.device, pipe.unet.dtype
+    without, with_prompt = _conditioning(pipe, pivot, run["prompt"])
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    null = (with_prompt if run["init"] == "prompt" else without)["encoder_hidden_states"].detach().float().clone()
+    found, losses, latent = [], torch.full((steps, inner), torch.nan), pivot[:1].to(device)
+    if checkpoint and checkpoint.exists():
+        tensors, facts = _read(checkpoint)
+        if facts.get("run") != json.dumps(run):
+            raise InversionError(f"{checkpoint} belongs to another run: {facts.get('run')}, not {json.dumps(run)}. Give another file.")
+        found, losses, latent = list(tensors["null"].to(device)[:, None]), tensors["losses"], tensors["latent"].to(device)
+        null = found[-1].clone()
+    variance = pivot[-1].var().item()
+    with _scheduler(pipe, DDIMScheduler):
+        scheduler = pipe.scheduler
+        scheduler.set_timesteps(steps, device=device)
+        for p in trained:
+            p.requires_grad_(False)
+        try:
+            with _bar(pipe, steps, progress) as shown:
+                shown.update(len(found))
+                for i in range(len(found), steps):
+                    t, target = scheduler.timesteps[i], pivot[i + 1][None].to(device)
+                    with torch.no_grad():
+                        conditional = unet(latent.to(dtype), t, **with_prompt)[0].float()
+
+                    def landed(embedding, latent=latent, t=t, conditional=conditional):
+                        guess = unet(latent.to(dtype), t, **{**without, "encoder_hidden_states": embedding.to(dtype)})[0].float()
+                        return scheduler.step(guess + scale * (conditional - guess), t, latent, return_dict=False)[0]
+
+                    null = null.detach().requires_grad_()
+                    adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / (2 * steps)))
+                    with torch.enable_grad():
+                        for j in range(inner):
+                            loss = F.mse_loss(landed(null), target)
+                            adam.zero_grad()
+                            loss.backward()
+                            adam.step()
+                            losses[i, j] = loss.item()
+                            if losses[i, j] < (1e-5 + 1e-3 * i / steps) * variance:
+                                break
+                    found.append(null.detach().clone())
+                    with torch.no_grad():
+                        latent = landed(found[-1])
+                    shown.set_postfix(loss=f"{losses[i, j]:.1e}")
+                    shown.update()
+                    if checkpoint:
+                        state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu()}
+                        _write(state, {"run": json.dumps(run)}, checkpoint)
+        finally:
+            for p in trained:
+                p.requires_grad_(True)
+    return torch.cat(found).cpu(), losses
+
+
+@contextlib.contextmanager
+def _bar(pipe, steps: int, shown: bool):
+    """The pipeline's progress bar."""
+    pipe.set_progress_bar_config(disable=not shown, desc="null-text")
+    try:
+        with pipe.progress_bar(total=steps) as bar:
+            yield bar
+    finally:
+        pipe.set_progress_bar_config(disable=True)
+
+
+def _facts(pipe) -> dict[str, str]:
+    """What must be the same for an inversion to give its picture back: the weights, and the scheduler's noise."""
+    digest = hashlib.sha256()
+    for part in (pipe.unet, pipe.vae):
+        for name, weight in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            few = weight.flatten()[:: max(1, weight.numel() // 64)].detach().to("cpu", torch.float16)  # the same in half precision
+            digest.update(few.numpy().tobytes())
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "set_alpha_to_one")
+    config = {key: pipe.scheduler.config.get(key) for key in keys}
+    return {"weights": digest.hexdigest()[:16], "noise schedule": json.dumps(config)}
+
+
+def _write(tensors: dict[str, Tensor], facts: dict[str, str], path: Path):
+    """A safetensors file, whole or not at all: what stood there before stays until the new one is complete."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=facts)
+    os.replace(part, path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and facts of a file that `_write` wrote. Raises InversionError."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise InversionError(f"There is no file {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise InversionError(f"{path} is no safetensors file, or a damaged one: {error}") from error

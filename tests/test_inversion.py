@@ -1,0 +1,144 @@
+"""Real pictures: they come back, they can be edited, and nothing of a long inversion is lost."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import p2p_helpers as p2p
+from p2p_helpers import inversion
+from p2p_helpers.toyland import caption, render, scene_at
+
+from .pipelines import build
+from .test_model import ceiling
+
+SCENE = scene_at("test", 3)
+PICTURE, PROMPT = render(SCENE)[0], caption(SCENE)
+TARGET = PROMPT.replace("tree", "pumpkin")
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def made(toyland):
+    """One inversion by each method."""
+    return {m: p2p.invert(toyland, PICTURE, PROMPT, method=m, steps=STEPS, guidance_scale=7.5, progress=False) for m in inversion.METHODS}
+
+
+def test_what_comes_back(toyland, made):
+    """DDIM drifts with guidance, null-text hardly, direct not at all: against what the autoencoder alone gives back."""
+    best = ceiling(toyland, PICTURE)
+    assert made["direct"].psnr == pytest.approx(best, abs=0.3)
+    assert made["null-text"].psnr > best - 1
+    assert made["ddim"].psnr < best - 8
+    faithful = p2p.invert(toyland, PICTURE, PROMPT, method="ddim", steps=STEPS, guidance_scale=1.0, progress=False)
+    assert faithful.psnr > made["ddim"].psnr + 8
+    assert made["negative-prompt"].psnr == pytest.approx(faithful.psnr, abs=0.5)  # guidance between equal prompts is none
+
+
+def test_null_text_optimises_and_stops_early(made):
+    curve = made["null-text"].loss_curve
+    first, last = curve[:, 0], torch.stack([row[~row.isnan()][-1] for row in curve])
+    assert curve.shape == (STEPS, 10)
+    assert last[0] < 0.5 * first[0]  # the later ones start from the one before
+    assert (last <= first).all()
+    assert curve.isnan().any()
+    assert made["null-text"].null.shape == (STEPS, 32, 128)
+
+
+@pytest.mark.parametrize("method", inversion.METHODS)
+def test_an_inverted_picture_is_edited_like_a_generated_one(toyland, made, method):
+    before = dict(toyland.unet.attn_processors), toyland.scheduler
+    result = p2p.edit(toyland, made[method], [TARGET, PROMPT], [p2p.Replace(), p2p.Reweight({"night": 0})], progress=False)
+    assert (toyland.unet.attn_processors, toyland.scheduler) == before
+    assert not toyland.unet._forward_pre_hooks
+    assert (result.source_prompt, result.steps, result.guidance_scale) == (PROMPT, STEPS, 7.5)
+    assert np.abs(np.asarray(result.source).astype(int) - np.asarray(made[method].reconstruction)).max() <= 2
+    assert p2p.difference(result.source, result.image).mean() > 0.01
+
+
+def test_the_originals_pixels_come_back_outside_the_mask(toyland, made):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[48:120, 32:104] = 255
+    result = p2p.edit(toyland, made["direct"], TARGET, local_blend=p2p.LocalBlend(mask=mask), progress=False)
+    far = np.ones_like(mask, bool)
+    far[28:, 12:124] = False
+    np.testing.assert_array_equal(np.asarray(result.image)[far], np.asarray(PICTURE)[far])
+    assert p2p.difference(PICTURE, result.image)[mask > 0].mean() > 0.02
+
+
+def test_saved_loaded_elsewhere_edited_the_same(toyland, made, tmp_path):
+    made["null-text"].save(tmp_path / "a.safetensors")
+    here = p2p.edit(toyland, made["null-text"], TARGET, progress=False)
+    code = (
+        "import sys, torch, p2p_helpers as p; torch.set_num_threads(int(sys.argv[4])); pipe = p.load_pipeline(device='cpu'); "
+        "inv = p.Inversion.load(sys.argv[1]); p.edit(pipe, inv, sys.argv[2], progress=False).image.save(sys.argv[3])"
+    )
+    files = [str(tmp_path / name) for name in ("a.safetensors", "b.png")]
+    subprocess.run([sys.executable, "-c", code, files[0], TARGET, files[1], str(torch.get_num_threads())], check=True)
+    np.testing.assert_array_equal(np.asarray(p2p.load_image(files[1])), np.asarray(here.image))
+    loaded = p2p.Inversion.load(files[0])
+    assert (loaded.method, loaded.prompt, loaded.psnr) == ("null-text", PROMPT, made["null-text"].psnr)
+    np.testing.assert_array_equal(np.asarray(loaded.image), np.asarray(PICTURE))
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 3, 5])
+def test_a_killed_inversion_goes_on_to_the_same_end(random_pipe, tmp_path, monkeypatch, killed_at):
+    """Killed while its checkpoint is being written: what stood there before stays."""
+    arguments = {"steps": 6, "inner_steps": 2, "guidance_scale": 4.0, "progress": False}
+    whole = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
+    count, replace = itertools.count(), inversion.os.replace
+
+    def die(*args):
+        if next(count) == killed_at:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    monkeypatch.setattr(inversion.os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        p2p.invert(random_pipe, PICTURE, PROMPT, checkpoint=tmp_path / "c", **arguments)
+    assert all(p.requires_grad for p in random_pipe.unet.parameters())
+    monkeypatch.undo()
+    resumed = p2p.invert(random_pipe, PICTURE, PROMPT, checkpoint=tmp_path / "c", **arguments)
+    torch.testing.assert_close(resumed.null, whole.null, rtol=0, atol=0)
+    torch.testing.assert_close(resumed.loss_curve, whole.loss_curve, rtol=0, atol=0, equal_nan=True)
+    with pytest.raises(p2p.InversionError, match="another run"):
+        p2p.invert(random_pipe, PICTURE, "a cat in space", checkpoint=tmp_path / "c", **arguments)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_stable_diffusion(kind, tmp_path):
+    """Whatever scheduler and prediction the model has, text encoders and micro-conditioning included."""
+    pipe = build(kind, tmp_path)
+    scheduler = pipe.scheduler
+    arguments = {"steps": 4, "guidance_scale": 5.0, "progress": False}
+    direct = p2p.invert(pipe, PICTURE, PROMPT, method="direct", **arguments)
+    assert direct.psnr == pytest.approx(ceiling(pipe, PICTURE), abs=0.3)
+    null = p2p.invert(pipe, PICTURE, PROMPT, inner_steps=3, **arguments)
+    first = null.loss_curve[:, 0]
+    last = torch.stack([row[~row.isnan()][-1] for row in null.loss_curve])
+    assert (last <= first).all()
+    for inv in (direct, null):
+        result = p2p.edit(pipe, inv, TARGET, local_blend=p2p.LocalBlend(mask=np.ones((16, 16))), progress=False)
+        assert np.abs(np.asarray(result.source).astype(int) - np.asarray(inv.reconstruction)).max() <= 2
+    assert pipe.scheduler is scheduler
+
+
+def test_what_does_not_fit_is_explained(toyland, random_pipe, made, tmp_path):
+    inv = made["direct"]
+    for run, says in [
+        (lambda: p2p.edit(random_pipe, inv, TARGET), "another model.*weights"),
+        (lambda: p2p.edit(toyland, inv, TARGET, steps=30), "inverted in 20 steps"),
+        (lambda: p2p.edit(toyland, inv, TARGET, negative_prompt="snow"), "leave negative_prompt out"),
+        (lambda: p2p.invert(toyland, PICTURE, PROMPT, method="magic"), "methods are ddim, null-text"),
+        (lambda: p2p.invert(toyland, PICTURE.resize((100, 100)), PROMPT), "multiples of 8.*load_image"),
+        (lambda: p2p.invert(toyland, PICTURE, " "), "prompt is empty"),
+        (lambda: p2p.Inversion.load(tmp_path / "none"), "There is no file"),
+    ]:
+        with pytest.raises(p2p.InputError, match="(?s)" + says):
+            run()
+    (tmp_path / "broken").write_bytes(b"not a safetensors file")
+    with pytest.raises(p2p.InversionError, match="damaged"):
+        p2p.Inversion.load(tmp_path / "broken")
