@@ -43,7 +43,7 @@ def test_null_text_optimises_and_stops_early(made):
     first, last = curve[:, 0], torch.stack([row[~row.isnan()][-1] for row in curve])
     assert curve.shape == (STEPS, 10)
     assert last[0] < 0.5 * first[0]  # the later ones start from the one before
-    assert (last <= first).all()
+    assert last.sum() < 0.8 * first.sum()
     assert curve.isnan().any()
     assert made["null-text"].null.shape == (STEPS, 32, 128)
 
