@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .edits import SELF_SIZE, Edit
-from .errors import AttentionControlError
+from .errors import AttentionControlError, InputError
 
 # These all compute softmax(QKᵀ/√d)V and differ only in how they save memory, so ours may stand in for them.
 PLAIN = tuple(
@@ -77,8 +77,14 @@ class Control:
         """Work out every step of every target: its pair, and whether self-attention is injected."""
         self.plan = []
         for target, edit in zip(self.targets, self.edits, strict=True):
-            matrices = zip(*edit.matrices(self.tokenizer, self.source, target, steps), strict=True)
-            pairs = [_pair(s, t) for s, t in matrices]
+            s, t = (m.detach().float().cpu() for m in edit.matrices(self.tokenizer, self.source, target, steps))
+            side = self.tokenizer.model_max_length
+            if not (s.shape == t.shape == (steps, side, side) and s.isfinite().all() and t.isfinite().all()):
+                raise InputError(
+                    f"{edit!r} gave S {tuple(s.shape)} and T {tuple(t.shape)} for {steps} steps of {side} tokens; both must be "
+                    f"{(steps, side, side)} and finite."
+                )
+            pairs = [_pair(*matrices) for matrices in zip(s, t, strict=True)]
             self.plan.append(list(zip(pairs, edit.self_schedule(steps).tolist(), strict=True)))
 
     def begin_step(self, sample: Float[Tensor, "row channel height width"], steps: int):
@@ -188,6 +194,7 @@ def controlled(pipe, control: Control) -> Iterator[Control]:
             "and unload adapters that bring theirs."
         )
 
+    @torch.compiler.disable
     def begin_step(module, args, kwargs):
         control.begin_step(args[0] if args else kwargs["sample"], pipe.num_timesteps)
 

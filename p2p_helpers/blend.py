@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from .tokens import Phrase, find_words
 
 def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
     """One phrase or several, as a list; ("cat", 2) is one phrase, the second cat."""
+    if words is None:
+        return []
     if isinstance(words, str) or (len(words) == 2 and isinstance(words[1], int)):
         return [words]
     return list(words)
@@ -34,7 +36,8 @@ class LocalBlend:
         words: a word or phrase, or several, each looked up in every prompt that has it: ("cat", "dog") for cat → dog.
         exclude: words whose places must not change.
         mask: where the picture may change, if you know it: a PIL picture or an array (height, width) as large as the picture or the
-            latent, changing where it is above the middle of its range (0…1, or 0…255 for uint8). With words: where both allow it.
+            latent, changing where it is above the middle of its range (0…1, or 0…255 where it goes above 1); with words, where both
+            allow it.
         threshold: of the words' maps, as a share of their maximum.
         exclude_threshold: of the excluded words' maps.
         start: the share of the steps after which blending begins; before it the layout is not settled.
@@ -46,7 +49,7 @@ class LocalBlend:
 
     words: Phrase | Sequence[Phrase] = ()
     exclude: Phrase | Sequence[Phrase] = ()
-    mask: Image.Image | np.ndarray | Tensor | None = None
+    mask: Image.Image | np.ndarray | Tensor | None = field(default=None, compare=False)
     threshold: float = 0.3
     exclude_threshold: float = 0.3
     start: float = 0.2
@@ -60,10 +63,11 @@ class LocalBlend:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside 0…1.")
         if self.mask is not None:
-            mask = np.asarray(self.mask.convert("L") if isinstance(self.mask, Image.Image) else self.mask)
+            given = self.mask.detach().float().cpu() if isinstance(self.mask, Tensor) else self.mask
+            mask = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
             if mask.ndim != 2 or not np.isfinite(mask).all():
                 raise InputError(f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}.")
-            mask = mask > 127 if mask.dtype == np.uint8 else mask > 0.5
+            mask = mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
             object.__setattr__(self, "mask", mask)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from diffusers import DiffusionPipeline
 from jaxtyping import Bool
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -17,10 +19,11 @@ from .blend import BlendRun, LocalBlend
 from .edits import Edit, Replace
 from .errors import AttentionControlError, InputError, InversionError, PromptError
 from .inversion import Inversion
-from .tokens import warn_of_unknown_words
+from .tokens import warn_of_unknown_words, words
 
 OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
-PER_PROMPT = ("image", "mask_image", "control_image")  # of img2img, inpainting and ControlNet pipelines: the same one for every prompt
+# The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
+PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class EditResult:
 
 def _one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> list[Edit]:
     """One edit for each target."""
-    edits = [edit or Replace()] * len(targets) if edit is None or isinstance(edit, Edit) else list(edit)
+    edits = list(edit) if isinstance(edit, (list, tuple)) else [Replace() if edit is None else edit] * len(targets)
     wrong = [e for e in edits if not isinstance(e, Edit)]
     if wrong:
         raise InputError(f"{wrong[0]!r} is no edit. Give Replace(), Refine(), Reweight(...), a composition with |, or a list of those.")
@@ -139,19 +142,27 @@ def edit(
             raise InversionError("An inverted picture brings its own unconditional embedding; leave negative_prompt out.")
         source, steps, seed = inversion.prompt, inversion.steps, None
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
+        if inversion.null is not None and guidance_scale <= 1:
+            raise InversionError(f"guidance_scale={guidance_scale}: a null-text inversion is edited with guidance above 1.")
         negative_prompt = inversion.prompt if inversion.method == "negative-prompt" else None
     steps = 30 if steps is None else steps
+    if not isinstance(pipe, DiffusionPipeline):
+        raise AttentionControlError(f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline().")
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise InputError("No target prompt: give one prompt or a list with at least one.")
-    if steps < 1:
-        raise InputError(f"steps={steps}: a picture needs at least one denoising step; 30 is usual.")
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps}: a picture needs a whole number of denoising steps, at least one; 30 is usual.")
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale={guidance_scale}: it must be a finite number; 7.5 is usual for Stable Diffusion, 4 for Toyland.")
+    if negative_prompt is not None and not isinstance(negative_prompt, str):
+        raise InputError("negative_prompt is one text for all prompts.")
     taken = sorted(set(OURS) & set(pipeline_arguments))
     if taken:
         raise InputError(f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a step's callback callback=.")
     edits = _one_each(edit, targets)
     prompts = [source, *targets]
-    if not all(prompt.strip() for prompt in prompts):
+    if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
         raise PromptError("A prompt is empty. Source and targets each need at least one word.")
     arguments = inspect.signature(pipe.__call__).parameters
     tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
@@ -160,24 +171,35 @@ def edit(
     unknown = sorted(set(pipeline_arguments) - set(arguments))
     if unknown:
         raise InputError(f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(arguments)}.")
+    if hasattr(pipe, "maybe_convert_prompt"):  # a textual inversion of several vectors is several tokens
+        prompts = pipe.maybe_convert_prompt(prompts, tokenizer)
+    words(tokenizer, negative_prompt or "")  # its length
     for prompt in prompts:
         warn_of_unknown_words(tokenizer, prompt)
     if guidance_scale is None:
         guidance_scale = tokenizer.init_kwargs.get("guidance_scale", arguments["guidance_scale"].default)
     layers = list(getattr(pipe.unet, "attn_processors", {})) if hasattr(pipe, "unet") else []
     blend = local_blend and BlendRun(local_blend, tokenizer, prompts, layers, pipe.vae_scale_factor)
-    control = Control(tokenizer, source, targets, edits, observer=blend)
+    control = Control(tokenizer, prompts[0], prompts[1:], edits, observer=blend)
 
     def after_step(pipe, step: int, timestep, tensors: dict) -> dict:
         if inversion:
             tensors["latents"] = inversion.after_step(step, tensors["latents"])
         if blend:
             tensors["latents"] = blend(tensors["latents"], step, pipe.num_timesteps)
-        return callback(pipe, step, timestep, tensors) if callback else tensors
+        if callback:
+            tensors = callback(pipe, step, timestep, tensors)
+            if not isinstance(tensors, dict):
+                raise InputError(f"The callback returned {type(tensors).__name__}; return the dictionary it was given, changed or not.")
+        return tensors
 
+    wanted = ["latents", *pipeline_arguments.pop("callback_on_step_end_tensor_inputs", []), *getattr(callback, "tensor_inputs", [])]
     for name in PER_PROMPT:
         if name in pipeline_arguments and not isinstance(pipeline_arguments[name], (list, tuple)):
             pipeline_arguments[name] = [pipeline_arguments[name]] * len(prompts)
+    start = pipeline_arguments.get("latents")
+    if start is not None and len(start) == 1:
+        pipeline_arguments["latents"] = start.repeat(len(prompts), 1, 1, 1)
     if inversion:
         pipeline_arguments |= inversion.arguments(pipe, len(prompts))
     else:
@@ -192,6 +214,7 @@ def edit(
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 callback_on_step_end=after_step,
+                callback_on_step_end_tensor_inputs=list(dict.fromkeys(wanted)),
                 **pipeline_arguments,
             ).images
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +36,11 @@ def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bo
     Raises:
         InputError: outside 0…1, or an interval that ends before it begins.
     """
-    start, end = schedule if isinstance(schedule, (tuple, list)) else (0.0, schedule)
-    if not 0 <= start <= end <= 1:
+    ends = schedule if isinstance(schedule, (tuple, list)) else (0.0, schedule)
+    if len(ends) != 2 or not all(isinstance(end, numbers.Real) for end in ends) or not 0 <= ends[0] <= ends[1] <= 1:
         raise InputError(f"A schedule is a share of the steps: 0 ≤ start ≤ end ≤ 1, not {schedule!r}. 0.8 means the first 80 %.")
     step, of = torch.arange(steps), steps + 1 if of is None else of
-    return (step >= int(start * of)) & (step < int(end * of))
+    return (step >= int(ends[0] * of)) & (step < int(ends[1] * of))
 
 
 def word_schedule(tokenizer, prompt: str, schedule: Schedule, steps: int) -> Float[Tensor, "step token"]:
@@ -47,7 +48,7 @@ def word_schedule(tokenizer, prompt: str, schedule: Schedule, steps: int) -> Flo
 
     Args:
         tokenizer, prompt: the target prompt's.
-        schedule: one for all, or a mapping from words and phrases to theirs; the others get its "default", or none (0) without one.
+        schedule: one for all, or a mapping from words and phrases to theirs; the others get its "default", or all steps without one.
         steps: number of denoising steps.
 
     Raises:
@@ -55,7 +56,7 @@ def word_schedule(tokenizer, prompt: str, schedule: Schedule, steps: int) -> Flo
         PromptError: a word that is not in the prompt.
     """
     per_word = dict(schedule) if isinstance(schedule, Mapping) else {"default": schedule}
-    alpha = active_steps(per_word.pop("default", 0.0), steps).float()[:, None].repeat(1, tokenizer.model_max_length)
+    alpha = active_steps(per_word.pop("default", 1.0), steps).float()[:, None].repeat(1, tokenizer.model_max_length)
     for phrase, interval in per_word.items():
         alpha[:, find_words(tokenizer, prompt, phrase)] = active_steps(interval, steps).float()[:, None]
     return alpha
@@ -80,6 +81,8 @@ class Edit(ABC):
     self_size: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
+        if isinstance(self.cross_steps, Mapping):  # a copy: the caller's may change
+            object.__setattr__(self, "cross_steps", dict(self.cross_steps))
         schedules = self.cross_steps.values() if isinstance(self.cross_steps, Mapping) else [self.cross_steps]
         for schedule in [*schedules, *([] if self.self_steps is None else [self.self_steps])]:
             active_steps(schedule, 1)
@@ -88,7 +91,7 @@ class Edit(ABC):
 
     @abstractmethod
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step, for one source and one target prompt."""
+        """S and T for every step, for one source and one target prompt; called for one step too, to find errors early."""
 
     def self_schedule(self, steps: int) -> Bool[Tensor, " step"]:
         """The steps in which the source's self-attention maps are used, counted as in the authors' code."""
@@ -152,8 +155,11 @@ class Reweight(Edit):
 
     def __post_init__(self):
         super().__post_init__()
+        if not isinstance(self.weights, Mapping):
+            raise InputError(f"Reweight takes a mapping from words to weights, e.g. {{'snow': 2.0}}, not {self.weights!r}.")
+        object.__setattr__(self, "weights", dict(self.weights))
         for phrase, weight in self.weights.items():
-            if not math.isfinite(weight):
+            if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
                 raise InputError(f"The weight of {phrase!r} is {weight}; it must be a finite number. −2 … 4 is usual, 1 changes nothing.")
 
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:

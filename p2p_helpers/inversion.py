@@ -168,6 +168,10 @@ def invert(
         raise PromptError("The prompt is empty. Say what the picture shows.")
     if guidance_scale is None:
         guidance_scale = float(pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5))
+    if method == "null-text" and guidance_scale <= 1:
+        raise InversionError(
+            f"guidance_scale={guidance_scale}: null-text inversion optimises what guidance above 1 uses. Take method='ddim'."
+        )
     pixels = np.asarray(image.convert("RGB"))
     if any(side % pipe.vae_scale_factor for side in pixels.shape[:2]):
         raise InversionError(

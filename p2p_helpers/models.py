@@ -63,7 +63,7 @@ def _no_bars() -> Iterator[None]:
 
 
 def load_pipeline(
-    name: str = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
+    name: str | Path = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> DiffusionPipeline:
     """Load a text-to-image pipeline, ready to use and to edit.
 
@@ -78,7 +78,7 @@ def load_pipeline(
     Raises:
         ModelError: no such model, or its files are missing or damaged.
     """
-    device = device or best_device()
+    device, name = device or best_device(), str(name)
     if name == "toyland":
         folder = data_folder("toyland")
         verify_files(folder)

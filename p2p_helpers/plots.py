@@ -70,7 +70,7 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
 
 def _wrapped(text: str, width: float) -> str:
     lines = [""]
-    for word in text.split(" "):
+    for word in text.replace("$", r"\$").split(" "):  # or matplotlib would typeset mathematics
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
@@ -100,7 +100,9 @@ def show(result: EditResult) -> Figure:
 
 def _token_names(tokenizer, prompt: str) -> list[str]:
     readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
-    return [readable.get(t, t.replace("</w>", "")) for t in tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)]
+    return [
+        readable.get(t, t.replace("</w>", "").replace("$", r"\$")) for t in tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
+    ]
 
 
 def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str = "equal"):

@@ -41,12 +41,13 @@ def words(tokenizer, prompt: str) -> list[Word]:
     """
     encoded = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=True)
     spans = encoded["offset_mapping"]
-    found = []
-    for match in _WORD.finditer(prompt):
-        start, end = match.span()
-        tokens = tuple(i for i, (a, b) in enumerate(spans) if a < end and b > start)
-        if tokens:  # a stray control character may have none
-            found.append(Word(match.group(), tokens))
+    texts = list(_WORD.finditer(prompt))
+    tokens = [[] for _ in texts]
+    for i, (start, end) in enumerate(spans):
+        touched = [n for n, match in enumerate(texts) if match.start() < end and match.end() > start]
+        if touched:  # a token over two words, as CLIP's `'s` in "'stop'", is the one's with letters
+            tokens[max(touched, key=lambda n: texts[n].group()[0].isalnum())].append(i)
+    found = [Word(match.group(), tuple(own)) for match, own in zip(texts, tokens, strict=True) if own]
     limit = tokenizer.model_max_length
     if len(spans) > limit:
         lost = [w.text for w in found if w.tokens[-1] >= limit - 1]
@@ -76,7 +77,7 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     text, number = (phrase, None) if isinstance(phrase, str) else phrase
     prompt_words = words(tokenizer, prompt)
     texts = [_same(w.text) for w in prompt_words]
-    wanted = [_same(w) for w in _WORD.findall(text)]
+    wanted = [_same(w.text) for w in words(tokenizer, text)]
     starts = [i for i in range(len(texts) - len(wanted) + 1) if wanted and texts[i : i + len(wanted)] == wanted]
     if not starts:
         near = difflib.get_close_matches(_same(text), texts, n=1)

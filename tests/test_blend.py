@@ -20,7 +20,9 @@ def blended(pipe, targets=DOG, steps=10, **arguments):
 
 
 @pytest.mark.parametrize(
-    "mask", [BOX, Image.fromarray(BOX), BOX / 255, BOX > 0, torch.from_numpy(BOX), BOX[::8, ::8]], ids=lambda m: type(m).__name__
+    "mask",
+    [BOX, Image.fromarray(BOX), BOX / 255, BOX > 0, torch.from_numpy(BOX).bfloat16(), BOX[::8, ::8], BOX // 255],
+    ids=lambda m: type(m).__name__,
 )
 def test_a_mask_of_ones_own_says_where(toyland, mask):
     result = blended(toyland, mask=mask)

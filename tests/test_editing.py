@@ -19,6 +19,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
+from diffusers.callbacks import SDCFGCutoffCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,9 +99,11 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         ({"target": "a dog " + "on the beach " * 12}, "40 tokens.*reads 32.*would not see"),
         ({"target": []}, "No target prompt"),
         ({"target": " "}, "prompt is empty"),
-        ({"steps": 0}, "at least one denoising step"),
+        ({"steps": 0}, "whole number of denoising steps"),
         ({"edit": [p2p.Replace()] * 2}, "2 edits for 1 target"),
-        ({"edit": [0.8]}, r"0\.8"),
+        ({"negative_prompt": "snow " * 40}, "42 tokens.*would not see"),
+        ({"guidance_scale": float("nan")}, "finite"),
+        ({"callback": lambda *args: None}, "returned NoneType"),
         ({"edit": p2p.Reweight({"dog": 2})}, "Reweight alone works on one prompt.*Replace\\(\\) \\| Reweight"),
         ({"edit": p2p.Replace() | p2p.Reweight({"dgo": 2})}, "'dgo' is not in the prompt. Did you mean 'dog'.*a, dog, on, the, beach"),
         ({"edit": p2p.Replace(cross_steps={"fog": 0.5})}, "'fog' is not in the prompt"),
@@ -115,7 +118,7 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
 )
 def test_bad_input_is_explained_and_changes_nothing(random_pipe, arguments, says):
     before = dict(random_pipe.unet.attn_processors), dict(random_pipe._progress_bar_config), len(random_pipe.unet._forward_pre_hooks)
-    with pytest.raises((p2p.P2PError, TypeError), match="(?s)" + says):
+    with pytest.raises(p2p.P2PError, match="(?s)" + says):
         p2p.edit(random_pipe, CAT, **{"target": DOG, "steps": 1, "progress": False, **arguments})
     assert before == (
         random_pipe.unet.attn_processors,
@@ -239,6 +242,32 @@ def test_the_callback_is_diffusers_own(random_pipe):
     result = p2p.edit(random_pipe, CAT, DOG, steps=3, callback=callback, progress=False)
     assert seen == [(i, (2, 8, 16, 16)) for i in range(3)]
     np.testing.assert_array_equal(pixels(result.image), pixels(result.source))  # both decode from zeros
+
+
+def test_a_callback_of_diffusers_gets_the_tensors_it_wants(random_pipe):
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=0.5, cutoff_step_index=None)
+    result = p2p.edit(random_pipe, CAT, DOG, steps=2, callback=cutoff, local_blend=p2p.LocalBlend("dog"), progress=False)
+    assert result.masks.shape[0] == 2
+
+
+def test_one_start_latent_serves_every_prompt(random_pipe):
+    same = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
+    result = p2p.edit(random_pipe, CAT, CAT, same, latents=torch.randn(1, 8, 16, 16), steps=2, progress=False)
+    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+
+
+def test_a_textual_inversion_of_several_vectors(random_pipe):
+    pipe = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in random_pipe.components.items()}, requires_safety_checker=False)
+    pipe.load_textual_inversion(torch.randn(3, 128), token="<toy>")
+    seen = {}
+
+    class Look(p2p.Refine):
+        def matrices(self, tokenizer, source, target, steps):
+            seen.update(beach=p2p.find_words(tokenizer, target, "beach"), toy=p2p.find_words(tokenizer, target, "<toy>"))
+            return super().matrices(tokenizer, source, target, steps)
+
+    p2p.edit(pipe, CAT, "a <toy> on the beach", Look(), steps=1, progress=False)
+    assert seen == {"toy": [2, 3, 4], "beach": [7]}
 
 
 def test_a_negative_prompt_is_the_pipelines_own(random_pipe):

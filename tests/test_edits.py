@@ -39,7 +39,8 @@ def test_each_word_has_its_schedule(tokenizer):
     assert alpha[:, 1].tolist() == [1] * 5 + [0] * 4
     assert alpha[:, 2].tolist() == alpha[:, 3].tolist() == [0] * 2 + [1] * 7
     assert alpha[:, 5].tolist() == [0] * 9
-    assert word_schedule(tokenizer, "a cat", {"cat": 1.0}, 3).sum() == 3  # without a default the others are never lent
+    rest = word_schedule(tokenizer, "a cat", {"cat": 0.0}, 3)
+    assert rest[:, 2].sum() == 0 and rest.sum() == 3 * 31  # without a default the others are always lent, as in the authors' code
 
 
 def test_replace_moves_maps_while_on_and_keeps_the_targets_own_afterwards(tokenizer):
@@ -122,6 +123,24 @@ def test_edits_print_themselves():
     change = p2p.Replace(self_steps=0.2) | p2p.Reweight({"dog": 2})
     assert repr(change) == "Replace(cross_steps=0.8, self_steps=0.2) | Reweight({'dog': 2}, cross_steps=0.8)"
     assert eval(repr(change), vars(p2p)) == change
+
+
+def test_an_edit_keeps_its_own_copy_of_what_it_was_given():
+    weights, steps = {"dog": 2.0}, {"default": 0.5}
+    change = p2p.Reweight(weights, cross_steps=steps)
+    weights["dog"] = steps["default"] = float("nan")
+    assert change.weights == {"dog": 2.0} and change.cross_steps == {"default": 0.5}
+
+
+@pytest.mark.parametrize("bad", ["nan", "tokens", "steps"])
+def test_a_wrong_edit_of_ones_own_is_explained(random_pipe, bad):
+    class Wrong(p2p.Edit):
+        def matrices(self, tokenizer, source, target, steps):
+            side, steps = tokenizer.model_max_length - (bad == "tokens"), steps + (bad == "steps")
+            return torch.full((steps, side, side), float("nan" if bad == "nan" else 0)), torch.zeros(steps, side, side)
+
+    with pytest.raises(p2p.InputError, match="gave S.*both must be"):
+        p2p.edit(random_pipe, MORE, MORE, Wrong(), steps=2, progress=False)
 
 
 def test_a_new_kind_of_edit_needs_matrices_only(random_pipe):

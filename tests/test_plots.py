@@ -54,6 +54,11 @@ def test_alignment_writes_the_tokens_and_shares(tokenizer):
     assert [t.get_text() for t in ax.texts].count("0.5") == 2  # cat is shared by snow and man
 
 
+def test_a_dollar_in_a_prompt_is_no_mathematics(random_pipe):
+    result = p2p.edit(random_pipe, r"a cat $\foo$", r"a dog $\foo$", steps=1, progress=False)
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
 def test_show_outlines_the_blend_mask(random_pipe):
     mask = np.zeros((16, 16), bool)
     mask[4:8] = True

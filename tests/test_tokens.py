@@ -1,7 +1,9 @@
 """Words ↔ tokens and the matrix that lines up two prompts, with words of one, two and three tokens."""
 
 import contextlib
+import copy
 import itertools
+import json
 import unicodedata
 import warnings
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import p2p_helpers as p2p
 from p2p_helpers.tokens import warn_of_unknown_words
@@ -96,6 +99,27 @@ def test_any_text_has_words_or_an_explanation(tokenizer, source, target):
     for line_up in (p2p.replacement_matrix, p2p.refinement_alignment):
         with contextlib.suppress(p2p.PromptError):
             line_up(tokenizer, source, target)
+
+
+@pytest.fixture(scope="module")
+def clips_apostrophes(tokenizer):
+    """A tokenizer with CLIP's token `'s`, which it takes from any quoted word that begins with an s."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["'s</w>"] = len(state["model"]["vocab"])
+    state["model"]["merges"].append(["'", "s</w>"])
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.model = Tokenizer.from_str(json.dumps(state)).model
+    return other
+
+
+def test_a_token_over_two_words_belongs_to_one(clips_apostrophes):
+    tok, prompt = clips_apostrophes, "a sign 'stop' in space"
+    assert "'s</w>" in tok.tokenize(prompt)
+    owned = [t for w in p2p.words(tok, prompt) for t in w.tokens]
+    assert owned == list(range(1, len(tok(prompt).input_ids) - 1))
+    assert len(p2p.find_words(tok, prompt, "stop")) > 1
+    for target in ("a sign 'stop' in space", "a sign 'snow' in space"):
+        assert p2p.replacement_matrix(tok, prompt, target).sum(1).allclose(torch.ones(tok.model_max_length))
 
 
 def test_unknown_words_are_named_with_the_closest(toyland):
