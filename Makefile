@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PARALLEL := -n 2 --dist loadscope
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
@@ -36,7 +37,7 @@ check: $(READY) ## print what this machine has, with one timed edit
 test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 	$(BIN)/python -m pytest --nbval notebooks --durations=0
 
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
@@ -54,7 +55,7 @@ lowest: ## run the unit tests with the oldest version of every dependency that p
 	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
-	.venv-lowest/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL)
 
 train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
 	$(BIN)/python -m p2p_helpers.toyland.train autoencoder
