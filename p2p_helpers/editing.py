@@ -131,6 +131,8 @@ def edit(
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
     """
+    if not isinstance(pipe, DiffusionPipeline):
+        raise AttentionControlError(f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline().")
     inversion = source if isinstance(source, Inversion) else None
     if inversion:
         inversion.check(pipe)
@@ -146,8 +148,6 @@ def edit(
             raise InversionError(f"guidance_scale={guidance_scale}: a null-text inversion is edited with guidance above 1.")
         negative_prompt = inversion.prompt if inversion.method == "negative-prompt" else None
     steps = 30 if steps is None else steps
-    if not isinstance(pipe, DiffusionPipeline):
-        raise AttentionControlError(f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline().")
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise InputError("No target prompt: give one prompt or a list with at least one.")

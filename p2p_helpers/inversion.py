@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError, InversionError, PromptError
+from .metrics import psnr
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct")
 STARTS = ("null", "prompt")
@@ -57,8 +58,7 @@ class Inversion:
     @property
     def psnr(self) -> float:
         """Of the reconstruction against the picture, in dB; its ceiling is what the autoencoder alone loses."""
-        error = (self.pixels.astype(float) - self.decoded.astype(float)) ** 2
-        return float(-10 * np.log10(max(error.mean() / 255**2, 1e-6)))
+        return psnr(self.pixels, self.decoded)
 
     def save(self, path: str | Path):
         """Write everything to one safetensors file, all of it or nothing."""

@@ -9,9 +9,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.metrics import psnr
 from p2p_helpers.paths import data_folder
 from p2p_helpers.toyland import Scene, Thing, load_reader, render, scene_at
-from p2p_helpers.toyland.evaluate import agreement, judge_swaps, psnr, report
+from p2p_helpers.toyland.evaluate import agreement, judge_swaps, report
 from p2p_helpers.toyland.tokenizer import write_tokenizer
 
 

@@ -17,25 +17,12 @@ from PIL import Image
 from ..blend import LocalBlend
 from ..editing import edit
 from ..edits import Edit, Replace
-from ..errors import InputError
+from ..metrics import psnr
 from ..models import best_device, load_pipeline
 from ..paths import data_folder
 from .reader import Found, Reading, load_reader
 from .render import render
 from .world import COLOURABLE, OBJECTS, SIZE, Scene, caption, scene_at
-
-
-def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures (height, width, 3), in the pixels where the bool mask is set.
-
-    Identical pixels give 60 dB, not infinity, so that means stay finite. Raises InputError if no pixel is set.
-    """
-    error = (a.astype(float) - b.astype(float)) ** 2
-    if where is not None:
-        if not where.any():
-            raise InputError("The mask leaves no pixel to compare.")
-        error = error[where]
-    return float(-10 * np.log10(max(error.mean() / 255**2, 1e-6)))
 
 
 def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float | int]:
