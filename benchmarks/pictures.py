@@ -1,14 +1,31 @@
-"""Make the README's pictures: `python -m benchmarks.pictures`. Nothing is chosen by hand but the prompts of the second."""
+"""Make the README's pictures and data/photos: `python -m benchmarks.pictures`.
 
+Chosen by hand are the prompts of the README's second picture, and which test scenes became photos.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.toyland import caption, scene_at
-from p2p_helpers.toyland.evaluate import swap
+from p2p_helpers.toyland import caption, counterfactual, render, scene_at
+from p2p_helpers.toyland.counterfactual import swap
+from p2p_helpers.toyland.world import to_json
 
-OUT = Path(__file__).parent.parent / "data" / "pictures"
+DATA = Path(__file__).parent.parent / "data"
+OUT = DATA / "pictures"
+PHOTOS = {  # test scenes, each with the kinds of edit it is used for
+    "rabbit-beach": (1010, ("swap", "night")),
+    "snowman-desert": (1008, ("background", "swap")),
+    "car-snow": (1001, ("recolour", "night")),
+    "cat-snow": (1058, ("add", "swap")),
+    "pumpkin-meadow": (1085, ("restyle", "snow")),
+    "dog-ocean": (1025, ("swap", "snow")),
+    "fox-mushroom": (1051, ("swap", "restyle")),
+    "balloon-forest": (1006, ("recolour", "background")),
+}
 
 
 def word_swaps(pipe, count: int = 4):
@@ -56,8 +73,31 @@ def refinements_and_faders(pipe, seed: int = 2):
     return p2p.gallery([refined.source, *refined.images, *faded.images], titles, columns=7, width=10)
 
 
+def write_photos(folder: Path):
+    """Paint data/photos: every picture, its objects' masks, the true result of each of its edits, and photos.json, which describes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = {}
+    for name, (index, kinds) in PHOTOS.items():
+        scene = scene_at("test", index)
+        picture, masks = render(scene)
+        picture.save(folder / f"{name}.png")
+        for thing, mask in zip(scene.things, masks, strict=True):
+            Image.fromarray(mask).save(folder / f"{name}.mask-{thing.name}.png")
+        edits = [counterfactual(scene, kind, np.random.default_rng(index)) for kind in kinds]
+        for e in edits:
+            e.pictures[1].save(folder / f"{name}.{e.kind}.png")
+        described[name] = {
+            "test scene": index,
+            "prompt": caption(scene),
+            "scene": json.loads(to_json(scene)),
+            "edits": [{"kind": e.kind, "prompt": e.target, "words": e.words, "after": json.loads(to_json(e.after))} for e in edits],
+        }
+    (folder / "photos.json").write_text(json.dumps(described, indent=1) + "\n")
+
+
 def main():
-    """Write both."""
+    """Write all."""
+    write_photos(DATA / "photos")
     pipe = p2p.load_pipeline("toyland")
     OUT.mkdir(exist_ok=True)
     for name, make in (("word-swap", word_swaps), ("refine-and-reweight", refinements_and_faders)):

@@ -81,6 +81,43 @@ def _restored(original: Image.Image, edited: Image.Image, mask: Tensor) -> Image
     return Image.composite(edited, original, inside.filter(ImageFilter.GaussianBlur(soft / 2)))
 
 
+def _check(pipe, prompts: Sequence[str], steps, guidance_scale, negative_prompt, pipeline_arguments: dict):
+    """Refuse what no run could be made of; `edit` says what is raised."""
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps}: a picture needs a whole number of denoising steps, at least one; 30 is usual.")
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale={guidance_scale}: it must be a finite number; 7.5 is usual for Stable Diffusion, 4 for Toyland.")
+    if negative_prompt is not None and not isinstance(negative_prompt, str):
+        raise InputError("negative_prompt is one text for all prompts.")
+    if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+        raise PromptError("A prompt is empty. Source and targets each need at least one word.")
+    taken = sorted(set(OURS) & set(pipeline_arguments))
+    if taken:
+        raise InputError(f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a step's callback callback=.")
+    arguments = inspect.signature(pipe.__call__).parameters
+    if not any(getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")) or "callback_on_step_end" not in arguments:
+        raise AttentionControlError(f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step.")
+    unknown = sorted(set(pipeline_arguments) - set(arguments))
+    if unknown:
+        raise InputError(f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(arguments)}.")
+
+
+def _check_inversion(pipe, inversion: Inversion, steps, guidance_scale, negative_prompt):
+    """Refuse an inversion of another model, number of steps or guidance."""
+    inversion.check(pipe)
+    if steps not in (None, inversion.steps):
+        raise InversionError(
+            f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps out, or invert it again."
+        )
+    if negative_prompt is not None:
+        raise InversionError("An inverted picture brings its own unconditional embedding; leave negative_prompt out.")
+    if inversion.null is not None and guidance_scale not in (None, inversion.guidance_scale):
+        raise InversionError(
+            f"guidance_scale={guidance_scale}, but this inversion holds for {inversion.guidance_scale} only. Leave guidance_scale out, "
+            "invert the picture again with the new one, or use method='direct', which takes any."
+        )
+
+
 def edit(
     pipe,
     source: str | Inversion,
@@ -135,42 +172,21 @@ def edit(
         raise AttentionControlError(f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline().")
     inversion = source if isinstance(source, Inversion) else None
     if inversion:
-        inversion.check(pipe)
-        if steps not in (None, inversion.steps):
-            raise InversionError(
-                f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps out, or invert it again."
-            )
-        if negative_prompt is not None:
-            raise InversionError("An inverted picture brings its own unconditional embedding; leave negative_prompt out.")
+        _check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt)
         source, steps, seed = inversion.prompt, inversion.steps, None
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
-        if inversion.null is not None and guidance_scale <= 1:
-            raise InversionError(f"guidance_scale={guidance_scale}: a null-text inversion is edited with guidance above 1.")
-        negative_prompt = inversion.prompt if inversion.method == "negative-prompt" else None
     steps = 30 if steps is None else steps
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise InputError("No target prompt: give one prompt or a list with at least one.")
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps={steps}: a picture needs a whole number of denoising steps, at least one; 30 is usual.")
-    if guidance_scale is not None and not math.isfinite(guidance_scale):
-        raise InputError(f"guidance_scale={guidance_scale}: it must be a finite number; 7.5 is usual for Stable Diffusion, 4 for Toyland.")
-    if negative_prompt is not None and not isinstance(negative_prompt, str):
-        raise InputError("negative_prompt is one text for all prompts.")
-    taken = sorted(set(OURS) & set(pipeline_arguments))
-    if taken:
-        raise InputError(f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a step's callback callback=.")
+    negative_prompts = None if negative_prompt is None else [negative_prompt] * (1 + len(targets))
+    if inversion:
+        negative_prompts = inversion.negative_prompts(1 + len(targets))
     edits = _one_each(edit, targets)
     prompts = [source, *targets]
-    if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise PromptError("A prompt is empty. Source and targets each need at least one word.")
+    _check(pipe, prompts, steps, guidance_scale, negative_prompt, pipeline_arguments)
     arguments = inspect.signature(pipe.__call__).parameters
     tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-    if tokenizer is None or "callback_on_step_end" not in arguments:
-        raise AttentionControlError(f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step.")
-    unknown = sorted(set(pipeline_arguments) - set(arguments))
-    if unknown:
-        raise InputError(f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(arguments)}.")
     if hasattr(pipe, "maybe_convert_prompt"):  # a textual inversion of several vectors is several tokens
         prompts = pipe.maybe_convert_prompt(prompts, tokenizer)
     words(tokenizer, negative_prompt or "")  # its length
@@ -210,7 +226,7 @@ def edit(
         with controlled(pipe, control), inversion.sampling(pipe) if inversion else contextlib.nullcontext():
             images = pipe(
                 prompt=prompts,
-                negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
+                negative_prompt=negative_prompts,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 callback_on_step_end=after_step,

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, SchedulerMixin
 from jaxtyping import Float, UInt8
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -22,16 +22,20 @@ from torch import Tensor
 
 from .errors import InputError, InversionError, PromptError
 from .metrics import psnr
+from .schedulers import BDIAScheduler
 
-METHODS = ("ddim", "null-text", "negative-prompt", "direct")
+METHODS = ("ddim", "null-text", "negative-prompt", "direct", "exact")
 STARTS = ("null", "prompt")
+LOSS_SCALE = 2.0**12  # keeps float16's gradients off zero; a power of two, so it changes no other precision's
+COMPARED = ("weights", "noise schedule")  # the facts that must be the same for an inversion to give its picture back
 
 
 @dataclass(frozen=True)
 class Inversion:
     """A picture turned into noise: what `invert` gives and `edit` takes. `save` writes it to one file and `Inversion.load` reads it.
 
-    `pivot` is the DDIM trajectory from the noise to the picture's latent, one moment more than steps.
+    `pivot` is the trajectory from the noise to the picture's latent without guidance, one moment more than steps: DDIM's, or for the
+    exact method BDIA's. `facts` names the model, its weights' hash and noise schedule, the picture's hash and the package.
     """
 
     method: str
@@ -43,7 +47,7 @@ class Inversion:
     loss_curve: Float[Tensor, "optimised inner"] = field(repr=False)  # NaN where a step stopped early; empty without optimisation
     pixels: UInt8[np.ndarray, "height width 3"] = field(repr=False)
     decoded: UInt8[np.ndarray, "height width 3"] = field(repr=False)
-    facts: dict[str, str] = field(repr=False)  # of the model and the scheduler it was made with
+    facts: dict[str, str] = field(repr=False)
 
     @property
     def image(self) -> Image.Image:
@@ -90,17 +94,18 @@ class Inversion:
             InversionError: another model or noise schedule; names the difference.
         """
         now = _facts(pipe)
-        other = [f"{key}: {self.facts.get(key)} then, {value} now" for key, value in now.items() if self.facts.get(key) != value]
+        other = [f"{key}: {self.facts.get(key)} then, {now[key]} now" for key in COMPARED if self.facts.get(key) != now[key]]
         if other:
             raise InversionError(
-                "This inversion was made with another model or scheduler, and would not give its picture back:\n  "
+                "This inversion was made with another model or scheduler and would not give its picture back. "
+                f"It was made with {self.facts.get('model') or 'a model without a name'}:\n  "
                 + "\n  ".join(other)
                 + "\nLoad that model, or invert the picture again with this one."
             )
 
     @contextlib.contextmanager
     def sampling(self, pipe) -> Iterator[None]:
-        """Denoise as the inversion needs it for the length of a `with` block: DDIM, and with its unconditional embeddings."""
+        """Denoise as the inversion needs it for the length of a `with` block: its sampler, and its unconditional embeddings."""
         calls = iter(range(self.steps))
 
         def use_null(module, args, kwargs):
@@ -109,7 +114,10 @@ class Inversion:
             words = torch.cat([self.null[next(calls)].to(words).expand(half, -1, -1), words[half:]])
             return args, {**kwargs, "encoder_hidden_states": words}
 
-        with _scheduler(pipe, DDIMScheduler), contextlib.ExitStack() as stack:
+        def sampler(config: dict) -> SchedulerMixin:
+            return BDIAScheduler.over(config, self.pivot[1]) if self.method == "exact" else DDIMScheduler.from_config(config)
+
+        with _scheduler(pipe, sampler), contextlib.ExitStack() as stack:
             if self.null is not None:
                 hook = pipe.unet.register_forward_pre_hook(use_null, with_kwargs=True)
                 stack.callback(hook.remove)
@@ -118,6 +126,12 @@ class Inversion:
     def arguments(self, pipe, prompts: int) -> dict:
         """What the pipeline must be called with for so many prompts, beside the prompts: the same noise for each, and the size."""
         return _arguments(pipe, self.pivot[:1].repeat(prompts, 1, 1, 1))
+
+    def negative_prompts(self, prompts: int) -> list[str] | None:
+        """In place of the null text, for so many prompts: the source prompt, where guidance must not move the source."""
+        if self.method == "negative-prompt":
+            return [self.prompt] * prompts
+        return [self.prompt] + [""] * (prompts - 1) if self.method == "exact" else None
 
     def after_step(self, step: int, latents: Tensor) -> Tensor:
         """Latents after a step, source first; "direct" puts the source back on the pivot (Ju et al. 2023, arXiv 2310.01506)."""
@@ -136,10 +150,13 @@ def invert(
     guidance_scale: float | None = None,
     inner_steps: int = 10,
     init: str = "null",
+    gradient_checkpointing: bool = False,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Inversion:
     """Invert a real picture: DDIM inversion with the source prompt gives the pivot, and the method makes guidance follow it.
+
+    The noise itself is diffusers' DDIMInverseScheduler's, for whatever noise schedule and prediction the model has.
 
     Args:
         pipe: a Stable Diffusion pipeline; it is left as it was found.
@@ -148,11 +165,15 @@ def invert(
         method: "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020, arXiv 2010.02502);
             "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022, arXiv 2211.09794);
             "negative-prompt", the source prompt in place of the null text, at no cost (Miyake et al. 2023, arXiv 2305.16807);
-            "direct", the source is put back on the pivot at every step (Ju et al. 2023, arXiv 2310.01506).
+            "direct", the source is put back on the pivot at every step (Ju et al. 2023, arXiv 2310.01506);
+            "exact", the source takes the steps of a sampler that runs backwards without an error, and no guidance: BDIA (Zhang et al.
+            2023, arXiv 2307.10829), chosen over EDICT (arXiv 2211.12446) since it calls the UNet once for each step, not twice, and is
+            made of DDIM's own steps. Edits take DDIM's, guided, beside it.
         steps: of DDIM, the same for inversion and editing.
-        guidance_scale: that edits will use; the model's usual one when not given.
+        guidance_scale: that edits will use; the model's usual one when not given. A null-text inversion holds for this one only.
         inner_steps: optimiser steps for each denoising step at most (null-text).
         init: where the optimisation starts: "null" as in the paper, or "prompt", the source prompt's embedding.
+        gradient_checkpointing: work activations out twice instead of keeping them: less memory, about a third more time (null-text).
         checkpoint: a file that null-text inversion writes after every denoising step and goes on from.
         progress: whether to show a progress bar.
 
@@ -180,17 +201,21 @@ def invert(
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)
     try:
-        pivot = _pivot(pipe, pixels, prompt, steps)
+        pivot = _pivot(
+            pipe, image.convert("RGB"), prompt, steps, BDIAScheduler.over if method == "exact" else DDIMInverseScheduler.from_config
+        )
         null, losses = None, torch.zeros(0, 0)
         if method == "null-text":
             run = {"prompt": prompt, "steps": steps, "guidance": guidance_scale, "inner": inner_steps, "init": init}
             run |= {"pivot": hashlib.sha256(pivot.numpy().tobytes()).hexdigest()}
-            null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, progress)
-        found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, _facts(pipe))
+            with _frozen(pipe.unet, gradient_checkpointing):
+                null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, progress)
+        facts = {**_facts(pipe), "image sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+        found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, facts)
         with found.sampling(pipe):
             again = pipe(
                 prompt=[prompt],
-                negative_prompt=[prompt] if method == "negative-prompt" else None,
+                negative_prompt=found.negative_prompts(1),
                 guidance_scale=guidance_scale,
                 callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": found.after_step(step, tensors["latents"])},
                 num_inference_steps=steps,
@@ -204,38 +229,68 @@ def invert(
 def _arguments(pipe, latents: Tensor) -> dict:
     """A pipeline's arguments that say where to start and how large the picture is."""
     height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
-    return {"latents": latents.to(pipe.unet.device, pipe.unet.dtype), "height": height, "width": width}
+    return {"latents": latents.to(pipe._execution_device, pipe.unet.dtype), "height": height, "width": width}
 
 
 @contextlib.contextmanager
-def _scheduler(pipe, kind: type) -> Iterator[None]:
-    """Another scheduler over the same noise schedule for the length of a `with` block."""
+def _scheduler(pipe, make: Callable[[dict], SchedulerMixin]) -> Iterator[SchedulerMixin]:
+    """Another scheduler over the same noise schedule for the length of a `with` block, made from its configuration."""
     before = pipe.scheduler
     config = dict(before.config)
     spacing = config.get("timestep_spacing", "leading")
-    sure = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
-    sure["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
-    pipe.scheduler = kind.from_config(config, **sure)
+    config |= {"clip_sample": False, "thresholding": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
+    config["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
+    pipe.scheduler = make(config)
     try:
-        yield
+        yield pipe.scheduler
     finally:
         pipe.scheduler = before
 
 
-def _pivot(pipe, pixels: np.ndarray, prompt: str, steps: int) -> Float[Tensor, "moment channel row column"]:
-    """The DDIM inversion trajectory of a picture without guidance, from the noise to the picture's latent, in float32 on the CPU."""
-    vae = pipe.vae
-    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
-    with torch.no_grad():
-        latent = vae.encode(tensor).latent_dist.mode()
-    latent = (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
-    kept = [latent.float().cpu()]
+@contextlib.contextmanager
+def _frozen(unet, gradient_checkpointing: bool) -> Iterator[None]:
+    """No gradients for the weights within a `with` block, and if wanted activations that are not kept."""
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    switch = gradient_checkpointing and not unet.is_gradient_checkpointing
+    if switch:
+        unet.enable_gradient_checkpointing()
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+        if switch:
+            unet.disable_gradient_checkpointing()
+
+
+def _encode(vae, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "1 channel row column"]:
+    """The mode of a picture's latent in float32, also for autoencoders that overflow in half precision (SDXL's says so itself)."""
+    dtype = vae.dtype
+    upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if upcast:
+        vae.to(dtype=torch.float32)
+    try:
+        with torch.no_grad():
+            latent = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    finally:
+        if upcast:
+            vae.to(dtype=dtype)
+    return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+
+
+def _pivot(pipe, image: Image.Image, prompt: str, steps: int, inverse: Callable) -> Float[Tensor, "moment channel row column"]:
+    """The trajectory from the noise to the picture's latent without guidance, in float32 on the CPU, by the inverse of a sampler."""
+    latent = _encode(pipe.vae, pipe.image_processor.preprocess(image).to(pipe._execution_device))
+    kept = [latent.cpu()]
 
     def keep(pipe, step, timestep, tensors):
-        kept.append(tensors["latents"].float().cpu())
+        exact = getattr(pipe.scheduler, "history", None)  # before it was rounded to the model's precision
+        kept.append((exact[-1] if exact else tensors["latents"]).float().cpu())
         return tensors
 
-    with _scheduler(pipe, DDIMInverseScheduler):
+    with _scheduler(pipe, inverse):
         start = {"num_inference_steps": steps, **_arguments(pipe, latent)}
         pipe(prompt=[prompt], guidance_scale=1.0, callback_on_step_end=keep, output_type="latent", **start)
     return torch.cat(kept[::-1])
@@ -250,7 +305,7 @@ def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
 
     hook = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        with _scheduler(pipe, DDIMScheduler):
+        with _scheduler(pipe, DDIMScheduler.from_config):
             pipe(prompt=[prompt], guidance_scale=2.0, num_inference_steps=1, output_type="latent", **_arguments(pipe, pivot[:1]))
     finally:
         hook.remove()
@@ -272,9 +327,8 @@ def _optimise_null(
     and, unlike the authors' constants, for any number of steps; the tolerance in units of the latent's variance.
     """
     steps, inner, scale = run["steps"], run["inner"], run["guidance"]
-    unet, device, dtype = pipe.unet, pipe.unet.device, pipe.unet.dtype
+    unet, device, dtype = pipe.unet, pipe._execution_device, pipe.unet.dtype
     without, with_prompt = _conditioning(pipe, pivot, run["prompt"])
-    trained = [p for p in unet.parameters() if p.requires_grad]
     null = (with_prompt if run["init"] == "prompt" else without)["encoder_hidden_states"].detach().float().clone()
     found, losses, latent = [], torch.full((steps, inner), torch.nan), pivot[:1].to(device)
     if checkpoint and checkpoint.exists():
@@ -284,45 +338,38 @@ def _optimise_null(
         found, losses, latent = list(tensors["null"].to(device)[:, None]), tensors["losses"], tensors["latent"].to(device)
         null = found[-1].clone()
     variance = pivot[-1].var().item()
-    with _scheduler(pipe, DDIMScheduler):
-        scheduler = pipe.scheduler
+    with _scheduler(pipe, DDIMScheduler.from_config) as scheduler, _bar(pipe, steps, progress) as shown:
         scheduler.set_timesteps(steps, device=device)
-        for p in trained:
-            p.requires_grad_(False)
-        try:
-            with _bar(pipe, steps, progress) as shown:
-                shown.update(len(found))
-                for i in range(len(found), steps):
-                    t, target = scheduler.timesteps[i], pivot[i + 1][None].to(device)
-                    with torch.no_grad():
-                        conditional = unet(latent.to(dtype), t, **with_prompt)[0].float()
+        shown.update(len(found))
+        for i in range(len(found), steps):
+            t, target = scheduler.timesteps[i], pivot[i + 1][None].to(device)
+            with torch.no_grad():
+                conditional = unet(latent.to(dtype), t, **with_prompt)[0].float()
 
-                    def landed(embedding, latent=latent, t=t, conditional=conditional):
-                        guess = unet(latent.to(dtype), t, **{**without, "encoder_hidden_states": embedding.to(dtype)})[0].float()
-                        return scheduler.step(guess + scale * (conditional - guess), t, latent, return_dict=False)[0]
+            def landed(embedding, latent=latent, t=t, conditional=conditional):
+                guess = unet(latent.to(dtype), t, **{**without, "encoder_hidden_states": embedding.to(dtype)})[0].float()
+                return scheduler.step(guess + scale * (conditional - guess), t, latent, return_dict=False)[0]
 
-                    null = null.detach().requires_grad_()
-                    adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / (2 * steps)))
-                    with torch.enable_grad():
-                        for j in range(inner):
-                            loss = F.mse_loss(landed(null), target)
-                            adam.zero_grad()
-                            loss.backward()
-                            adam.step()
-                            losses[i, j] = loss.item()
-                            if losses[i, j] < (1e-5 + 1e-3 * i / steps) * variance:
-                                break
-                    found.append(null.detach().clone())
-                    with torch.no_grad():
-                        latent = landed(found[-1])
-                    shown.set_postfix(loss=f"{losses[i, j]:.1e}")
-                    shown.update()
-                    if checkpoint:
-                        state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu()}
-                        _write(state, {"run": json.dumps(run)}, checkpoint)
-        finally:
-            for p in trained:
-                p.requires_grad_(True)
+            null = null.detach().requires_grad_()
+            adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / (2 * steps)))
+            with torch.enable_grad():
+                for j in range(inner):
+                    loss = F.mse_loss(landed(null), target)
+                    adam.zero_grad()
+                    (loss * LOSS_SCALE).backward()
+                    null.grad /= LOSS_SCALE
+                    adam.step()
+                    losses[i, j] = loss.item()
+                    if losses[i, j] < (1e-5 + 1e-3 * i / steps) * variance:
+                        break
+            found.append(null.detach().clone())
+            with torch.no_grad():
+                latent = landed(found[-1])
+            shown.set_postfix(loss=f"{losses[i, j]:.1e}")
+            shown.update()
+            if checkpoint:
+                state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu()}
+                _write(state, {"run": json.dumps(run)}, checkpoint)
     return torch.cat(found).cpu(), losses
 
 
@@ -338,16 +385,25 @@ def _bar(pipe, steps: int, shown: bool):
 
 
 def _facts(pipe) -> dict[str, str]:
-    """What must be the same for an inversion to give its picture back: the weights, and the scheduler's noise."""
+    """Which model and noise schedule a pipeline has, and which package this is."""
+    from . import __version__
+
     digest = hashlib.sha256()
     for part in (pipe.unet, pipe.vae):
         for name, weight in sorted(part.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             few = weight.flatten()[:: max(1, weight.numel() // 64)].detach().to("cpu", torch.float16)  # the same in half precision
             digest.update(few.numpy().tobytes())
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "set_alpha_to_one")
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    keys += ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one")
     config = {key: pipe.scheduler.config.get(key) for key in keys}
-    return {"weights": digest.hexdigest()[:16], "noise schedule": json.dumps(config)}
+    model = str(getattr(pipe.config, "_name_or_path", ""))
+    return {
+        "model": model,
+        "weights": digest.hexdigest()[:16],
+        "noise schedule": json.dumps(config),
+        "package": f"p2p_helpers {__version__}",
+    }
 
 
 def _write(tensors: dict[str, Tensor], facts: dict[str, str], path: Path):

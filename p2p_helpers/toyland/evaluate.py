@@ -20,9 +20,10 @@ from ..edits import Edit, Replace
 from ..metrics import psnr
 from ..models import best_device, load_pipeline
 from ..paths import data_folder
+from .counterfactual import swap
 from .reader import Found, Reading, load_reader
 from .render import render
-from .world import COLOURABLE, OBJECTS, SIZE, Scene, caption, scene_at
+from .world import OBJECTS, SIZE, Scene, caption, scene_at
 
 
 def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float | int]:
@@ -41,16 +42,6 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
         if scene.style != "sketch":
             rows["colour"] += [t.name in found and found[t.name].colour == t.colour for t in scene.things if t.colour]
     return {name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()} | {"scenes": len(scenes)}
-
-
-def swap(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int, str, str]:
-    """A word swap for a scene: the scene after it, which object, the old and the new word. The colour is kept where both take one."""
-    i = int(rng.integers(len(scene.things)))
-    taken = {t.name for t in scene.things}
-    old = scene.things[i]
-    choices = [o for o in OBJECTS if o not in taken and (o in COLOURABLE or old.colour is None)]
-    new = choices[int(rng.integers(len(choices)))]
-    return scene.replace(i, name=new), i, old.name, new
 
 
 def _outside(*found: Found | None) -> np.ndarray:
