@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .editing import EditResult
 from .errors import P2PError
+from .inversion import Inversion
+from .metrics import psnr
 from .tokens import replacement_matrix
+from .toyland import Counterfactual, Reading
 
 
 class NotYet(P2PError, AssertionError):
@@ -72,3 +76,36 @@ def check_schedule(result: EditResult, reading, source: str, target: str, old: s
     changed = difference(result.source, result.image).mean()
     _need(changed <= limit, f"The picture changed by {changed:.1%} on average, more than {limit:.0%}. Keep the source's maps for longer.")
     return passed(f"a {new}, and the rest kept")
+
+
+def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
+    """Exercise 06.1: the PSNR in dB of a picture that went through the autoencoder and back."""
+    with torch.no_grad():
+        latent = pipe.vae.encode(pipe.image_processor.preprocess(image)).latent_dist.mode()
+        right = psnr(np.asarray(image), np.asarray(pipe.image_processor.postprocess(pipe.vae.decode(latent).sample)[0]))
+    _need(np.isfinite(answer) and 0 < answer <= 60, f"{answer} is no PSNR in dB. Use metrics.psnr on two pictures as uint8 arrays.")
+    _need(answer < right + 1, f"{answer:.1f} dB is better than the autoencoder can do. Did the picture go through it?")
+    _need(answer > right - 1, f"{answer:.1f} dB is too low. Are the two pictures of the same thing, and was the latent scaled as it came?")
+    return passed("nothing that inverts a latent can do better than this")
+
+
+def check_frugal(inversion: Inversion, ceiling: float, limit: int) -> str:
+    """Exercise 06.2: a null-text inversion at guidance 4 or more, within 1 dB of the ceiling, in at most `limit` optimiser steps."""
+    _need(inversion.method == "null-text", f"This is method={inversion.method!r}. The exercise is about null-text inversion.")
+    _need(inversion.guidance_scale >= 4, f"The guidance is {inversion.guidance_scale}. The exercise asks for 4, where edits work.")
+    used = int((~inversion.loss_curve.isnan()).sum())
+    _need(used <= limit, f"It took {used} optimiser steps, more than {limit}. How many does each denoising step get at most?")
+    short = ceiling - inversion.psnr
+    _need(short < 1, f"The picture comes back {short:.1f} dB below the ceiling. Could the optimisation start from a better place?")
+    return passed("a good start saves most of the work")
+
+
+def check_counterfactual(image: Image.Image, wanted: Counterfactual, reading: Reading, limit: float) -> str:
+    """Exercise 06.3: an edit in which the reader sees what is new, and that changed the rest by no more than `limit` (0…1) on average."""
+    from .plots import difference
+
+    _need(image.size == wanted.pictures[0].size, f"The picture is {image.size}, the photograph {wanted.pictures[0].size}.")
+    _need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. Is the edit strong enough, and is the target this prompt?")
+    rest = difference(wanted.pictures[0], image)[~wanted.changed].mean()
+    _need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. What keeps an edit local?")
+    return passed("the new is there, and the rest is the file's")
