@@ -245,16 +245,29 @@ def figure(summary: dict):
     return drawn
 
 
+def publish(results: dict):
+    """Store the figures for the notebook, the picture, and the tables in the README, between its `inversion` marks."""
+    LIST.with_name("measured.json").write_text(json.dumps({k: v for k, v in results.items() if k != "rows"}, indent=1) + "\n")
+    figure(results["summary"]).savefig(ROOT / "data" / "pictures" / "inversion.png", dpi=100)
+    before, _, rest = (ROOT / "README.md").read_text().partition("<!-- inversion -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    (ROOT / "README.md").write_text(f"{before}<!-- inversion -->\n{table(results['summary'])}\n<!-- end -->{after}")
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inversion", description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=int, default=63, help="how many of the list, from its start")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count(), 8))
+    parser.add_argument("--publish", action="store_true", help="store the last run's figures in data/ and the README, and run nothing")
     parser.add_argument("--draw", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.draw:
         LIST.parent.mkdir(exist_ok=True)
         LIST.write_text("[\n" + ",\n".join(json.dumps(case) for case in draw(chosen.draw)) + "\n]\n")
+        return
+    if chosen.publish:
+        publish(json.loads((OUT / "inversion.json").read_text()))
         return
     cases = json.loads(LIST.read_text())[: chosen.scenes]
     start, rows, alone = time.time(), [], multiprocessing.get_context("spawn")

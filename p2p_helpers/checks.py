@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -109,3 +111,34 @@ def check_counterfactual(image: Image.Image, wanted: Counterfactual, reading: Re
     rest = difference(wanted.pictures[0], image)[~wanted.changed].mean()
     _need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. What keeps an edit local?")
     return passed("the new is there, and the rest is the file's")
+
+
+def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Exercise 07.1: a function of latents (row, …), pivot (moment, …) and the step, that puts the source back on the pivot."""
+    latents, pivot = torch.arange(24.0).reshape(3, 2, 2, 2), 100 + torch.arange(32.0).reshape(4, 2, 2, 2)
+    given = latents.clone(), pivot.clone()
+    for step in range(3):
+        made = answer(latents, pivot, step)
+        _need(
+            isinstance(made, Tensor) and made.shape == latents.shape,
+            f"It should return a tensor {tuple(latents.shape)}, all rows; it returned {tuple(getattr(made, 'shape', ()))}.",
+        )
+        _need(torch.equal(latents, given[0]) and torch.equal(pivot, given[1]), "It changed what it was given. Return something new.")
+        _need(torch.equal(made[1:], latents[1:]), "It changed another row than the source's, which is the first.")
+        _need(not torch.equal(made[0], latents[0]), "The source is where it was. Where does the pivot say it should be?")
+        _need(
+            torch.equal(made[0], pivot[step + 1]),
+            f"Step {step} ends at another moment of the pivot than the one you put it on.",
+        )
+    return passed("the source cannot drift, whatever guidance does")
+
+
+def check_bdia_inverse(answer: Callable[..., Tensor]) -> str:
+    """Exercise 07.2: BDIA's equation solved for z_{i+1}: a function of z_{i−1}, z_i, Δ up, Δ down and γ."""
+    above, here, rise, fall = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for gamma in (1.0, 0.5):
+        below = above - (1 - gamma) * (above - here) - gamma * rise + fall
+        made = answer(below, here, rise, fall, gamma)
+        off = "" if gamma == 1 else " At γ = 1 it is right: what did the other terms become?"
+        _need(torch.allclose(made, above), f"With γ = {gamma} it does not lead back to z_i+1.{off}")
+    return passed("a step that can be undone")

@@ -398,6 +398,8 @@ def _facts(pipe) -> dict[str, str]:
     keys += ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one")
     config = {key: pipe.scheduler.config.get(key) for key in keys}
     model = str(getattr(pipe.config, "_name_or_path", ""))
+    if Path(model).is_dir():  # where it lies is nobody's business
+        model = "/".join(Path(model).parts[-2:])
     return {
         "model": model,
         "weights": digest.hexdigest()[:16],

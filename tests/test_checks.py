@@ -6,9 +6,22 @@ import torch
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.checks import NotYet, check_schedule, check_seed, check_swap_matrix
+from p2p_helpers.checks import (
+    NotYet,
+    check_bdia_inverse,
+    check_ceiling,
+    check_counterfactual,
+    check_frugal,
+    check_put_back,
+    check_schedule,
+    check_seed,
+    check_swap_matrix,
+)
 from p2p_helpers.editing import EditResult
+from p2p_helpers.toyland import load_reader, photos
 from p2p_helpers.toyland.reader import Found, Reading
+
+from .test_model import ceiling
 
 PAIR = ("a butterfly in space", "a cat in space")
 
@@ -66,3 +79,80 @@ def test_schedule_exercise():
     ]:
         with pytest.raises(NotYet, match=says):
             wrong()
+
+
+def refused(check, *answers):
+    """Every (answer, what the message says) is told what is wrong."""
+    for answer, says in answers:
+        with pytest.raises(NotYet, match=says):
+            check(*answer)
+
+
+def test_ceiling_exercise(toyland):
+    fox = p2p.load_image(photos()["fox-mushroom"].path, toyland)
+    right = ceiling(toyland, fox)
+    assert check_ceiling(right, toyland, fox).startswith("✓")
+    answers = [(60.0, "better than"), (right - 8, "too low"), (float("nan"), "no PSNR"), (0.0004, "too low")]
+    refused(check_ceiling, *(((answer, toyland, fox), says) for answer, says in answers))
+
+
+def test_frugal_exercise():
+    def answer(method="null-text", guidance=4.0, steps=20, short=0.5):
+        picture = np.zeros((8, 8, 3), np.uint8)
+        noisy = picture + np.uint8(255 * 10 ** (-(30 - short) / 20))
+        curve = torch.full((20, 10), torch.nan)
+        curve.flatten()[:steps] = 1.0
+        return p2p.Inversion(method, "a cat", 20, guidance, torch.zeros(21, 4, 1, 1), None, curve, picture, noisy, {}), 30.0, 40
+
+    assert check_frugal(*answer()).startswith("✓")
+    refused(
+        check_frugal,
+        (answer(method="direct"), "about null-text"),
+        (answer(guidance=1.5), "asks for 4"),
+        (answer(steps=200), "200 optimiser steps"),
+        (answer(short=4.0), "below the ceiling"),
+    )
+
+
+def test_counterfactual_exercise():
+    balloon, reader = photos()["balloon-forest"].edits[0], load_reader()
+    before, after = balloon.pictures
+
+    def answer(image):
+        return image, balloon, reader.read([image.resize((128, 128))])[0], 0.01
+
+    assert check_counterfactual(*answer(after)).startswith("✓")
+    brighter = Image.fromarray((np.asarray(after) * 0.9).astype(np.uint8))
+    refused(
+        check_counterfactual,
+        (answer(before), "does not see"),
+        (answer(brighter), "The rest of the picture"),
+        (answer(after.resize((64, 64))), "64"),
+    )
+
+
+def test_put_back_exercise():
+    assert check_put_back(lambda z, pivot, i: torch.cat([pivot[i + 1 : i + 2], z[1:]])).startswith("✓")
+
+    def in_place(z, pivot, i):
+        z[0] = pivot[i + 1]
+        return z
+
+    refused(
+        check_put_back,
+        ((lambda z, pivot, i: z,), "where it was"),
+        ((lambda z, pivot, i: torch.cat([pivot[i : i + 1], z[1:]]),), "another moment"),
+        ((lambda z, pivot, i: pivot[i + 1].expand_as(z),), "another row"),
+        ((lambda z, pivot, i: pivot[i + 1],), "all rows"),
+        ((in_place,), "changed what it was given"),
+    )
+
+
+def test_bdia_exercise():
+    assert check_bdia_inverse(lambda below, here, up, down, g: (below - (1 - g) * here + g * up - down) / g).startswith("✓")
+    refused(
+        check_bdia_inverse,
+        ((lambda below, here, up, down, g: below + up - down,), "γ = 0.5.*At γ = 1 it is right"),
+        ((lambda below, here, up, down, g: below - (1 - g) * here + g * up - down,), "γ = 0.5"),
+        ((lambda below, here, up, down, g: below - up + down,), "γ = 1.0"),
+    )

@@ -1,15 +1,19 @@
 """Real pictures: they come back, they can be edited, and nothing of a long inversion is lost."""
 
 import itertools
+import multiprocessing
+import random
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMInverseScheduler
 
 import p2p_helpers as p2p
 from p2p_helpers import inversion
+from p2p_helpers.schedulers import BDIAScheduler
 from p2p_helpers.toyland import caption, render, scene_at
 
 from .pipelines import build
@@ -31,6 +35,7 @@ def test_what_comes_back(toyland, made):
     """DDIM drifts with guidance, null-text hardly, direct not at all: against what the autoencoder alone gives back."""
     best = ceiling(toyland, PICTURE)
     assert made["direct"].psnr == pytest.approx(best, abs=0.3)
+    assert made["exact"].psnr == pytest.approx(best, abs=0.3)
     assert made["null-text"].psnr > best - 1
     assert made["ddim"].psnr < best - 8
     faithful = p2p.invert(toyland, PICTURE, PROMPT, method="ddim", steps=STEPS, guidance_scale=1.0, progress=False)
@@ -89,6 +94,103 @@ def test_saved_loaded_elsewhere_edited_the_same(toyland, made, tmp_path):
     loaded = p2p.Inversion.load(files[0])
     assert (loaded.method, loaded.prompt, loaded.psnr) == ("null-text", PROMPT, made["null-text"].psnr)
     np.testing.assert_array_equal(np.asarray(loaded.image), np.asarray(PICTURE))
+
+
+@pytest.mark.parametrize("kind", ["toyland", "sd2"])
+@pytest.mark.parametrize("steps", [7, 20])
+def test_the_exact_sampler_runs_backwards_to_rounding(kind, steps, request, tmp_path):
+    """From a latent to noise and back, where plain DDIM misses by far more; its steps are linear in DDIM's own."""
+    pipe = request.getfixturevalue("toyland") if kind == "toyland" else build(kind, tmp_path)
+
+    def missed(inverse, forth):
+        pivot = inversion._pivot(pipe, PICTURE, PROMPT, steps, inverse)
+        with inversion._scheduler(pipe, lambda config: forth(config, pivot)):
+            run = {"guidance_scale": 1.0, "num_inference_steps": steps, "output_type": "latent"}
+            back = pipe([PROMPT], **run, **inversion._arguments(pipe, pivot[:1])).images
+        return ((back - pivot[-1:]).abs().max() / pivot[-1].std()).item()
+
+    exact = missed(BDIAScheduler.over, lambda config, pivot: BDIAScheduler.over(config, pivot[1]))
+    ddim = missed(DDIMInverseScheduler.from_config, lambda config, pivot: inversion.DDIMScheduler.from_config(config))
+    assert exact < 5e-4
+    assert ddim > 20 * exact
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype, tmp_path):
+    """The embedding and the loss stay in float32, and the exact sampler's latents too."""
+    pipe = build("sd1", tmp_path, dtype=dtype)
+    arguments = {"steps": 6, "guidance_scale": 5.0, "progress": False}
+    exact = p2p.invert(pipe, PICTURE, PROMPT, method="exact", **arguments)
+    assert exact.psnr == pytest.approx(ceiling(pipe, PICTURE), abs=0.3)
+    null = p2p.invert(pipe, PICTURE, PROMPT, inner_steps=4, **arguments)
+    assert null.null.dtype == null.loss_curve.dtype == null.pivot.dtype == torch.float32
+    last = torch.stack([row[~row.isnan()][-1] for row in null.loss_curve])
+    assert last.sum() < null.loss_curve[:, 0].sum()
+    assert p2p.edit(pipe, null, TARGET, progress=False).image.size == PICTURE.size
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(random_pipe):
+    arguments = {"steps": 3, "inner_steps": 2, "guidance_scale": 4.0, "progress": False}
+    plain, lean = (p2p.invert(random_pipe, PICTURE, PROMPT, gradient_checkpointing=on, **arguments) for on in (False, True))
+    torch.testing.assert_close(lean.null, plain.null)
+    assert not random_pipe.unet.is_gradient_checkpointing
+    assert all(p.requires_grad for p in random_pipe.unet.parameters())
+
+
+LONG = {"steps": 40, "inner_steps": 2, "guidance_scale": 4.0, "progress": False}
+
+
+def _invert_and_save(checkpoint, done):
+    """What a process that will be killed does."""
+    torch.set_num_threads(1)
+    p2p.invert(p2p.load_pipeline("toyland", device="cpu"), PICTURE, PROMPT, checkpoint=checkpoint, **LONG).save(done)
+
+
+def test_killed_ten_times_at_random_moments_it_ends_the_same(tmp_path):
+    """SIGKILL, which no code can catch. Every run goes on where the last one was."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_inversion"])
+    moments, kills = random.Random(0), 0
+
+    def start(name):
+        child = context.Process(target=_invert_and_save, args=(tmp_path / f"{name}.part", tmp_path / name))
+        child.start()
+        return child
+
+    whole = start("whole")
+    whole.join()
+    while kills < 10:
+        child = start("killed")
+        child.join(moments.uniform(0.2, 1.2))
+        if child.exitcode is not None:  # it finished first: begin anew
+            (tmp_path / "killed").unlink()
+            (tmp_path / "killed.part").unlink()
+            continue
+        child.kill()
+        child.join()
+        kills += 1
+    last = start("killed")
+    last.join()
+    assert whole.exitcode == last.exitcode == 0
+    a, b = (p2p.Inversion.load(tmp_path / name) for name in ("whole", "killed"))
+    torch.testing.assert_close(b.null, a.null, rtol=0, atol=0)
+    torch.testing.assert_close(b.loss_curve, a.loss_curve, rtol=0, atol=0, equal_nan=True)
+    np.testing.assert_array_equal(b.decoded, a.decoded)
+
+
+def test_the_file_says_what_it_belongs_to(toyland, made, tmp_path):
+    made["direct"].save(tmp_path / "a")
+    facts = p2p.Inversion.load(tmp_path / "a").facts
+    assert facts["package"] == f"p2p_helpers {p2p.__version__}"
+    assert "toyland" in facts["model"]
+    assert len(facts["image sha256"]) == 64
+    usual = toyland.scheduler
+    toyland.scheduler = usual.from_config({**usual.config, "prediction_type": "v_prediction"})
+    try:
+        with pytest.raises(p2p.InversionError, match="(?s)noise schedule: .*epsilon.* then, .*v_prediction.* now"):
+            p2p.edit(toyland, made["direct"], TARGET, progress=False)
+    finally:
+        toyland.scheduler = usual
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3, 5])
