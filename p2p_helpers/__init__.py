@@ -19,13 +19,16 @@ from .images import load_image
 from .inversion import Inversion, invert
 from .models import load_pipeline
 from .plots import alignment, difference, gallery, show, show_edit
+from .recording import AttentionMaps, Heatmap, Record, SelfAttention, record
 from .tokens import find_words, refinement_alignment, replacement_matrix, words
 
 __version__ = "0.1.0"
 __all__ = [
     "AttentionControlError",
+    "AttentionMaps",
     "Edit",
     "EditResult",
+    "Heatmap",
     "ImageError",
     "InputError",
     "Inversion",
@@ -35,10 +38,12 @@ __all__ = [
     "P2PError",
     "PromptError",
     "PromptMismatch",
+    "Record",
     "Refine",
     "Replace",
     "Reweight",
     "SceneError",
+    "SelfAttention",
     "UnknownWordWarning",
     "active_steps",
     "alignment",
@@ -49,6 +54,7 @@ __all__ = [
     "invert",
     "load_image",
     "load_pipeline",
+    "record",
     "refinement_alignment",
     "replacement_matrix",
     "show",

@@ -36,13 +36,15 @@ def _pair(s: Tensor, t: Tensor) -> Pair | None:
 
 @runtime_checkable
 class Observer(Protocol):
-    """Something that wants to see the edited cross-attention maps of some layers."""
+    """Something that wants to see the attention maps of some layers; those of cross-attention have `.attn2.` in their names."""
+
+    before: bool  # whether it wants the targets' own maps, before the edit
 
     def watches(self, layer: str, pixels: int, height: int, width: int) -> bool:
         """Whether it wants this layer's maps, given how many pixels the layer has and the size of the latent."""
 
-    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"]):
-        """Takes one layer's maps of one step, source first, the targets' after the edit, in float32."""
+    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel key"], step: int):
+        """Takes one layer's maps of one step, from 0, in float32, source first; a key is a token, or in self-attention a pixel."""
 
 
 class Control:
@@ -55,14 +57,14 @@ class Control:
         tokenizer: the pipeline's.
         source, targets: the prompts.
         edits: one for each target.
-        observer: sees the edited maps of the layers that it watches.
+        observers: see the maps of the layers that they watch.
 
     Raises:
         PromptError, PromptMismatch: an edit cannot line up its prompts.
     """
 
-    def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit], observer: Observer | None = None):
-        self.tokenizer, self.source, self.targets, self.edits, self.observer = tokenizer, source, targets, edits, observer
+    def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit], observers: Sequence[Observer] = ()):
+        self.tokenizer, self.source, self.targets, self.edits, self.observers = tokenizer, source, targets, edits, observers
         self.step, self.size, self.plan = 0, (0, 0), []
         self.cross: list[Pair | None] = []
         self.self_pixels: list[int] = []
@@ -112,13 +114,18 @@ class Control:
         self.step += 1
 
 
-def edited_maps(query: Tensor, key: Tensor, cross: Sequence[Pair | None]) -> Float[Tensor, "prompt head pixel token"]:
-    """The maps themselves, Â_t = A_s S + A_t T for every target, source first, in float32: for those who want to look."""
-    maps = (query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+def attention_maps(query: Tensor, key: Tensor) -> Float[Tensor, "prompt head pixel key"]:
+    """softmax(QKᵀ/√d) in float32, for those who want to look."""
+    return (query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+
+
+def edited_maps(maps: Float[Tensor, "prompt head pixel key"], cross: Sequence[Pair | None]) -> Float[Tensor, "prompt head pixel key"]:
+    """Â_t = A_s S + A_t T for every target; source first."""
+    edited = maps.clone()
     for row, pair in enumerate(cross, start=1):
         if pair is not None:
-            maps[row] = sum(maps[i] @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
-    return maps
+            edited[row] = sum(maps[i] @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
+    return edited
 
 
 class ControlledAttention:
@@ -147,8 +154,9 @@ class ControlledAttention:
 
         control, pixels = self.control, query.shape[2]
         source = batch - control.prompts  # with guidance the first half is unconditional and stays untouched
-        if is_cross and control.observer is not None and control.observer.watches(self.layer, pixels, *control.size):
-            control.observer.see(self.layer, edited_maps(query[source:], key[source:], control.cross))
+        watching = [o for o in control.observers if o.watches(self.layer, pixels, *control.size)]
+        if watching:
+            self._show(watching, query[source:], key[source:], is_cross)
         extra = []  # rows that need a second attention, since S and T both act
         for row, pair, self_pixels in zip(range(source + 1, batch), control.cross, control.self_pixels, strict=True):
             if is_cross:
@@ -170,6 +178,19 @@ class ControlledAttention:
             out[row] += more
         out = out.transpose(1, 2).flatten(2)  # (prompt, pixel, channel)
         return attn.to_out[1](attn.to_out[0](out))
+
+    def _show(self, watching: Sequence[Observer], query: Tensor, key: Tensor, is_cross: bool):
+        """Let observers see the maps of the rows with prompts."""
+        control, own = self.control, attention_maps(query, key)
+        edited = own
+        if not all(o.before for o in watching):
+            if is_cross:
+                edited = edited_maps(own, control.cross)
+            else:
+                injected = [row for row, pixels in enumerate(control.self_pixels, start=1) if query.shape[2] <= pixels]
+                edited = torch.stack([own[0 if row in injected else row] for row in range(len(own))])
+        for o in watching:
+            o.see(self.layer, own if o.before else edited, control.step - 1)
 
 
 @contextlib.contextmanager

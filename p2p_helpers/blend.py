@@ -97,7 +97,7 @@ class BlendRun:
     """
 
     def __init__(self, blend: LocalBlend, tokenizer, prompts: Sequence[str], layers: Sequence[str], scale: int):
-        self.blend, self.scale, self.masks = blend, scale, []
+        self.blend, self.scale, self.masks, self.before = blend, scale, [], False
         self.include, self.exclude = (self._columns(phrases, tokenizer, prompts) for phrases in (blend.words, blend.exclude))
         self.levels = sorted({int(name.split(".")[1]) for name in layers if name.startswith("down_blocks") and ".attn2." in name})
         self._sum: Float[Tensor, "which prompt pixel"] | None = None
@@ -125,9 +125,9 @@ class BlendRun:
         for _ in range(map_level(height, width, self.levels)):
             height, width = -(-height // 2), -(-width // 2)  # a UNet halves its sides so, rounding up
         self._shape = (height, width)
-        return pixels == height * width and layer.startswith(("down_blocks", "up_blocks"))
+        return pixels == height * width and layer.startswith(("down_blocks", "up_blocks")) and ".attn2." in layer
 
-    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"]):
+    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"], step: int):
         """Adds one layer's maps of the words."""
         pair = torch.stack([self.include, self.exclude]).to(maps)  # (which, prompt, token)
         found = torch.einsum("phnl,wpl->wpn", maps, pair) / maps.shape[1]

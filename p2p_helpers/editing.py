@@ -19,6 +19,7 @@ from .blend import BlendRun, LocalBlend
 from .edits import Edit, Replace
 from .errors import AttentionControlError, InputError, InversionError, PromptError
 from .inversion import Inversion
+from .recording import AttentionMaps, Record, Recorder
 from .tokens import warn_of_unknown_words, words
 
 OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
@@ -41,6 +42,7 @@ class EditResult:
     negative_prompt: str | None
     local_blend: LocalBlend | None = None
     masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)  # where local blend let each step change
+    maps: AttentionMaps | None = field(default=None, repr=False)  # if recorded
 
     @property
     def image(self) -> Image.Image:
@@ -130,6 +132,7 @@ def edit(
     steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
+    record: bool | Record = False,
     callback: Callable | None = None,
     progress: bool = True,
     **pipeline_arguments,
@@ -153,6 +156,7 @@ def edit(
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
+        record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; returns the dictionary, changed or not.
         progress: whether to show a progress bar.
@@ -196,7 +200,8 @@ def edit(
         guidance_scale = tokenizer.init_kwargs.get("guidance_scale", arguments["guidance_scale"].default)
     layers = list(getattr(pipe.unet, "attn_processors", {})) if hasattr(pipe, "unet") else []
     blend = local_blend and BlendRun(local_blend, tokenizer, prompts, layers, pipe.vae_scale_factor)
-    control = Control(tokenizer, prompts[0], prompts[1:], edits, observer=blend)
+    recorder = Recorder(record if isinstance(record, Record) else Record(), tokenizer, prompts, layers) if record else None
+    control = Control(tokenizer, prompts[0], prompts[1:], edits, [o for o in (blend, recorder) if o])
 
     def after_step(pipe, step: int, timestep, tensors: dict) -> dict:
         if inversion:
@@ -250,4 +255,5 @@ def edit(
         negative_prompt=negative_prompt,
         local_blend=local_blend,
         masks=torch.stack(blend.masks) if blend else None,
+        maps=recorder.maps if recorder else None,
     )

@@ -18,6 +18,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .editing import EditResult
     from .edits import Edit
+    from .recording import AttentionMaps, Heatmap
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
@@ -65,6 +66,98 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
         ax.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
         ax.set_title(_wrapped(title, 120 / columns), fontsize=9)
+    return figure
+
+
+def grid(
+    images: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], *, title: str = "", width: float = 9.0
+) -> Figure:
+    """Pictures in a table with named rows and columns: a sweep over two schedules, a fader strip, maps of layers and steps.
+
+    Args:
+        images: rows of pictures, all rows as long.
+        rows, columns: their names.
+        title: over the whole figure.
+        width: of the figure, in inches.
+
+    Raises:
+        InputError: rows and columns do not fit the pictures.
+    """
+    if not rows or not columns or len(images) != len(rows) or any(len(row) != len(columns) for row in images):
+        raise InputError(f"{[len(row) for row in images]} pictures in each row do not fit {len(rows)} rows and {len(columns)} columns.")
+    figure, axes = _blank(len(rows), len(columns), width)
+    for name, line, pictures in zip(rows, axes, images, strict=True):
+        for ax, picture in zip(line, pictures, strict=True):
+            ax.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+        line[0].text(-0.06, 0.5, _wrapped(name, 16), transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    for ax, name in zip(axes[0], columns, strict=True):
+        ax.set_title(_wrapped(name, 110 / len(columns)), fontsize=9)
+    if title:
+        figure.suptitle(_wrapped(title, 110), fontsize=10)
+    return figure
+
+
+def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: int = 0) -> Figure:
+    """Where the picture looks at each word of one prompt, start and end token included; with the picture, laid over it.
+
+    Every map is as bright as its own maximum, as in the paper's Figure 4; the figure above it is that maximum, a share of attention.
+
+    Args:
+        maps: recorded maps.
+        image: the picture that the prompt made.
+        prompt: which, 0 for the source.
+    """
+    own = maps.of(prompt)
+    heats = [own.start, *own.words, own.end]
+    pictures = [heat.image() if image is None else heat.overlay(image) for heat in heats]
+    titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
+    if image is not None:
+        pictures, titles = [image, *pictures], ["the picture\n", *titles]
+    return gallery(pictures, titles, columns=min(len(pictures), 10), width=10)
+
+
+def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
+    """How one word's map forms over the steps, `count` of them evenly spread."""
+    last = heat.maps.steps - 1
+    steps = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    return gallery([heat.at(step=step).image() for step in steps], [f"{heat.name}, step {step}" for step in steps], columns=len(steps))
+
+
+def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
+    """One word's map in every layer of the map level (rows) at some steps (columns)."""
+    last, layers = heat.maps.steps - 1, heat.maps.level_layers
+    steps = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    pictures = [[heat.at(step=step, layer=layer).image() for step in steps] for layer in layers]
+    return grid(pictures, _short(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
+
+
+def heads(heat: Heatmap) -> Figure:
+    """One word's map in every head (columns) of every layer of the map level (rows)."""
+    layers = heat.maps.level_layers
+    if heat.maps.record.everything:
+        counts = [heat.maps.all[layer, 0].shape[1] for layer in layers]
+    else:
+        counts = [heat.maps.by_head[layer].shape[1] for layer in layers]
+    pictures = [[heat.at(layer=layer, head=head).image() for head in range(min(counts))] for layer in layers]
+    names = [f"head {head}" for head in range(min(counts))]
+    return grid(pictures, _short(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
+
+
+def _short(layers: Sequence[str]) -> list[str]:
+    """up_blocks.2.attentions.1.… → up 2.1"""
+    parts = [layer.split(".") for layer in layers]
+    return [f"{p[0].split('_')[0]} {p[1]}.{p[3]}" if p[0] != "mid_block" else "mid" for p in parts]
+
+
+def self_components(maps: AttentionMaps, image: Image.Image, *, prompt: int = 0, count: int = 6) -> Figure:
+    """The parts that self-attention sees: the picture and the first principal components of its mean self-attention map."""
+    parts = maps.of(prompt).self_attention.components(count)
+    figure, axes = _blank(1, count + 1, 10)
+    axes[0, 0].imshow(np.asarray(image), interpolation="nearest")
+    axes[0, 0].set_title("the picture", fontsize=9)
+    for number, (ax, part) in enumerate(zip(axes[0, 1:], parts, strict=True), start=1):
+        ax.imshow(part.numpy(), cmap="cividis", interpolation="nearest")
+        ax.set_title(f"component {number}", fontsize=9)
     return figure
 
 

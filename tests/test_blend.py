@@ -71,13 +71,13 @@ def test_the_original_mask_by_hand(tokenizer):
     run = BlendRun(
         p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"], 8
     )
-    assert run.watches("down_blocks.1", 256, 32, 32) and run.watches("up_blocks.0", 256, 32, 32)
-    assert not run.watches("mid_block", 256, 32, 32) and not run.watches("up_blocks.0", 1024, 32, 32)
+    assert run.watches("down_blocks.1.attn2.x", 256, 32, 32) and run.watches("up_blocks.0.attn2.x", 256, 32, 32)
+    assert not run.watches("mid_block.attn2.x", 256, 32, 32) and not run.watches("up_blocks.0.attn2.x", 1024, 32, 32)
     maps = torch.zeros(2, 4, 256, 32)
     maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
     maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
     maps[1, :, 0, 3] = 9.0  # another word
-    run.see("down_blocks.1", maps)
+    run.see("down_blocks.1.attn2.x", maps, 0)
     mask = run.mask((32, 32))[0]
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[8:14, 8:14] = expected[18:24, 22:28] = True
