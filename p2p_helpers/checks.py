@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .attention import attention_maps
 from .editing import EditResult
 from .errors import P2PError
 from .inversion import Inversion
 from .metrics import psnr
+from .recording import Heatmap
 from .tokens import replacement_matrix
 from .toyland import Counterfactual, Reading
 
@@ -142,3 +144,45 @@ def check_bdia_inverse(answer: Callable[..., Tensor]) -> str:
         off = "" if gamma == 1 else " At γ = 1 it is right: what did the other terms become?"
         _need(torch.allclose(made, above), f"With γ = {gamma} it does not lead back to z_i+1.{off}")
     return passed("a step that can be undone")
+
+
+def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Exercise 01.1: a function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token)."""
+    query, key = (3 * torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 5))
+    made, right = answer(query, key), attention_maps(query[None, None], key[None, None])[0, 0]
+    shape = tuple(getattr(made, "shape", ()))
+    _need(shape == (9, 5), f"9 pixels and 5 tokens gave {shape}; a map has a row for each pixel and a column for each token.")
+    _need((made >= 0).all().item(), "Some entries are negative. A map holds shares of attention.")
+    rows = made.sum(1)
+    _need(torch.allclose(rows, torch.ones(9), atol=1e-4), "The rows do not sum to 1. Each pixel shares out its attention over the tokens.")
+    _need(torch.allclose(made, right, atol=1e-4), "Nearly: the rows sum to 1, but the shares are too decided. How long is a row of Q?")
+    return passed("a pixel's question, and its answers")
+
+
+def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> str:
+    """Exercise 01.2: a bool mask with at least so much intersection over union with the true one, both (height, width)."""
+    mask = np.asarray(answer)
+    _need(mask.shape == truth.shape and mask.dtype == bool, f"The mask is {mask.dtype} {mask.shape}; it should be bool {truth.shape}.")
+    _need(mask.any() and not mask.all(), "The mask holds nothing or everything. Try a threshold between 0 and 1.")
+    overlap = (mask & truth).sum() / (mask | truth).sum()
+    size = "too large" if mask.sum() > truth.sum() else "too small"
+    _need(overlap >= least, f"Intersection over union is {overlap:.2f}, less than {least}; the mask is {size}.")
+    return passed(f"intersection over union {overlap:.2f}")
+
+
+def check_head(heat: Heatmap, layer: int, head: int) -> str:
+    """Exercise 01.3: the layer's number and the head whose map has the largest share within the mean map's mask."""
+    mask, layers = heat.mask(0.5), heat.maps.layers
+
+    def inside(which: int, number: int) -> float:
+        found = heat.at(layer=which, head=number).tensor()
+        return (found[mask].sum() / found.sum()).item()
+
+    at_level = [layers.index(name) for name in heat.maps.level_layers]
+    _need(layer in at_level, f"Layer {layer} is none of those at the map level, whose numbers are {at_level}.")
+    count = heat.maps.by_head[layers[layer]].shape[1]
+    _need(0 <= head < count, f"There is no head {head}; count {count} heads from 0.")
+    best = max(inside(a, b) for a in at_level for b in range(count))
+    mine = inside(layer, head)
+    _need(mine >= best - 1e-4, f"{mine:.0%} of this head's attention is within the mask; another has more. Have you tried all?")
+    return passed(f"{mine:.0%} of its attention to the cat is on the cat")

@@ -12,6 +12,9 @@ from p2p_helpers.checks import (
     check_ceiling,
     check_counterfactual,
     check_frugal,
+    check_head,
+    check_map,
+    check_mask,
     check_put_back,
     check_schedule,
     check_seed,
@@ -156,3 +159,35 @@ def test_bdia_exercise():
         ((lambda below, here, up, down, g: below - (1 - g) * here + g * up - down,), "γ = 0.5"),
         ((lambda below, here, up, down, g: below - up + down,), "γ = 1.0"),
     )
+
+
+def test_map_exercise():
+    assert check_map(lambda q, k: (q @ k.T / 4).softmax(-1)).startswith("✓")
+    refused(
+        check_map,
+        ((lambda q, k: q @ k.T,), "negative"),
+        ((lambda q, k: (q @ k.T).softmax(-1),), "too decided"),
+        ((lambda q, k: (q @ k.T / 4).softmax(0),), "do not sum to 1"),
+        ((lambda q, k: (k @ q.T).softmax(-1),), "a row for each pixel"),
+    )
+
+
+def test_mask_exercise():
+    truth = np.zeros((16, 16), bool)
+    truth[4:12, 4:12] = True
+    assert check_mask(torch.from_numpy(truth), truth, 0.75).startswith("✓")
+    wide, narrow = np.zeros_like(truth), np.zeros_like(truth)
+    wide[2:14, 2:14], narrow[6:10, 6:10] = True, True
+    answers = [(wide, "too large"), (narrow, "too small"), (~np.zeros_like(truth), "everything"), (truth.astype(float), "bool")]
+    refused(check_mask, *(((answer, truth, 0.75), says) for answer, says in answers))
+
+
+def test_head_exercise(toyland):
+    heat = p2p.edit(toyland, "a cat in space", "a cat in space", steps=2, record=True, progress=False).maps["cat"]
+    layers, mask = heat.maps.layers, heat.mask(0.5)
+    candidates = [(layers.index(name), head) for name in heat.maps.level_layers for head in range(4)]
+    share = {c: (m := heat.at(layer=c[0], head=c[1]).tensor())[mask].sum() / m.sum() for c in candidates}
+    best = max(share, key=share.get)
+    assert check_head(heat, *best).startswith("✓")
+    worst = min(share, key=share.get)
+    refused(check_head, ((heat, *worst), "another has more"), ((heat, best[0], 9), "no head 9"), ((heat, 3, 0), "map level"))

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers import plots
 from p2p_helpers.plots import figure_png
 
 GREY = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
@@ -80,3 +81,35 @@ def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
     assert not plt.get_fignums()
     with pytest.raises(p2p.InputError, match="step=10"):
         p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=10, steps=10)
+
+
+@pytest.fixture(scope="module")
+def recorded(toyland):
+    return p2p.edit(toyland, "a cat on the beach", "a dog on the beach", steps=3, record=True, progress=False)
+
+
+def test_figures_of_maps(recorded):
+    maps, image = recorded.maps, recorded.source
+    panels = {
+        plots.word_maps: ((maps,), 7),
+        lambda m, i: plots.word_maps(m, i, prompt=1): ((maps, image), 8),
+        plots.map_forming: ((maps["cat"],), 3),
+        plots.layers_and_steps: ((maps["cat"],), 3 * 3),
+        plots.heads: ((maps["cat"],), 3 * 4),
+        plots.self_components: ((maps, image), 7),
+    }
+    for draw, (arguments, count) in panels.items():
+        figure = draw(*arguments)
+        assert len(figure.axes) == count
+        assert plots.figure_png(figure)[:4] == b"\x89PNG"
+    titles = [ax.get_title().split("\n")[0] for ax in plots.word_maps(maps).axes]
+    assert titles == ["start", "a", "cat", "on", "the", "beach", "end"]
+
+
+def test_a_grid_names_its_rows_and_columns(recorded):
+    rows = [[recorded.source] * 3] * 2
+    figure = plots.grid(rows, ["self 0", "self 1"], ["cross 0", "cross 0.5", "cross 1"], title="sweep")
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["cross 0", "cross 0.5", "cross 1"]
+    assert [figure.axes[i].texts[0].get_text() for i in (0, 3)] == ["self 0", "self 1"]
+    with pytest.raises(p2p.InputError, match=r"\[3, 3\] pictures.*2 columns"):
+        plots.grid(rows, ["a", "b"], ["c", "d"])
