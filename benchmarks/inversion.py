@@ -214,7 +214,7 @@ def table(summary: dict) -> str:
     lines = ["| | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
     for name, figures in summary.items():
         cells = [
-            "–" if figures[m] is None else f"{figures[m][0] * scale:.{digits}f} ± {figures[m][1] * scale:.{digits}f}"
+            "–" if figures[m] is None else f"{round(figures[m][0] * scale, digits) + 0.0:.{digits}f} ± {figures[m][1] * scale:.{digits}f}"
             for m, (_, scale, digits) in MEASURES.items()
         ]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{figures['peak MiB']:.0f}"]) + " |")
@@ -236,7 +236,7 @@ def figure(summary: dict):
             colour, marker = plt.get_cmap("viridis")(number / len(summary)), "osD^vPX*"[number]
             ax.errorbar(x, factor * y, factor * dy, dx, fmt=marker, color=colour, markersize=8, capsize=3, label=name)
         ax.set(xscale="log", xlabel="seconds for one edit, inversion included, one core", ylabel=MEASURES[measure][0])
-        ax.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"], minor=False)
+        ax.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_title("What should stay, stays", loc="left")

@@ -27,7 +27,8 @@ from .editing import GPU, peak_mib, reset_peak
 
 OUT = Path("runs/benchmarks")
 GUIDANCE = 7.5
-CASES = {"toyland": (50, 10), "sd1": (1, 3)}  # denoising steps, optimiser steps for each
+FIRST = 10  # denoising steps in which loss curves are compared: later, rounding has grown
+CASES = {"toyland": (50, 10), "sd1": (1, 4)}  # denoising steps, optimiser steps for each
 NAMES = {"toyland": "Toyland, 128 px", "sd1": "Stable Diffusion 1.5, 512 px"}
 
 
@@ -79,7 +80,7 @@ WAYS = {
     "original": original,
     "ours, same settings": lambda *a: ours(*a, "null"),
     "ours, gradient checkpointing": lambda *a: ours(*a, "null", True),
-    **{f"ours, from the prompt, {n}": lambda *a, n=n: ours(*a[:-1], n, "prompt") for n in (1, 2, 3)},
+    "ours, one step each from the prompt": lambda *a: ours(*a[:-1], 1, "prompt"),
 }
 
 
@@ -114,12 +115,15 @@ def last(losses: list) -> torch.Tensor:
 
 def table(results: dict) -> str:
     """Markdown: every way and its ratios to the original."""
-    lines = ["| | | seconds | ratio | memory | ratio | last losses, mean | largest difference of a loss |", "|---" * 8 + "|"]
+    lines = [
+        "| | | seconds | ratio | memory | ratio | last losses, mean | largest difference of a loss, first ten steps |",
+        "|---" * 8 + "|",
+    ]
     for model, ways in results.items():
         first = ways["original"]
         for way, got in ways.items():
             a, b = torch.tensor(first["losses"]), torch.tensor(got["losses"])
-            same = f"{((a - b).abs() / a).nan_to_num(0).max():.1e}" if "from the prompt" not in way else "–"
+            same = f"{((a - b).abs() / a)[:FIRST].nan_to_num(0).max():.1e}" if "from the prompt" not in way else "–"
             lines.append(
                 f"| {NAMES[model]} | {way} | {got['seconds']:.1f} | {got['seconds'] / first['seconds']:.2f} | {got['MiB']:.0f} MiB "
                 f"| {got['MiB'] / first['MiB']:.2f} | {last(got['losses']).mean():.2e} | {same} |"
