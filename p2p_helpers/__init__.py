@@ -21,6 +21,7 @@ from .models import load_pipeline
 from .plots import alignment, difference, gallery, show, show_edit
 from .recording import AttentionMaps, Heatmap, Record, SelfAttention, record
 from .tokens import find_words, refinement_alignment, replacement_matrix, words
+from .widgets import Explorer, explore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "AttentionMaps",
     "Edit",
     "EditResult",
+    "Explorer",
     "Heatmap",
     "ImageError",
     "InputError",
@@ -49,6 +51,7 @@ __all__ = [
     "alignment",
     "difference",
     "edit",
+    "explore",
     "find_words",
     "gallery",
     "invert",

@@ -128,7 +128,7 @@ def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
     last, layers = heat.maps.steps - 1, heat.maps.level_layers
     steps = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
     pictures = [[heat.at(step=step, layer=layer).image() for step in steps] for layer in layers]
-    return grid(pictures, _short(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
+    return grid(pictures, short_layer_names(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
 
 
 def heads(heat: Heatmap) -> Figure:
@@ -140,10 +140,10 @@ def heads(heat: Heatmap) -> Figure:
         counts = [heat.maps.by_head[layer].shape[1] for layer in layers]
     pictures = [[heat.at(layer=layer, head=head).image() for head in range(min(counts))] for layer in layers]
     names = [f"head {head}" for head in range(min(counts))]
-    return grid(pictures, _short(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
+    return grid(pictures, short_layer_names(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
 
 
-def _short(layers: Sequence[str]) -> list[str]:
+def short_layer_names(layers: Sequence[str]) -> list[str]:
     """up_blocks.2.attentions.1.… → up 2.1"""
     parts = [layer.split(".") for layer in layers]
     return [f"{p[0].split('_')[0]} {p[1]}.{p[3]}" if p[0] != "mid_block" else "mid" for p in parts]

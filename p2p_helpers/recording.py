@@ -197,7 +197,16 @@ class OnePrompt:
     @property
     def end(self) -> Heatmap:
         """The end token, where the words end."""
-        return replace(self[len(self.maps.tokenizer(self.maps.prompts[self.prompt]).input_ids) - 1], name="end")
+        return replace(self[self._end], name="end")
+
+    @property
+    def padding(self) -> Heatmap:
+        """All tokens after the end, which fill up the model's positions. Pixels look at them, too."""
+        return replace(self.end, name="padding", tokens=tuple(range(self._end + 1, self.maps.tokenizer.model_max_length)))
+
+    @property
+    def _end(self) -> int:
+        return len(self.maps.tokenizer(self.maps.prompts[self.prompt]).input_ids) - 1
 
     @property
     def self_attention(self) -> SelfAttention:

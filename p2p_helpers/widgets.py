@@ -1,0 +1,102 @@
+"""Views to play with, on top of figures that already tell the story."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .editing import EditResult
+from .errors import InputError
+from .plots import short_layer_names
+from .recording import AttentionMaps, Heatmap
+
+STEPS = 12  # shown at most, evenly spread, so that the page stays small
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A page that needs no kernel and no network. Shown by a notebook as it is; `save` writes it to a file."""
+
+    page: str
+    height: int = 460
+
+    def save(self, path: str | Path):
+        """Write the page as one HTML file."""
+        Path(path).write_text(self.page, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        style = f"width:100%;height:{self.height}px;border:0"
+        return f'<iframe title="Attention explorer" style="{style}" srcdoc="{html.escape(self.page)}"></iframe>'
+
+
+def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | None = None) -> Explorer:
+    """A view of recorded maps: hover a word for its map over the picture, a pixel for its words; choose picture, step, layer and head.
+
+    Args:
+        result: an edit made with `record=True`, or maps from `p2p.record`.
+        images: with maps, the picture of each prompt.
+
+    Raises:
+        InputError: nothing was recorded, or there are not as many pictures as prompts.
+    """
+    if isinstance(result, EditResult):
+        images = [result.source, *result.images]
+        if result.maps is None:
+            raise InputError("This edit recorded no maps. Make it again with edit(..., record=True).")
+    maps = result.maps if isinstance(result, EditResult) else result
+    if images is None or len(images) != len(maps.prompts):
+        raise InputError(f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each.")
+    layers = maps.level_layers
+    heads = _heads(maps)
+    steps = sorted({round(i * (maps.steps - 1) / (STEPS - 1)) for i in range(STEPS)})
+    prompts = [_prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)]
+    data = {"grid": maps.level, "steps": steps, "layers": short_layer_names(layers), "heads": heads, "prompts": prompts}
+    page = (Path(__file__).parent / "explorer.html").read_text(encoding="utf-8")
+    return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("</", "<\\/")))
+
+
+def _heads(maps: AttentionMaps) -> int:
+    layers = maps.level_layers
+    if maps.record.everything:
+        return min(maps.all[layer, 0].shape[1] for layer in layers)
+    return min(maps.by_head[layer].shape[1] for layer in layers)
+
+
+def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequence[str], heads: int, steps: Sequence[int]) -> dict:
+    """One prompt's picture, words and maps for the page: average, steps, and each layer's mean and heads, in bytes."""
+    own = maps.of(number)
+    words = [own.start, *own.words, own.end, *([own.padding] if own.padding.tokens else [])]
+    views = [words, *([w.at(step=s) for w in words] for s in steps)]
+    for layer in layers:
+        views += [[w.at(layer=layer) for w in words], *([w.at(layer=layer, head=h) for w in words] for h in range(heads))]
+    values = np.stack([[heat.numpy() for heat in view] for view in views])  # (view, word, row, column)
+    scales = values.max((2, 3), keepdims=True)
+    small = np.round(values / np.maximum(scales, 1e-9) * 255).astype(np.uint8)
+    return {
+        "text": maps.prompts[number],
+        "words": [heat.name for heat in words],
+        "first": 1 + _most_telling(own.words),
+        "maps": base64.b64encode(small.tobytes()).decode(),
+        "scales": [round(float(s), 4) for s in scales.flatten()],
+        "picture": _data_url(image),
+    }
+
+
+def _most_telling(words: Sequence[Heatmap]) -> int:
+    """The word whose map is the least even: what to show first."""
+    spread = [heat.numpy().max() / max(heat.numpy().mean(), 1e-9) for heat in words]
+    return int(np.argmax(spread)) if spread else 0
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer, small = io.BytesIO(), max(image.size) <= 256
+    image.convert("RGB").save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 88}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,117 @@
+"""The explorer: one page without network, in a real browser."""
+
+import shutil
+
+import pytest
+
+import p2p_helpers as p2p
+
+SOURCE, TARGET = "a cat on the beach", "a dog on the beach"
+
+
+@pytest.fixture(scope="module")
+def result(toyland):
+    return p2p.edit(toyland, SOURCE, TARGET, seed=3, steps=6, record=True, progress=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, or Playwright's own."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture
+def page(browser, result, tmp_path):
+    """The saved page with the network off; any error in the console fails the test."""
+    p2p.explore(result).save(tmp_path / "maps.html")
+    context = browser.new_context(offline=True, viewport={"width": 800, "height": 600})
+    page, errors = context.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "maps.html").as_uri())
+    page.wait_for_function("pictures.every(picture => picture.complete)")
+    yield page
+    context.close()
+    assert not errors
+
+
+def picture(page):
+    return page.evaluate("document.getElementById('picture').toDataURL()")
+
+
+def test_the_page_is_small_and_alone(result):
+    view = p2p.explore(result)
+    assert len(view.page) < 1.5e6
+    assert "http://" not in view.page and "https://" not in view.page
+    assert "srcdoc" in view._repr_html_()
+    same = p2p.explore(result.maps, [result.source, result.image])
+    assert same.page == view.page
+
+
+def test_what_cannot_be_explored(toyland, result):
+    unrecorded = p2p.edit(toyland, SOURCE, TARGET, steps=1, progress=False)
+    with pytest.raises(p2p.InputError, match="record=True"):
+        p2p.explore(unrecorded)
+    with pytest.raises(p2p.InputError, match="1 pictures for 2 prompts"):
+        p2p.explore(result.maps, [result.source])
+
+
+def test_hovering_a_word_shows_its_map_and_leaving_takes_it_back(page):
+    kept = picture(page)
+    page.get_by_role("button", name="beach").hover()
+    beach = picture(page)
+    assert beach != kept
+    assert page.inner_text("#said").startswith("“beach”: at most")
+    page.mouse.move(5, 590)
+    assert picture(page) == kept
+    page.get_by_role("button", name="beach").click()
+    page.mouse.move(5, 590)
+    assert picture(page) == beach
+    assert page.get_by_role("button", name="beach").get_attribute("aria-pressed") == "true"
+
+
+def test_a_pixel_names_its_words_by_mouse_and_by_keyboard(page, result):
+    box = page.locator("#picture").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 1.5 / 16, box["y"] + box["height"] * 2.5 / 16)
+    assert page.inner_text("#said") == "Row 3, column 2 looks at:"
+    shown = dict(line.rsplit("\n", 1) for line in page.locator(".bar").all_inner_texts())
+    for heat in (result.maps.start, result.maps["cat"], result.maps.of(0).padding):
+        if heat.name in shown:
+            assert float(shown[heat.name].split()[0]) == pytest.approx(100 * heat.numpy()[2, 1], abs=0.5)
+    assert len(shown) >= 5
+    page.locator("#picture").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#said") == "Row 3, column 3 looks at:"
+    page.keyboard.press("Escape")
+    assert "at most" in page.inner_text("#said")
+
+
+def test_steps_layers_heads_and_the_other_picture(page):
+    views = [picture(page)]
+    page.select_option("#view", "step")
+    views.append(picture(page))
+    page.locator("#step").focus()
+    page.keyboard.press("End")
+    assert page.inner_text("#stepsaid") == "6"
+    views.append(picture(page))
+    page.select_option("#view", "layer")
+    views.append(picture(page))
+    page.select_option("#head", "2")
+    views.append(picture(page))
+    page.select_option("#prompt", "1")
+    assert page.inner_text("#title") == TARGET
+    views.append(picture(page))
+    assert len(set(views)) == len(views)
+
+
+def test_everything_is_reached_by_tab_and_seen(page):
+    """Every word and choice takes the focus, and shows it."""
+    names = []
+    for _ in range(10):  # the picture, seven words, two choices
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.textContent || document.activeElement.id"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    for word in ("start", *SOURCE.split(), "end"):
+        assert word in names
