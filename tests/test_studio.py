@@ -1,0 +1,123 @@
+"""The studio without a browser: its controls make the edit that they say, errors are shown, a second run replaces the first."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+import p2p_helpers as p2p
+from p2p_helpers.studio import Settings, Studio
+from p2p_helpers.toyland import photos
+
+FEW = dataclasses.replace(Settings(), steps=4)
+
+
+@pytest.fixture
+def studio(toyland):
+    made = Studio(toyland, FEW)
+    yield made
+    made.stop()
+    made.wait()
+
+
+def run(studio):
+    studio.start()
+    studio.wait()
+    return studio.result
+
+
+def labels(studio):
+    return {line.children[0].description: line.children[1].value for line in studio.words.children}
+
+
+def test_every_word_of_the_target_says_whose_map_it_takes(studio):
+    assert labels(studio)["dog"] == "map of “cat”"
+    studio.kind.value = "refinement"
+    studio.target.value = "a cat on the beach at night"
+    assert labels(studio)["night"] == "its own map: new"
+    assert labels(studio)["cat"] == "map of “cat”"
+
+
+@pytest.mark.parametrize("blend", ["", "cat, dog"])
+def test_copied_python_makes_the_same_picture(studio, toyland, blend):
+    studio.faders[1].value, studio.blend.value, studio.cross.value = 2.0, blend, 0.6
+    result = run(studio)
+    assert not studio.error.value
+    scope = {"pipe": toyland}
+    exec(studio.code.value, scope)
+    np.testing.assert_array_equal(np.asarray(scope["result"].image), np.asarray(result.image))
+    assert ("where it may change" in studio.pictures.value) == bool(blend)
+    assert studio.bar.value == 4
+
+
+def test_a_word_that_occurs_twice_has_two_faders(studio, toyland):
+    studio.source.value, studio.target.value = "a cat and a dog in space", "a cat and a fox in space"
+    studio.faders[3].value = 3.0
+    assert studio.settings.edit == p2p.Replace(cross_steps=0.8, self_steps=0.4) | p2p.Reweight({("a", 2): 3.0})
+    scope = {"pipe": toyland}
+    result = run(studio)
+    exec(studio.code.value, scope)
+    np.testing.assert_array_equal(np.asarray(scope["result"].image), np.asarray(result.image))
+
+
+def test_errors_are_shown_in_place_and_go_away(studio):
+    studio.target.value = "a cat and a dog on the beach"
+    assert "same number of words" in studio.error.value or "word" in studio.error.value
+    run(studio)
+    assert studio.result is None and 'role="alert"' in studio.error.value
+    studio.target.value = "a dog on the beach"
+    assert not studio.error.value
+    studio.blend.value = "zebra"
+    run(studio)
+    assert "zebra" in studio.error.value
+    studio.blend.value = ""
+    assert run(studio) is not None and not studio.error.value
+
+
+def test_a_second_run_replaces_the_first_and_cancel_leaves_nothing(studio):
+    studio.steps.value = 100
+    studio.start()
+    studio.steps.value = 3
+    result = run(studio)
+    assert result.steps == 3 and len(studio.history) == 1
+    studio.steps.value = 100
+    studio.start()
+    studio.stop()
+    studio.wait()
+    assert studio.result is result and len(studio.history) == 1 and not studio.error.value
+
+
+def test_undo_goes_back(studio):
+    first = np.asarray(run(studio).image)
+    studio.target.value, studio.seed.value = "a fox on the beach", 7
+    run(studio)
+    studio._undo()
+    studio.wait()
+    assert studio.target.value == "a dog on the beach" and studio.seed.value == 3
+    np.testing.assert_array_equal(np.asarray(studio.result.image), first)
+    assert len(studio.history) == 1
+
+
+def test_settings_go_through_json(studio):
+    studio.faders[1].value = -1.0
+    said = studio.settings
+    assert Settings(**{**json.loads(json.dumps(dataclasses.asdict(said))), "phrases": said.phrases, "weights": said.weights}) == said
+
+
+def test_an_uploaded_picture_is_inverted_once_and_edited(studio):
+    photo = photos()["cat-snow"]
+    studio._take([{"content": memoryview(photo.path.read_bytes())}])
+    studio.source.value, studio.target.value = photo.prompt, "a dog in the snow"
+    assert studio.seed.disabled and studio.settings.method == "direct"
+    result = run(studio)
+    assert result.source_prompt == photo.prompt and result.seed is None
+    made = studio._inversion[1]
+    studio.cross.value = 0.5
+    run(studio)
+    assert studio._inversion[1] is made
+    assert "p2p.invert(" in studio.code.value
+    broken = io.BytesIO(b"not a picture").getvalue()
+    studio._take([{"content": broken}])
+    assert 'role="alert"' in studio.error.value and not studio.settings.method
