@@ -9,7 +9,7 @@ export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lowest check package train evaluate notebooks clean
+.PHONY: help setup lab studio test lowest check package train evaluate notebooks clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -30,6 +30,9 @@ $(READY): pyproject.toml
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	cd notebooks && ../$(BIN)/jupyter lab
+
+studio: $(READY) ## open the studio, a page to play with edits, on this machine
+	$(BIN)/voila notebooks/studio.ipynb
 
 check: $(READY) ## print what this machine has, with one timed edit
 	$(BIN)/python -m p2p_helpers

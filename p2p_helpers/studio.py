@@ -100,24 +100,24 @@ class Studio:
         self._load(settings or Settings())
 
     def _build(self):
-        wide, style = w.Layout(width="100%"), {"description_width": "7em"}
+        wide, style = w.Layout(width="auto"), {"description_width": "7em"}
         self.source = w.Text(description="source", layout=wide, style=style, continuous_update=False)
         self.target = w.Text(description="target", layout=wide, style=style, continuous_update=False)
-        self.kind = w.Dropdown(options=list(KINDS), description="edit", style=style)
+        self.kind = w.Dropdown(options=list(KINDS), description="kind of edit", style=style)
         self.cross = w.FloatSlider(min=0, max=1, step=0.05, description="cross steps", style=style, continuous_update=False)
         self.self_ = w.FloatSlider(min=0, max=1, step=0.05, description="self steps", style=style, continuous_update=False)
         self.blend = w.Text(description="local blend", placeholder="words, e.g. cat, dog", style=style, continuous_update=False)
         self.seed = w.IntText(description="seed", style=style)
         self.steps = w.BoundedIntText(min=1, max=200, description="steps", style=style)
-        self.upload = w.FileUpload(accept="image/*", multiple=False, description="edit a picture of mine")
+        self.upload = w.FileUpload(accept="image/*", multiple=False, description="edit a picture of mine", layout=wide)
         self.method = w.Dropdown(options=[m for m in METHODS if m != "null-text"], value="direct", description="inversion", style=style)
         self.forget = w.Button(description="without picture")
-        self.run = w.Button(description="Edit", button_style="primary", icon="paint-brush")
+        self.run = w.Button(description="Edit", button_style="primary")
         self.cancel, self.undo = w.Button(description="Cancel", disabled=True), w.Button(description="Undo", disabled=True)
-        self.bar = w.IntProgress(min=0, max=1, description="", layout=w.Layout(flex="1 1 auto", width="auto"))
+        self.bar = w.IntProgress(min=0, max=1, description="", layout=w.Layout(width="auto", height="20px"))
         self.error = w.HTML()
         self.faders, self.words = [], w.VBox()
-        self.pictures, self.code, self.files = w.HTML(), w.Textarea(disabled=True, rows=9, layout=wide, description="as Python"), w.HTML()
+        self.pictures, self.code, self.files = w.HTML(), w.Textarea(disabled=True, rows=10, layout=wide, description="as Python"), w.HTML()
         for control in (self.source, self.target, self.kind):
             control.observe(lambda change: self._line_up(), "value")
         self.run.on_click(lambda button: self.start())
@@ -176,7 +176,7 @@ class Studio:
             said = f"map of “{' '.join(takes)}”" if takes else "its own map: new"
             key = f"{word.text} {names.count(word.text)}"
             fader = w.FloatSlider(before.get(key, 1.0), min=FADER[0], max=FADER[1], step=0.25, description=word.text, tooltip=key)
-            fader.style, fader.layout, fader.continuous_update = style, w.Layout(flex="1 1 auto", width="auto"), False
+            fader.style, fader.layout, fader.continuous_update = style, w.Layout(flex="1 1 auto", width="auto", min_width="0"), False
             self.faders.append(fader)
             lines.append(w.HBox([fader, w.Label(said, layout=w.Layout(width="9.5em"))]))
         self._phrases = tuple((n, names[: i + 1].count(n)) if names.count(n) > 1 else n for i, n in enumerate(names))
@@ -257,7 +257,7 @@ class Studio:
             mask = Image.fromarray((result.masks[-1, 0].numpy() * 255).astype(np.uint8))
             shown.append((mask.resize(result.source.size, Image.Resampling.NEAREST), "white: where it may change"))
         figures = [
-            f'<figure style="margin:0 12px 12px 0;width:min(260px,100%)"><img alt="{_text(name)}" src="{_url(image)}" style="width:100%;'
+            f'<figure style="margin:0 12px 12px 0;width:min(220px,100%)"><img alt="{_text(name)}" src="{_url(image)}" style="width:100%;'
             f'image-rendering:auto"><figcaption>{_text(name)}</figcaption></figure>'
             for image, name in shown
         ]

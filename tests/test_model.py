@@ -52,7 +52,7 @@ def ceiling(pipe, picture) -> float:
     """What the autoencoder alone gives back, in dB."""
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
-        copy = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+        copy = pipe.vae.decode(pipe.vae.encode(pixels.to(pipe.vae.dtype)).latent_dist.mode()).sample.float().clamp(-1, 1)
     return psnr(np.asarray(picture), ((copy[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
 
 
