@@ -142,10 +142,11 @@ class Studio:
     @property
     def settings(self) -> Settings:
         """What the controls say."""
-        return Settings(
-            self.source.value, self.target.value, self.kind.value, tuple(f.value for f in self.faders), self.cross.value, self.self_.value,
-            self.blend.value, self.seed.value, self.steps.value, self.method.value if self._photo else "", self._phrases,
-        )  # fmt: skip
+        weights = tuple(round(fader.value, 2) for fader in self.faders)  # sliders add up rounding
+        schedules = round(self.cross.value, 2), round(self.self_.value, 2)
+        method = self.method.value if self._photo else ""
+        prompts = self.source.value, self.target.value, self.kind.value
+        return Settings(*prompts, weights, *schedules, self.blend.value, self.seed.value, self.steps.value, method, self._phrases)
 
     def _load(self, settings: Settings):
         """Put the controls where settings say."""
