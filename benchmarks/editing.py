@@ -1,10 +1,10 @@
 """What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`; nothing is asserted.
 
-The same two prompts in three ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, and the same edit
-with every map written out (as the tests have it). On the embedded model, and on the UNets of Stable Diffusion 1.5 and XL with their
-published configurations and random weights, since time and memory do not depend on what the weights are. Each model runs in a process
-of its own, the ways in turn, there and back; the fastest run of each counts, since what else a machine does only adds. Peak memory is
-the GPU's, or without one the process's; it is also given without the weights.
+The same two prompts in four ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, the same with maps
+recorded for the figures, and the same with every map written out (as the tests have it). On the embedded model, and on the UNets of
+Stable Diffusion 1.5 and XL with their published configurations and random weights, since time and memory do not depend on what the
+weights are. Each model runs in a process of its own, the ways in turn, there and back; the fastest run of each counts, since what else a
+machine does only adds. Peak memory is the GPU's, or without one the process's; it is also given without the weights.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def ways(pipe, side: int, steps: int) -> dict:
     return {
         "plain": lambda: pipe(PROMPTS, num_inference_steps=steps, **common),
         "p2p.edit": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, **common),
+        "p2p.edit, recorded": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, record=True, **common),
         "maps written out": lambda: materialised.run(pipe, PROMPTS, written_out, steps, steps, **common),
     }
 

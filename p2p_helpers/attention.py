@@ -40,8 +40,8 @@ class Observer(Protocol):
 
     before: bool  # whether it wants the targets' own maps, before the edit
 
-    def watches(self, layer: str, pixels: int, height: int, width: int) -> bool:
-        """Whether it wants this layer's maps, given how many pixels the layer has and the size of the latent."""
+    def watches(self, layer: str, pixels: int, height: int, width: int, step: int) -> bool:
+        """Whether it wants this layer's maps of a step, given how many pixels the layer has and the size of the latent."""
 
     def see(self, layer: str, maps: Float[Tensor, "prompt head pixel key"], step: int):
         """Takes one layer's maps of one step, from 0, in float32, source first; a key is a token, or in self-attention a pixel."""
@@ -154,7 +154,7 @@ class ControlledAttention:
 
         control, pixels = self.control, query.shape[2]
         source = batch - control.prompts  # with guidance the first half is unconditional and stays untouched
-        watching = [o for o in control.observers if o.watches(self.layer, pixels, *control.size)]
+        watching = [o for o in control.observers if o.watches(self.layer, pixels, *control.size, control.step - 1)]
         if watching:
             self._show(watching, query[source:], key[source:], is_cross)
         extra = []  # rows that need a second attention, since S and T both act

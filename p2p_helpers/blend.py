@@ -118,7 +118,7 @@ class BlendRun:
                 raise PromptError(f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {errors[-1]}")
         return columns
 
-    def watches(self, layer: str, pixels: int, height: int, width: int) -> bool:
+    def watches(self, layer: str, pixels: int, height: int, width: int, step: int) -> bool:
         """Down and up layers of the level of `map_level`."""
         if not self.levels or not (self.blend.words or self.blend.exclude):
             return False

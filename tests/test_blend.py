@@ -71,8 +71,8 @@ def test_the_original_mask_by_hand(tokenizer):
     run = BlendRun(
         p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"], 8
     )
-    assert run.watches("down_blocks.1.attn2.x", 256, 32, 32) and run.watches("up_blocks.0.attn2.x", 256, 32, 32)
-    assert not run.watches("mid_block.attn2.x", 256, 32, 32) and not run.watches("up_blocks.0.attn2.x", 1024, 32, 32)
+    assert run.watches("down_blocks.1.attn2.x", 256, 32, 32, 0) and run.watches("up_blocks.0.attn2.x", 256, 32, 32, 0)
+    assert not run.watches("mid_block.attn2.x", 256, 32, 32, 0) and not run.watches("up_blocks.0.attn2.x", 1024, 32, 32, 0)
     maps = torch.zeros(2, 4, 256, 32)
     maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
     maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
