@@ -113,7 +113,8 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
     titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
     if image is not None:
         pictures, titles = [image, *pictures], ["the picture\n", *titles]
-    return gallery(pictures, titles, columns=min(len(pictures), 10), width=10)
+    count = len(pictures)
+    return gallery(pictures, titles, columns=count if count <= 8 else -(-count // 2), width=10)
 
 
 def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
