@@ -1,6 +1,7 @@
 """Shared fixtures: a small pipeline with random weights, the embedded model, and a network that is switched off."""
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -53,3 +54,16 @@ def random_pipe(tokenizer):
 def toyland():
     """The embedded model."""
     return p2p.load_pipeline("toyland", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, or Playwright's own."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        except sync_api.Error as error:
+            pytest.skip(f"no browser to test in; apt install chromium, or playwright install chromium ({error.message[:80]})")
+        yield started
+        started.close()

@@ -1,7 +1,6 @@
 """The studio in Voilà and a notebook in JupyterLab, as a person uses them, in a real browser. Screenshots go to runs/screenshots."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,13 +19,6 @@ expect = sync_api.expect
 ROOT = Path(__file__).parent.parent
 SHOTS = ROOT / "runs" / "screenshots"
 PATIENCE = 120_000  # ms: a kernel starts slowly where two cores do everything
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, or Playwright's own."""
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
 
 
 def served(command, folder):

@@ -1,7 +1,5 @@
 """The explorer: one page without network, in a real browser."""
 
-import shutil
-
 import pytest
 
 import p2p_helpers as p2p
@@ -12,14 +10,6 @@ SOURCE, TARGET = "a cat on the beach", "a dog on the beach"
 @pytest.fixture(scope="module")
 def result(toyland):
     return p2p.edit(toyland, SOURCE, TARGET, seed=3, steps=6, record=True, progress=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, or Playwright's own."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
 
 
 @pytest.fixture
