@@ -30,11 +30,6 @@ WAYS = {
 }
 
 
-def scenes(split: str, count: int) -> list:
-    """The first scenes of a split whose objects have different names (a word must mean one thing)."""
-    return [scene_at(split, i) for i in range(count)]
-
-
 def maps_of(pipe, scene):
     """Recorded maps of a scene's picture."""
     picture, masks = render(scene)
@@ -48,7 +43,7 @@ def maps_of(pipe, scene):
 def score(pipe, split: str, count: int) -> dict[str, dict]:
     """Way → intersection over union at each threshold (object, threshold), and whether the peak is on the object (object,)."""
     found = {way: {"iou": [], "pointing": []} for way in WAYS}
-    for scene in scenes(split, count):
+    for scene in (scene_at(split, i) for i in range(count)):
         maps, masks = maps_of(pipe, scene)
         for thing, mask in zip(scene.things, torch.from_numpy(masks), strict=True):
             for way, make in WAYS.items():

@@ -173,7 +173,7 @@ def invert(
         guidance_scale: that edits will use; the model's usual one when not given. A null-text inversion holds for this one only.
         inner_steps: optimiser steps for each denoising step at most (null-text).
         init: where the optimisation starts: "null" as in the paper, or "prompt", the source prompt's embedding.
-        gradient_checkpointing: work activations out twice instead of keeping them: less memory, about a third more time (null-text).
+        gradient_checkpointing: work activations out twice instead of keeping them: less memory, more time (null-text).
         checkpoint: a file that null-text inversion writes after every denoising step and goes on from.
         progress: whether to show a progress bar.
 
