@@ -81,6 +81,18 @@ def map_level(height: int, width: int, levels: Sequence[int]) -> int:
     return min(levels, key=lambda level: (abs(level - wanted), level))
 
 
+def halved(height: int, width: int, times: int) -> tuple[int, int]:
+    """The sides after so many halvings, rounded up as a UNet does it."""
+    for _ in range(times):
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def cross_levels(layers: Sequence[str]) -> list[int]:
+    """How often the latent is halved where a UNet has cross-attention, from the names of its attention layers."""
+    return sorted({int(name.split(".")[1]) for name in layers if name.startswith("down_blocks") and ".attn2." in name})
+
+
 class BlendRun:
     """A `LocalBlend` at work on one batch of prompts: an attention observer that also changes latents after each step.
 
@@ -99,7 +111,7 @@ class BlendRun:
     def __init__(self, blend: LocalBlend, tokenizer, prompts: Sequence[str], layers: Sequence[str], scale: int):
         self.blend, self.scale, self.masks, self.before = blend, scale, [], False
         self.include, self.exclude = (self._columns(phrases, tokenizer, prompts) for phrases in (blend.words, blend.exclude))
-        self.levels = sorted({int(name.split(".")[1]) for name in layers if name.startswith("down_blocks") and ".attn2." in name})
+        self.levels = cross_levels(layers)
         self._sum: Float[Tensor, "which prompt pixel"] | None = None
         self._shape = (0, 0)
 
@@ -122,9 +134,7 @@ class BlendRun:
         """Down and up layers of the level of `map_level`."""
         if not self.levels or not (self.blend.words or self.blend.exclude):
             return False
-        for _ in range(map_level(height, width, self.levels)):
-            height, width = -(-height // 2), -(-width // 2)  # a UNet halves its sides so, rounding up
-        self._shape = (height, width)
+        height, width = self._shape = halved(height, width, map_level(height, width, self.levels))
         return pixels == height * width and layer.startswith(("down_blocks", "up_blocks")) and ".attn2." in layer
 
     def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"], step: int):

@@ -180,7 +180,7 @@ def check_head(heat: Heatmap, layer: int, head: int) -> str:
 
     at_level = [layers.index(name) for name in heat.maps.level_layers]
     _need(layer in at_level, f"Layer {layer} is none of those at the map level, whose numbers are {at_level}.")
-    count = heat.maps.by_head[layers[layer]].shape[1]
+    count = heat.maps.heads
     _need(0 <= head < count, f"There is no head {head}; count {count} heads from 0.")
     best = max(inside(a, b) for a in at_level for b in range(count))
     mine = inside(layer, head)

@@ -119,28 +119,22 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
 
 def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
     """How one word's map forms over the steps, `count` of them evenly spread."""
-    last = heat.maps.steps - 1
-    steps = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    steps = heat.maps.spread_steps(count)
     return gallery([heat.at(step=step).image() for step in steps], [f"{heat.name}, step {step}" for step in steps], columns=len(steps))
 
 
 def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
     """One word's map in every layer of the map level (rows) at some steps (columns)."""
-    last, layers = heat.maps.steps - 1, heat.maps.level_layers
-    steps = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    layers, steps = heat.maps.level_layers, heat.maps.spread_steps(count)
     pictures = [[heat.at(step=step, layer=layer).image() for step in steps] for layer in layers]
     return grid(pictures, short_layer_names(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
 
 
 def heads(heat: Heatmap) -> Figure:
     """One word's map in every head (columns) of every layer of the map level (rows)."""
-    layers = heat.maps.level_layers
-    if heat.maps.record.everything:
-        counts = [heat.maps.all[layer, 0].shape[1] for layer in layers]
-    else:
-        counts = [heat.maps.by_head[layer].shape[1] for layer in layers]
-    pictures = [[heat.at(layer=layer, head=head).image() for head in range(min(counts))] for layer in layers]
-    names = [f"head {head}" for head in range(min(counts))]
+    layers, count = heat.maps.level_layers, heat.maps.heads
+    pictures = [[heat.at(layer=layer, head=head).image() for head in range(count)] for layer in layers]
+    names = [f"head {head}" for head in range(count)]
     return grid(pictures, short_layer_names(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
 
 

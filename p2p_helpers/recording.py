@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .attention import Control, controlled
-from .blend import map_level
+from .blend import cross_levels, halved, map_level
 from .errors import InputError, PromptError
 from .tokens import Phrase, find_words, words
 
@@ -57,14 +57,14 @@ class Recorder:
     def __init__(self, record: Record, tokenizer, prompts: Sequence[str], layers: Sequence[str]):
         self.record, self.before = record, record.before
         self.maps = AttentionMaps(tokenizer, list(prompts), record)
-        self.levels = sorted({int(name.split(".")[1]) for name in layers if name.startswith("down_blocks") and _is_cross(name)})
+        self.levels = cross_levels(layers)
         self._size: tuple[int, int] | None = None  # of the latent
         self._level: tuple[int, int] = (0, 0)  # rows and columns at the map level
 
     def watches(self, layer: str, pixels: int, height: int, width: int, step: int) -> bool:
         """All cross-attention layers, and in every fourth step the self-attention layers at the map level."""
         if (height, width) != self._size:
-            self._size, self._level = (height, width), _halved(height, width, map_level(height, width, self.levels or [0]))
+            self._size, self._level = (height, width), halved(height, width, map_level(height, width, self.levels or [0]))
         at_level = pixels == self._level[0] * self._level[1]
         return _is_cross(layer) or self.record.everything or (at_level and step % SELF_EVERY == 0)
 
@@ -93,16 +93,10 @@ def _add(sums: dict, key: str, maps: Tensor):
         sums[key] = maps.clone()
 
 
-def _halved(height: int, width: int, times: int) -> tuple[int, int]:
-    for _ in range(times):
-        height, width = -(-height // 2), -(-width // 2)  # a UNet halves its sides so, rounding up
-    return height, width
-
-
 def _grid(pixels: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of a layer with so many pixels."""
     while height * width > pixels:
-        height, width = _halved(height, width, 1)
+        height, width = halved(height, width, 1)
     return height, width
 
 
@@ -137,6 +131,18 @@ class AttentionMaps:
     def level_layers(self) -> list[str]:
         """Those of them at the map level, which the standard figures average: down and up, as in the paper."""
         return [layer for layer in self.layers if self.shapes[layer] == self.level and not layer.startswith("mid")]
+
+    @property
+    def heads(self) -> int:
+        """How many heads every layer at the map level has."""
+        layers = self.level_layers
+        if self.record.everything:
+            return min(self.all[layer, 0].shape[1] for layer in layers)
+        return min(self.by_head[layer].shape[1] for layer in layers)
+
+    def spread_steps(self, count: int) -> list[int]:
+        """At most `count` of the recorded steps, evenly spread from the first to the last."""
+        return sorted({round(i * (self.steps - 1) / max(count - 1, 1)) for i in range(count)})
 
     def of(self, prompt: int) -> OnePrompt:
         """The maps of one prompt, 0 for the source. Raises InputError if there is no such prompt."""

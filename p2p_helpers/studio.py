@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import io
 import json
 import threading
@@ -57,7 +58,6 @@ class Settings:
 
     def python(self) -> str:
         """The exact call, to paste into a notebook that has `pipe`."""
-        found = tuple(word.strip() for word in self.blend.split(",") if word.strip())
         change = repr(self.edit)
         for name in ("Replace", "Refine", "Reweight"):
             change = change.replace(f"{name}(", f"p2p.{name}(")
@@ -68,7 +68,7 @@ class Settings:
             lines += [f"inversion = p2p.invert(pipe, image, {self.source!r}, method={self.method!r}, steps={self.steps})"]
             start = "inversion"
         end = [f"    seed={self.seed},", f"    steps={self.steps},"] if not self.method else []
-        blend = [f"    local_blend=p2p.LocalBlend({found!r}),"] if found else []
+        blend = [f"    local_blend=p2p.LocalBlend({self.local_blend.words!r}),"] if self.local_blend else []
         return "\n".join(
             [*lines, "result = p2p.edit(", "    pipe,", f"    {start},", f"    {self.target!r},", f"    {change},", *blend, *end, ")"]
         )
@@ -257,11 +257,11 @@ class Studio:
         if result.masks is not None:
             mask = Image.fromarray((result.masks[-1, 0].numpy() * 255).astype(np.uint8))
             shown.append((mask.resize(result.source.size, Image.Resampling.NEAREST), "white: where it may change"))
-        figures = [
-            f'<figure style="margin:0 12px 12px 0;width:min(220px,100%)"><img alt="{_text(name)}" src="{_url(image)}" style="width:100%;'
-            f'image-rendering:auto"><figcaption>{_text(name)}</figcaption></figure>'
-            for image, name in shown
-        ]
+        style, figures = "margin:0 12px 12px 0;width:min(220px,100%)", []
+        for image, name in shown:
+            said = html.escape(name)
+            picture = f'<img alt="{said}" src="{_url(image)}" style="width:100%">'
+            figures.append(f'<figure style="{style}">{picture}<figcaption>{said}</figcaption></figure>')
         self.pictures.value = f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
         self.code.value = settings.python()
         exported = json.dumps(dataclasses.asdict(settings), indent=1).encode()
@@ -276,12 +276,8 @@ class Studio:
             self.start()
 
 
-def _text(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-
-
 def _message(error: Exception) -> str:
-    return f'<div role="alert" style="border-left:4px solid #b3005e;padding:4px 10px">{_text(str(error))}</div>'
+    return f'<div role="alert" style="border-left:4px solid #b3005e;padding:4px 10px">{html.escape(str(error))}</div>'
 
 
 def _url(content: Image.Image | bytes) -> str:

@@ -54,20 +54,11 @@ def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | 
     maps = result.maps if isinstance(result, EditResult) else result
     if images is None or len(images) != len(maps.prompts):
         raise InputError(f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each.")
-    layers = maps.level_layers
-    heads = _heads(maps)
-    steps = sorted({round(i * (maps.steps - 1) / (STEPS - 1)) for i in range(STEPS)})
+    layers, heads, steps = maps.level_layers, maps.heads, maps.spread_steps(STEPS)
     prompts = [_prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)]
     data = {"grid": maps.level, "steps": steps, "layers": short_layer_names(layers), "heads": heads, "prompts": prompts}
     page = (Path(__file__).parent / "explorer.html").read_text(encoding="utf-8")
     return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("</", "<\\/")))
-
-
-def _heads(maps: AttentionMaps) -> int:
-    layers = maps.level_layers
-    if maps.record.everything:
-        return min(maps.all[layer, 0].shape[1] for layer in layers)
-    return min(maps.by_head[layer].shape[1] for layer in layers)
 
 
 def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequence[str], heads: int, steps: Sequence[int]) -> dict:
