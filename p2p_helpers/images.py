@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from .errors import ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")  # none that starts another program, as EPS does
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that starts another program, as EPS does
 MAX_PIXELS = 100_000_000
 
 

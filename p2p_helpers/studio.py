@@ -19,7 +19,7 @@ from .blend import LocalBlend
 from .editing import EditResult, edit
 from .edits import Edit, Refine, Replace, Reweight
 from .errors import P2PError
-from .images import load_image
+from .images import FORMATS, load_image
 from .inversion import METHODS, Inversion, invert
 from .tokens import refinement_alignment, replacement_matrix, words
 
@@ -189,7 +189,7 @@ class Studio:
         if uploaded:
             try:
                 content = bytes(uploaded[0]["content"])
-                self._photo = load_image(Image.open(io.BytesIO(content)), self.pipe)
+                self._photo = load_image(Image.open(io.BytesIO(content), formats=FORMATS), self.pipe)
                 self.error.value = ""
             except (P2PError, OSError) as error:
                 self.error.value = _message(error)

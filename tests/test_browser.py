@@ -157,8 +157,10 @@ def lab(tmp_path_factory):
 def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
+    SHOTS.mkdir(parents=True, exist_ok=True)
     page.goto(f"{lab}/lab/tree/explore.ipynb", wait_until="commit")
-    page.locator(".jp-Notebook .jp-CodeCell").first.click()
+    expect(page.get_by_text("| Idle").first).to_be_visible(timeout=PATIENCE)  # a kernel that still starts would miss the keys
+    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     explorer = page.frame_locator("iframe[title='Attention explorer']")
     explorer.get_by_role("button", name="beach").hover()
