@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -116,16 +117,7 @@ class Control:
 
 def attention_maps(query: Tensor, key: Tensor) -> Float[Tensor, "prompt head pixel key"]:
     """softmax(QKᵀ/√d) in float32, for those who want to look."""
-    return (query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
-
-
-def edited_maps(maps: Float[Tensor, "prompt head pixel key"], cross: Sequence[Pair | None]) -> Float[Tensor, "prompt head pixel key"]:
-    """Â_t = A_s S + A_t T for every target; source first."""
-    edited = maps.clone()
-    for row, pair in enumerate(cross, start=1):
-        if pair is not None:
-            edited[row] = sum(maps[i] @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
-    return edited
+    return ((query.float() / query.shape[-1] ** 0.5) @ key.float().transpose(-1, -2)).softmax(-1)
 
 
 class ControlledAttention:
@@ -180,17 +172,25 @@ class ControlledAttention:
         return attn.to_out[1](attn.to_out[0](out))
 
     def _show(self, watching: Sequence[Observer], query: Tensor, key: Tensor, is_cross: bool):
-        """Let observers see the maps of the rows with prompts."""
-        control, own = self.control, attention_maps(query, key)
-        edited = own
-        if not all(o.before for o in watching):
-            if is_cross:
-                edited = edited_maps(own, control.cross)
-            else:
-                injected = [row for row, pixels in enumerate(control.self_pixels, start=1) if query.shape[2] <= pixels]
-                edited = torch.stack([own[0 if row in injected else row] for row in range(len(own))])
-        for o in watching:
-            o.see(self.layer, own if o.before else edited, control.step - 1)
+        """Let observers see the maps of the rows with prompts. A target's own map is made only where it is seen or used."""
+        control = self.control
+        own = functools.cache(lambda row: attention_maps(query[row : row + 1], key[row : row + 1])[0])
+        rows = range(control.prompts)
+
+        def edited(row: int) -> Tensor:
+            """Â_t = A_s S + A_t T (cross-attention), or the source's map where it is injected (self-attention)."""
+            if row == 0:
+                return own(0)
+            if not is_cross:
+                return own(0 if query.shape[2] <= control.self_pixels[row - 1] else row)
+            pair = control.cross[row - 1]
+            return own(row) if pair is None else sum(own(i) @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
+
+        for which in {o.before for o in watching}:
+            maps = torch.stack([own(row) if which else edited(row) for row in rows])
+            for o in watching:
+                if o.before == which:
+                    o.see(self.layer, maps, control.step - 1)
 
 
 @contextlib.contextmanager

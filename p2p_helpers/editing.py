@@ -158,7 +158,8 @@ def edit(
         negative_prompt: what guidance steers away from, for all prompts.
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
-            source first in the latents; returns the dictionary, changed or not.
+            source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
+            Returns the dictionary, changed or not.
         progress: whether to show a progress bar.
         **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 
@@ -209,7 +210,7 @@ def edit(
         if blend:
             tensors["latents"] = blend(tensors["latents"], step, pipe.num_timesteps)
         if callback:
-            tensors = callback(pipe, step, timestep, tensors)
+            tensors = callback(pipe, step, timestep, {**tensors, "mask": blend.masks[-1]} if blend else tensors)
             if not isinstance(tensors, dict):
                 raise InputError(f"The callback returned {type(tensors).__name__}; return the dictionary it was given, changed or not.")
         return tensors

@@ -152,6 +152,7 @@ def invert(
     init: str = "null",
     gradient_checkpointing: bool = False,
     checkpoint: str | Path | None = None,
+    callback: Callable[[int], None] | None = None,
     progress: bool = True,
 ) -> Inversion:
     """Invert a real picture: DDIM inversion with the source prompt gives the pivot, and the method makes guidance follow it.
@@ -175,6 +176,8 @@ def invert(
         init: where the optimisation starts: "null" as in the paper, or "prompt", the source prompt's embedding.
         gradient_checkpointing: work activations out twice instead of keeping them: less memory, more time (null-text).
         checkpoint: a file that null-text inversion writes after every denoising step and goes on from.
+        callback: called with the step's number after every step of the inversion, of the optimisation and of the reconstruction; an
+            exception of its own ends the work and leaves the pipeline as it was.
         progress: whether to show a progress bar.
 
     Raises:
@@ -200,24 +203,29 @@ def invert(
         )
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)
+    stepped = callback or (lambda step: None)
+    inverse = BDIAScheduler.over if method == "exact" else DDIMInverseScheduler.from_config
     try:
-        pivot = _pivot(
-            pipe, image.convert("RGB"), prompt, steps, BDIAScheduler.over if method == "exact" else DDIMInverseScheduler.from_config
-        )
+        pivot = _pivot(pipe, image.convert("RGB"), prompt, steps, inverse, stepped)
         null, losses = None, torch.zeros(0, 0)
         if method == "null-text":
             run = {"prompt": prompt, "steps": steps, "guidance": guidance_scale, "inner": inner_steps, "init": init}
             run |= {"pivot": hashlib.sha256(pivot.numpy().tobytes()).hexdigest()}
             with _frozen(pipe.unet, gradient_checkpointing):
-                null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, progress)
+                null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, stepped, progress)
         facts = {**_facts(pipe), "image sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
         found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, facts)
+
+        def after_step(pipe, step, timestep, tensors):
+            stepped(step)
+            return {"latents": found.after_step(step, tensors["latents"])}
+
         with found.sampling(pipe):
             again = pipe(
                 prompt=[prompt],
                 negative_prompt=found.negative_prompts(1),
                 guidance_scale=guidance_scale,
-                callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": found.after_step(step, tensors["latents"])},
+                callback_on_step_end=after_step,
                 num_inference_steps=steps,
                 **found.arguments(pipe, 1),
             ).images[0]
@@ -280,7 +288,9 @@ def _encode(vae, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "1 
     return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
 
 
-def _pivot(pipe, image: Image.Image, prompt: str, steps: int, inverse: Callable) -> Float[Tensor, "moment channel row column"]:
+def _pivot(
+    pipe, image: Image.Image, prompt: str, steps: int, inverse: Callable, stepped: Callable[[int], None] = lambda step: None
+) -> Float[Tensor, "moment channel row column"]:
     """The trajectory from the noise to the picture's latent without guidance, in float32 on the CPU, by the inverse of a sampler."""
     latent = _encode(pipe.vae, pipe.image_processor.preprocess(image).to(pipe._execution_device))
     kept = [latent.cpu()]
@@ -288,6 +298,7 @@ def _pivot(pipe, image: Image.Image, prompt: str, steps: int, inverse: Callable)
     def keep(pipe, step, timestep, tensors):
         exact = getattr(pipe.scheduler, "history", None)  # before it was rounded to the model's precision
         kept.append((exact[-1] if exact else tensors["latents"]).float().cpu())
+        stepped(step)
         return tensors
 
     with _scheduler(pipe, inverse):
@@ -319,7 +330,7 @@ def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
 
 
 def _optimise_null(
-    pipe, pivot: Tensor, run: dict, checkpoint: Path | None, progress: bool
+    pipe, pivot: Tensor, run: dict, checkpoint: Path | None, stepped: Callable[[int], None], progress: bool
 ) -> tuple[Float[Tensor, "step token embedding"], Float[Tensor, "step inner"]]:
     """For every step the unconditional embedding with which the guided DDIM step lands on the pivot (Mokady et al. 2022, Algorithm 1).
 
@@ -370,6 +381,7 @@ def _optimise_null(
             if checkpoint:
                 state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu()}
                 _write(state, {"run": json.dumps(run)}, checkpoint)
+            stepped(i)
     return torch.cat(found).cpu(), losses
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,26 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     return np.abs(np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)).mean(-1) / 255
 
 
+SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "start", "end", "padding"])
+
+
+def word_colour(word: str) -> str:
+    """The colour of a word in every figure and view, as "#rrggbb"; grey for articles, prepositions, start and end.
+
+    The word alone decides it, in any case. All have one luminance, dark enough to be read on white.
+    """
+    word = word.strip().casefold()
+    if word in SMALL_WORDS or not any(letter.isalpha() for letter in word):
+        return "#5e5e66"
+    hue = zlib.crc32(word.encode()) % 360 / 360
+    weights = (0.2126, 0.7152, 0.0722)
+    for value in np.arange(0.95, 0.2, -0.01):  # the brightest that is dark enough
+        rgb = colorsys.hsv_to_rgb(hue, 0.85, value)
+        if sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip(weights, rgb, strict=True)) < 0.15:
+            break
+    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+
+
 def _blank(rows: int, columns: int, width: float) -> tuple[Figure, np.ndarray]:
     """A figure of square panels without axes, (rows, columns), and nothing left behind in pyplot."""
     size = width / columns
@@ -44,7 +66,14 @@ def _blank(rows: int, columns: int, width: float) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, *, columns: int = 4, width: float = 9.0) -> Figure:
+def gallery(
+    images: Sequence[Image.Image],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 4,
+    width: float = 9.0,
+    colours: Sequence[str] | None = None,
+) -> Figure:
     """Pictures in a grid, each under its title.
 
     Args:
@@ -52,6 +81,7 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
         titles: one for each picture, or none.
         columns: pictures in a row.
         width: of the figure, in inches.
+        colours: of the titles, one for each picture; black when not given.
 
     Raises:
         InputError: no picture, or another number of titles than of pictures.
@@ -63,9 +93,10 @@ def gallery(images: Sequence[Image.Image], titles: Sequence[str] | None = None, 
         )
     columns = min(columns, len(images))
     figure, axes = _blank(-(-len(images) // columns), columns, width)
-    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+    colours = ["black"] * len(images) if colours is None else colours
+    for ax, image, title, colour in zip(axes.flat, images, titles, colours, strict=False):
         ax.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
-        ax.set_title(_wrapped(title, 120 / columns), fontsize=9)
+        ax.set_title(_wrapped(title, 120 / columns), fontsize=9, color=colour)
     return figure
 
 
@@ -110,17 +141,18 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
     own = maps.of(prompt)
     heats = [own.start, *own.words, own.end]
     pictures = [heat.image() if image is None else heat.overlay(image) for heat in heats]
-    titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
+    titles, colours = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats], [word_colour(heat.name) for heat in heats]
     if image is not None:
-        pictures, titles = [image, *pictures], ["the picture\n", *titles]
+        pictures, titles, colours = [image, *pictures], ["the picture\n", *titles], ["black", *colours]
     count = len(pictures)
-    return gallery(pictures, titles, columns=count if count <= 8 else -(-count // 2), width=10)
+    return gallery(pictures, titles, columns=count if count <= 8 else -(-count // 2), width=10, colours=colours)
 
 
 def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
     """How one word's map forms over the steps, `count` of them evenly spread."""
     steps = heat.maps.spread_steps(count)
-    return gallery([heat.at(step=step).image() for step in steps], [f"{heat.name}, step {step}" for step in steps], columns=len(steps))
+    titles, colours = [f"{heat.name}, step {step}" for step in steps], [word_colour(heat.name)] * len(steps)
+    return gallery([heat.at(step=step).image() for step in steps], titles, columns=len(steps), colours=colours)
 
 
 def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
@@ -166,8 +198,8 @@ def _wrapped(text: str, width: float) -> str:
 
 
 def show(result: EditResult) -> Figure:
-    """Source | target | what changed, one row for each target of an edit; with local blend its last mask is outlined in the third."""
-    figure, axes = _blank(len(result.images), 3, 9.0)
+    """Source | target | what changed, one row for each target of an edit; with local blend its last mask too, over the target."""
+    figure, axes = _blank(len(result.images), 3 if result.masks is None else 4, 9.0 if result.masks is None else 11.0)
     for number, (row, image, prompt) in enumerate(zip(axes, result.images, result.target_prompts, strict=True)):
         row[0].imshow(np.asarray(result.source), interpolation="nearest")
         row[0].set_title(_wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
@@ -175,14 +207,14 @@ def show(result: EditResult) -> Figure:
         row[1].set_title(_wrapped(f"target: {prompt}", 38), fontsize=9)
         changed = difference(result.source, image)
         picture = row[2].imshow(changed, cmap=CHANGE_COLOURS, vmin=0, vmax=max(0.5, changed.max()), interpolation="nearest")
-        title = f"what changed: {changed.mean():.1%} on average"
-        if result.masks is not None:
-            mask = Image.fromarray(result.masks[-1, number].numpy()).resize(image.size, Image.Resampling.NEAREST)
-            if 0 < np.asarray(mask).mean() < 1:
-                row[2].contour(np.asarray(mask), levels=[0.5], colors="white", linewidths=1)
-            title += "\noutlined: where it may change"
-        row[2].set_title(title, fontsize=9)
+        row[2].set_title(f"what changed: {changed.mean():.1%} on average", fontsize=9)
         figure.colorbar(picture, ax=row[2], fraction=0.046, label="mean change of a pixel, 0…1")
+        if result.masks is not None:
+            mask = np.asarray(Image.fromarray(result.masks[-1, number].numpy()).resize(image.size, Image.Resampling.NEAREST))
+            row[3].imshow(np.where(mask[..., None], np.asarray(image), np.asarray(image) // 4 + 160), interpolation="nearest")
+            if 0 < mask.mean() < 1:
+                row[3].contour(mask, levels=[0.5], colors="black", linewidths=1)
+            row[3].set_title(f"blend mask: {mask.mean():.0%} may change", fontsize=9)
     return figure
 
 
@@ -203,6 +235,13 @@ def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str
             ax.text(j, i, f"{share:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     ax.set_xticks(range(len(columns)), columns, rotation=90)
     ax.set_yticks(range(len(rows)), rows)
+    _colour_words(ax)
+
+
+def _colour_words(ax):
+    """Every word along the sides in its own colour."""
+    for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
+        label.set_color(word_colour(label.get_text()))
 
 
 def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
@@ -253,6 +292,8 @@ def show_edit(edit: Edit, tokenizer, source: str, target: str, *, step: int = 0,
     share = torch.cat([from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()])
     axes[2].imshow(share.numpy(), cmap="Greys", vmin=0, vmax=1.25, aspect="auto", interpolation="nearest", extent=(0, steps, len(share), 0))
     axes[2].set_yticks(np.arange(len(share)) + 0.5, [*columns, "self-attention"])
+    for label, name in zip(axes[2].get_yticklabels(), columns, strict=False):
+        label.set_color(word_colour(name))
     axes[2].hlines(range(1, len(share)), 0, steps, colors="white", linewidth=2)
     axes[2].axvline(step + 0.5, color="black", linestyle=":", linewidth=1)
     axes[2].set_xlabel("step")

@@ -8,6 +8,7 @@ import html
 import io
 import json
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import ipywidgets as w
@@ -21,6 +22,7 @@ from .edits import Edit, Refine, Replace, Reweight
 from .errors import P2PError
 from .images import FORMATS, load_image
 from .inversion import METHODS, Inversion, invert
+from .plots import word_colour
 from .tokens import refinement_alignment, replacement_matrix, words
 
 KINDS = {"word swap": Replace, "refinement": Refine}
@@ -82,7 +84,7 @@ class Studio:
     """The studio for one pipeline; a notebook shows it as it is.
 
     A run goes on in a thread of its own, and looks after every step whether another one was asked for. `settings` is what the controls
-    say, `result` the last finished edit, `history` the settings of all finished ones.
+    say, `result` the edit shown, `history` the settings and result of every finished one that was not undone.
 
     Args:
         pipe: a pipeline, e.g. from `load_pipeline`.
@@ -110,12 +112,12 @@ class Studio:
         self.seed = w.IntText(description="seed", style=style)
         self.steps = w.BoundedIntText(min=1, max=200, description="steps", style=style)
         self.upload = w.FileUpload(accept="image/*", multiple=False, description="edit a picture of mine", layout=wide)
-        self.method = w.Dropdown(options=[m for m in METHODS if m != "null-text"], value="direct", description="inversion", style=style)
+        self.method = w.Dropdown(options=METHODS, value="direct", description="inversion", style=style)
         self.forget = w.Button(description="without picture")
         self.run = w.Button(description="Edit", button_style="primary")
         self.cancel, self.undo = w.Button(description="Cancel", disabled=True), w.Button(description="Undo", disabled=True)
         self.bar = w.IntProgress(min=0, max=1, description="", layout=w.Layout(width="auto", height="20px"))
-        self.error = w.HTML()
+        self.error, self.mask = w.HTML(), w.HTML()
         self.faders, self.words = [], w.VBox()
         self.pictures, self.code, self.files = w.HTML(), w.Textarea(disabled=True, rows=10, layout=wide, description="as Python"), w.HTML()
         for control in (self.source, self.target, self.kind):
@@ -130,7 +132,9 @@ class Studio:
         buttons = w.HBox([self.run, self.cancel, self.undo])
         sides = w.Layout(flex="1 1 330px", min_width="300px")
         left = w.VBox([self.source, self.target, *how, *picture, buttons], layout=sides)
-        right = w.VBox([self.bar, self.error, self.pictures, self.code, self.files], layout=w.Layout(flex="2 1 420px", min_width="300px"))
+        right = w.VBox(
+            [self.bar, self.error, self.mask, self.pictures, self.code, self.files], layout=w.Layout(flex="2 1 420px", min_width="300px")
+        )
         self.view = w.Box([left, right], layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="24px"))
         self._take(None)
 
@@ -153,6 +157,7 @@ class Studio:
         self.source.value, self.target.value, self.kind.value = settings.source, settings.target, settings.kind
         self.cross.value, self.self_.value, self.blend.value = settings.cross_steps, settings.self_steps, settings.blend
         self.seed.value, self.steps.value = settings.seed, settings.steps
+        self.method.value = settings.method or self.method.value
         self._line_up()
         for fader, weight in zip(self.faders, settings.weights, strict=False):
             fader.value = weight
@@ -177,7 +182,8 @@ class Studio:
             said = f"map of “{' '.join(takes)}”" if takes else "its own map: new"
             key = f"{word.text} {names.count(word.text)}"
             fader = w.FloatSlider(before.get(key, 1.0), min=FADER[0], max=FADER[1], step=0.25, description=word.text, tooltip=key)
-            fader.style, fader.layout, fader.continuous_update = style, w.Layout(flex="1 1 auto", width="auto", min_width="0"), False
+            fader.style = {**style, "handle_color": word_colour(word.text)}
+            fader.layout, fader.continuous_update = w.Layout(flex="1 1 auto", width="auto", min_width="0"), False
             self.faders.append(fader)
             lines.append(w.HBox([fader, w.Label(said, layout=w.Layout(width="9.5em"))]))
         self._phrases = tuple((n, names[: i + 1].count(n)) if names.count(n) > 1 else n for i, n in enumerate(names))
@@ -218,62 +224,80 @@ class Studio:
         if before:
             before.join()  # it ends after its step; a pipeline runs one thing at a time
 
-        def after_step(pipe, step, timestep, tensors):
+        def stepped(step: int):
             if number != self._wanted:
                 raise Cancelled
             self.bar.value = step + 1
+
+        def after_step(pipe, step, timestep, tensors):
+            stepped(step)
+            if "mask" in tensors:
+                said = f"step {step + 1}: white may change"
+                self.mask.value = _figures([(_mask_picture(tensors["mask"][0], (96, 96)), said)], 96)
             return tensors
 
         try:
             if number != self._wanted:
                 return
-            source, more = self._from(settings)
+            source, more = self._from(settings, stepped)
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
             result = edit(self.pipe, source, settings.target, settings.edit, **more)
+            self.history.append((settings, result))
             self._show(settings, result)
         except Cancelled:
             self.bar.value = 0
         except (P2PError, torch.OutOfMemoryError) as error:
             self.error.value = _message(error)
         finally:
+            self.mask.value = ""
             if number == self._wanted:
                 self.cancel.disabled = True
 
-    def _from(self, settings: Settings) -> tuple[str | Inversion, dict]:
+    def _from(self, settings: Settings, stepped: Callable[[int], None]) -> tuple[str | Inversion, dict]:
         """The source prompt, or the uploaded picture's inversion, made once for each prompt, method and number of steps."""
         if not settings.method:
             return settings.source, {"seed": settings.seed, "steps": settings.steps}
         key = (settings.source, settings.method, settings.steps)
         if self._inversion is None or self._inversion[0] != key:
-            made = invert(self.pipe, self._photo, settings.source, method=settings.method, steps=settings.steps, progress=False)
-            self._inversion = (key, made)
+            how = {"method": settings.method, "steps": settings.steps, "callback": stepped, "progress": False}
+            self._inversion = (key, invert(self.pipe, self._photo, settings.source, **how))
         return self._inversion[1], {}
 
     def _show(self, settings: Settings, result: EditResult):
         self.result = result
-        self.history.append(settings)
         self.undo.disabled = len(self.history) < 2
         shown = [(result.source, f"source: {settings.source}"), (result.image, f"target: {settings.target}")]
         if result.masks is not None:
-            mask = Image.fromarray((result.masks[-1, 0].numpy() * 255).astype(np.uint8))
-            shown.append((mask.resize(result.source.size, Image.Resampling.NEAREST), "white: where it may change"))
-        style, figures = "margin:0 12px 12px 0;width:min(220px,100%)", []
-        for image, name in shown:
-            said = html.escape(name)
-            picture = f'<img alt="{said}" src="{_url(image)}" style="width:100%">'
-            figures.append(f'<figure style="{style}">{picture}<figcaption>{said}</figcaption></figure>')
-        self.pictures.value = f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
+            shown.append((_mask_picture(result.masks[-1, 0], result.source.size), "white: where it may change"))
+        self.pictures.value = _figures(shown, 220)
         self.code.value = settings.python()
         exported = json.dumps(dataclasses.asdict(settings), indent=1).encode()
         links = [("picture (PNG)", "edit.png", _url(result.image)), ("settings (JSON)", "edit.json", _url(exported))]
         self.files.value = " · ".join(f'<a download="{file}" href="{url}">{name}</a>' for name, file, url in links)
 
     def _undo(self):
-        """Back to the settings of the edit before, and make it again."""
+        """Back to the edit before."""
         if len(self.history) > 1:
+            self.stop()
             self.history.pop()
-            self._load(self.history.pop())
-            self.start()
+            self._load(self.history[-1][0])
+            self._show(*self.history[-1])
+
+
+def _mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:
+    """A mask (row, column) as a picture of this size (width, height), white where it is true."""
+    return Image.fromarray((mask.cpu().numpy() * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+
+
+def _figures(pictures: Sequence[tuple[Image.Image, str]], width: int) -> str:
+    """Pictures side by side, each over what it is, at most so many pixels wide."""
+    style, figures = f"margin:0 12px 12px 0;width:min({width}px,100%)", []
+    for image, name in pictures:
+        said = html.escape(name)
+        figures.append(
+            f'<figure style="{style}"><img alt="{said}" src="{_url(image)}" style="width:100%"><figcaption>{said}</figcaption></figure>'
+        )
+    return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
 def _message(error: Exception) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .editing import EditResult
 from .errors import InputError
-from .plots import short_layer_names
+from .plots import short_layer_names, word_colour
 from .recording import AttentionMaps, Heatmap
 
 STEPS = 12  # shown at most, evenly spread, so that the page stays small
@@ -74,6 +74,7 @@ def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequen
     return {
         "text": maps.prompts[number],
         "words": [heat.name for heat in words],
+        "colours": [word_colour(heat.name) for heat in words],
         "first": 1 + _most_telling(own.words),
         "maps": base64.b64encode(small.tobytes()).decode(),
         "scales": [round(float(s), 4) for s in scales.flatten()],

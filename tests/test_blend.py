@@ -59,6 +59,17 @@ def test_excluded_words_and_thresholds_only_take_away(toyland):
     assert 0 < outside.float().mean() < 1
 
 
+def test_a_callback_sees_the_mask_of_its_step(toyland):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append(tensors["mask"])
+        return tensors
+
+    result = p2p.edit(toyland, CAT, DOG, local_blend=p2p.LocalBlend("cat"), steps=3, callback=callback, progress=False)
+    assert torch.equal(torch.stack(seen), result.masks)
+
+
 def test_blending_starts_late(toyland):
     never = blended(toyland, words=("cat", "dog"), start=1.0)
     without = p2p.edit(toyland, CAT, DOG, seed=3, steps=10, progress=False)

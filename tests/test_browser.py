@@ -150,7 +150,14 @@ def lab(tmp_path_factory):
         )
     ]
     nbformat.write(notebook, folder / "explore.ipynb")
-    more = ["--ServerApp.root_dir", str(folder), "--IdentityProvider.token=", "--allow-root", "--LabApp.news_url=None"]
+    more = [
+        "--ServerApp.root_dir",
+        str(folder),
+        "--IdentityProvider.token=",
+        "--allow-root",
+        "--LabApp.news_url=None",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     yield from served(["jupyterlab", *more], tmp_path_factory.mktemp("jupyter"))
 
 
@@ -168,9 +175,17 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
     before = explorer.locator("#picture").evaluate("canvas => canvas.toDataURL()")
     explorer.get_by_role("button", name="cat").hover()
     assert explorer.locator("#picture").evaluate("canvas => canvas.toDataURL()") != before
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
+
+    def paper():
+        return explorer.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+
+    seen = {}
+    for theme in ("Light", "Dark"):
+        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {theme}")
+        expect(explorer.locator("html")).to_have_attribute("data-theme", theme.lower())
+        seen[theme] = paper()
         for width in (1280, 800):
             page.set_viewport_size({"width": width, "height": 900})
-            page.screenshot(path=SHOTS / f"lab-{scheme}-{width}.png")
+            page.screenshot(path=SHOTS / f"lab-{theme.lower()}-{width}.png")
+    assert seen == {"Light": "rgb(255, 255, 255)", "Dark": "rgb(23, 23, 27)"}  # as JupyterLab's own theme, not as the system's
     page.close()

@@ -43,6 +43,27 @@ def test_what_comes_back(toyland, made):
     assert made["negative-prompt"].psnr == pytest.approx(faithful.psnr, abs=0.5)  # guidance between equal prompts is none
 
 
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["direct", "null-text"])
+def test_a_callback_counts_the_steps_and_can_end_the_work(toyland, method):
+    seen = []
+    p2p.invert(toyland, PICTURE, PROMPT, method=method, steps=3, inner_steps=1, callback=seen.append, progress=False)
+    assert seen == [0, 1, 2] * (3 if method == "null-text" else 2)  # inversion, optimisation, reconstruction
+    scheduler = toyland.scheduler
+
+    def callback(step):
+        if len(seen) == 13:
+            raise Enough
+        seen.append(step)
+
+    with pytest.raises(Enough):
+        p2p.invert(toyland, PICTURE, PROMPT, method=method, steps=5, inner_steps=1, callback=callback, progress=False)
+    assert toyland.scheduler is scheduler and all(p.requires_grad for p in toyland.unet.parameters())
+
+
 def test_null_text_optimises(made):
     curve = made["null-text"].loss_curve
     first, last = curve[:, 0], torch.stack([row[~row.isnan()][-1] for row in curve])

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers import plots
+from p2p_helpers import plots, toyland
 from p2p_helpers.plots import figure_png
 
 GREY = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
@@ -60,12 +60,31 @@ def test_a_dollar_in_a_prompt_is_no_mathematics(random_pipe):
     assert result._repr_png_().startswith(b"\x89PNG")
 
 
-def test_show_outlines_the_blend_mask(random_pipe):
+def luminance(colour):
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+def test_every_word_has_one_colour_that_can_be_read_on_white(recorded, tokenizer):
+    names = toyland.vocabulary()
+    assert all(1.05 / (luminance(plots.word_colour(name)) + 0.05) > 4.5 for name in names)
+    assert plots.word_colour("Cat") == plots.word_colour("cat") != plots.word_colour("dog")
+    pair = ("a cat on the beach", "a dog on the beach")
+    in_maps = {ax.get_title().split("\n")[0]: ax.title.get_color() for ax in plots.word_maps(recorded.maps).axes}
+    matrix = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
+    edit = plots.show_edit(p2p.Replace(), tokenizer, *pair).axes
+    for ax in (matrix, *edit):
+        for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
+            if label.get_text() in in_maps:
+                assert label.get_color() == in_maps[label.get_text()] == plots.word_colour(label.get_text())
+
+
+def test_show_draws_the_blend_mask(random_pipe):
     mask = np.zeros((16, 16), bool)
     mask[4:8] = True
     result = p2p.edit(random_pipe, "a cat", "a dog", local_blend=p2p.LocalBlend(mask=mask), steps=1, progress=False)
     names = titles(p2p.show(result))
-    assert any("outlined: where it may change" in name for name in names)
+    assert names[3] == "blend mask: 25% may change"
 
 
 def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):

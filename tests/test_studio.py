@@ -93,11 +93,30 @@ def test_undo_goes_back(studio):
     first = np.asarray(run(studio).image)
     studio.target.value, studio.seed.value = "a fox on the beach", 7
     run(studio)
+    studio.steps.value = 100
+    studio.start()  # undo ends it
     studio._undo()
-    studio.wait()
     assert studio.target.value == "a dog on the beach" and studio.seed.value == 3
     np.testing.assert_array_equal(np.asarray(studio.result.image), first)
     assert len(studio.history) == 1
+
+
+def test_the_blend_mask_is_shown_while_the_edit_runs(studio):
+    seen, studio.blend.value = [], "cat, dog"
+    studio.mask.observe(lambda change: seen.append(change["new"]), "value")
+    run(studio)
+    assert [f"step {i}: white may change" in html for i, html in enumerate(seen[:4], start=1)] == [True] * 4
+    assert not studio.mask.value and "where it may change" in studio.pictures.value
+
+
+def test_null_text_inversion_can_be_cancelled(studio):
+    photo = photos()["cat-snow"]
+    studio._take([{"content": memoryview(photo.path.read_bytes())}])
+    studio.source.value, studio.target.value, studio.method.value = photo.prompt, "a dog in the snow", "null-text"
+    studio.bar.observe(lambda change: studio.stop() if change["new"] == 2 else None, "value")
+    assert run(studio) is None and studio._inversion is None and not studio.error.value
+    studio.bar.unobserve_all()
+    assert run(studio) is not None and studio._inversion[1].method == "null-text"
 
 
 def test_settings_go_through_json(studio):
