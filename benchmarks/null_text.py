@@ -73,7 +73,7 @@ def ours(pipe, pivot, prompt: str, steps: int, inner: int, init: str, gradient_c
     """The package's optimisation on the same pivot."""
     run = {"prompt": prompt, "steps": steps, "guidance": GUIDANCE, "inner": inner, "init": init}
     with inversion._frozen(pipe.unet, gradient_checkpointing):
-        return inversion._optimise_null(pipe, pivot, run, None, False)
+        return inversion._optimise_null(pipe, pivot, run, None, lambda step: None, False)
 
 
 WAYS = {

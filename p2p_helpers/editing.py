@@ -18,7 +18,7 @@ from .attention import Control, controlled
 from .blend import BlendRun, LocalBlend
 from .edits import Edit, Replace
 from .errors import AttentionControlError, InputError, InversionError, PromptError
-from .inversion import Inversion
+from .inversion import Inversion, usual_guidance
 from .recording import AttentionMaps, Record, Recorder
 from .tokens import warn_of_unknown_words, words
 
@@ -190,7 +190,6 @@ def edit(
     edits = _one_each(edit, targets)
     prompts = [source, *targets]
     _check(pipe, prompts, steps, guidance_scale, negative_prompt, pipeline_arguments)
-    arguments = inspect.signature(pipe.__call__).parameters
     tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
     if hasattr(pipe, "maybe_convert_prompt"):  # a textual inversion of several vectors is several tokens
         prompts = pipe.maybe_convert_prompt(prompts, tokenizer)
@@ -198,7 +197,7 @@ def edit(
     for prompt in prompts:
         warn_of_unknown_words(tokenizer, prompt)
     if guidance_scale is None:
-        guidance_scale = tokenizer.init_kwargs.get("guidance_scale", arguments["guidance_scale"].default)
+        guidance_scale = usual_guidance(pipe)
     layers = list(getattr(pipe.unet, "attn_processors", {})) if hasattr(pipe, "unet") else []
     blend = local_blend and BlendRun(local_blend, tokenizer, prompts, layers, pipe.vae_scale_factor)
     recorder = Recorder(record if isinstance(record, Record) else Record(), tokenizer, prompts, layers) if record else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -140,6 +141,12 @@ class Inversion:
         return latents
 
 
+def usual_guidance(pipe) -> float:
+    """The guidance scale that the model's tokenizer names (the embedded model's does), or else the pipeline's own default."""
+    named = (getattr(pipe, "tokenizer", None) or pipe.tokenizer_2).init_kwargs.get("guidance_scale")
+    return float(inspect.signature(pipe.__call__).parameters["guidance_scale"].default if named is None else named)
+
+
 def invert(
     pipe,
     image: Image.Image,
@@ -191,7 +198,7 @@ def invert(
     if not prompt.strip():
         raise PromptError("The prompt is empty. Say what the picture shows.")
     if guidance_scale is None:
-        guidance_scale = float(pipe.tokenizer.init_kwargs.get("guidance_scale", 7.5))
+        guidance_scale = usual_guidance(pipe)
     if method == "null-text" and guidance_scale <= 1:
         raise InversionError(
             f"guidance_scale={guidance_scale}: null-text inversion optimises what guidance above 1 uses. Take method='ddim'."

@@ -39,26 +39,29 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
 SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "start", "end", "padding"])
 
 
+def _luminance(rgb: Sequence[float]) -> float:
+    """Relative luminance, 0…1, of a colour 0…1 (WCAG 2.2)."""
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
 def word_colour(word: str) -> str:
     """The colour of a word in every figure and view, as "#rrggbb"; grey for articles, prepositions, start and end.
 
-    The word alone decides it, in any case. All have one luminance, dark enough to be read on white.
+    The word alone decides it, in any case. All are dark enough to be read on white (a contrast of 4.5 and more).
     """
     word = word.strip().casefold()
     if word in SMALL_WORDS or not any(letter.isalpha() for letter in word):
         return "#5e5e66"
-    hue = zlib.crc32(word.encode()) % 360 / 360
-    weights = (0.2126, 0.7152, 0.0722)
-    for value in np.arange(0.95, 0.2, -0.01):  # the brightest that is dark enough
-        rgb = colorsys.hsv_to_rgb(hue, 0.85, value)
-        if sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip(weights, rgb, strict=True)) < 0.15:
-            break
-    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+    number = zlib.crc32(word.encode(), 1948)  # a start for which words that often meet in Toyland's prompts differ
+    saturation, darkness = ((0.9, 0.16), (0.55, 0.13), (0.95, 0.05))[number // 36 % 3]
+    shades = (colorsys.hsv_to_rgb(number % 36 / 36, saturation, value) for value in np.arange(0.98, 0.1, -0.01))
+    return "#" + "".join(f"{round(255 * c):02x}" for c in next(rgb for rgb in shades if _luminance(rgb) < darkness))
 
 
-def _blank(rows: int, columns: int, width: float) -> tuple[Figure, np.ndarray]:
-    """A figure of square panels without axes, (rows, columns), and nothing left behind in pyplot."""
-    size = width / columns
+def _blank(rows: int, columns: int, width: float, beside: float = 0.0) -> tuple[Figure, np.ndarray]:
+    """A figure of square panels without axes, (rows, columns), with so many inches beside them; nothing is left behind in pyplot."""
+    size = (width - beside) / columns
     figure, axes = plt.subplots(rows, columns, figsize=(width, rows * size * 1.16), layout="constrained", squeeze=False)
     plt.close(figure)  # or the notebook would show it a second time
     for ax in axes.flat:
@@ -116,7 +119,7 @@ def grid(
     """
     if not rows or not columns or len(images) != len(rows) or any(len(row) != len(columns) for row in images):
         raise InputError(f"{[len(row) for row in images]} pictures in each row do not fit {len(rows)} rows and {len(columns)} columns.")
-    figure, axes = _blank(len(rows), len(columns), width)
+    figure, axes = _blank(len(rows), len(columns), width, 0.3 + 0.08 * min(16, max(map(len, rows))))
     for name, line, pictures in zip(rows, axes, images, strict=True):
         for ax, picture in zip(line, pictures, strict=True):
             ax.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")

@@ -119,7 +119,7 @@ class Studio:
         self.bar = w.IntProgress(min=0, max=1, description="", layout=w.Layout(width="auto", height="20px"))
         self.error, self.mask = w.HTML(), w.HTML()
         self.faders, self.words = [], w.VBox()
-        self.pictures, self.code, self.files = w.HTML(), w.Textarea(disabled=True, rows=10, layout=wide, description="as Python"), w.HTML()
+        self.pictures, self.code, self.files = w.HTML(), w.Textarea(rows=12, layout=wide, description="as Python"), w.HTML()
         for control in (self.source, self.target, self.kind):
             control.observe(lambda change: self._line_up(), "value")
         self.run.on_click(lambda button: self.start())
@@ -233,7 +233,7 @@ class Studio:
             stepped(step)
             if "mask" in tensors:
                 said = f"step {step + 1}: white may change"
-                self.mask.value = _figures([(_mask_picture(tensors["mask"][0], (96, 96)), said)], 96)
+                self.mask.value = f'<img alt="" src="{_url(_mask_picture(tensors["mask"][0], (96, 96)))}"> {said}'
             return tensors
 
         try:
@@ -269,11 +269,12 @@ class Studio:
         shown = [(result.source, f"source: {settings.source}"), (result.image, f"target: {settings.target}")]
         if result.masks is not None:
             shown.append((_mask_picture(result.masks[-1, 0], result.source.size), "white: where it may change"))
-        self.pictures.value = _figures(shown, 220)
+        self.pictures.value = _figures(shown)
         self.code.value = settings.python()
         exported = json.dumps(dataclasses.asdict(settings), indent=1).encode()
         links = [("picture (PNG)", "edit.png", _url(result.image)), ("settings (JSON)", "edit.json", _url(exported))]
-        self.files.value = " · ".join(f'<a download="{file}" href="{url}">{name}</a>' for name, file, url in links)
+        link = '<a style="text-decoration:underline" download="{}" href="{}">{}</a>'
+        self.files.value = " · ".join(link.format(file, url, name) for name, file, url in links)
 
     def _undo(self):
         """Back to the edit before."""
@@ -289,9 +290,9 @@ def _mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((mask.cpu().numpy() * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
-def _figures(pictures: Sequence[tuple[Image.Image, str]], width: int) -> str:
-    """Pictures side by side, each over what it is, at most so many pixels wide."""
-    style, figures = f"margin:0 12px 12px 0;width:min({width}px,100%)", []
+def _figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    """Pictures side by side, each over what it is."""
+    style, figures = "margin:0 12px 12px 0;width:min(220px,100%)", []
     for image, name in pictures:
         said = html.escape(name)
         figures.append(

@@ -185,7 +185,9 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
         expect(explorer.locator("html")).to_have_attribute("data-theme", theme.lower())
         seen[theme] = paper()
         for width in (1280, 800):
-            page.set_viewport_size({"width": width, "height": 900})
+            page.set_viewport_size({"width": width, "height": 1000})
+            fits = "() => document.documentElement.scrollHeight <= innerHeight"  # the frame is as high as its page
+            page.frame(url="about:srcdoc").wait_for_function(fits)
             page.screenshot(path=SHOTS / f"lab-{theme.lower()}-{width}.png")
     assert seen == {"Light": "rgb(255, 255, 255)", "Dark": "rgb(23, 23, 27)"}  # as JupyterLab's own theme, not as the system's
     page.close()
