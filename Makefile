@@ -9,7 +9,7 @@ export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab studio test lowest check package train evaluate notebooks clean
+.PHONY: help setup lab studio test lowest check package train evaluate notebooks docs slides clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -46,6 +46,14 @@ test: $(READY) ## run every test, the notebooks too
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
 	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False *.ipynb solutions/*.ipynb
 
+docs: $(READY) ## build the course web site into docs/_build/html
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo docs/_build/html/index.html
+
+slides: $(READY) ## make slides of every notebook of the course in runs/slides, to be opened in a browser
+	$(BIN)/jupyter nbconvert --to slides --SlidesExporter.reveal_scroll=True --output-dir runs/slides notebooks/0*.ipynb
+
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q
 	away="$$(mktemp -d)" && trap 'rm -rf "$$away"' EXIT && $(PYTHON) -m venv "$$away" && cd "$$away" \
@@ -53,7 +61,7 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
 		&& bin/python -m p2p_helpers
 
-lowest: ## run the unit tests but the browser's with the oldest version of every dependency that pyproject.toml allows
+lowest: ## run the unit tests, and the site's, with the oldest version of every dependency that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
@@ -70,4 +78,4 @@ evaluate: $(READY) ## measure the embedded model on 500 test prompts
 	$(BIN)/python -m p2p_helpers.toyland.evaluate
 
 clean: ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build

@@ -9,14 +9,25 @@ import p2p_helpers as p2p
 from p2p_helpers.checks import (
     NotYet,
     check_bdia_inverse,
+    check_boxes,
     check_ceiling,
+    check_compose,
     check_counterfactual,
+    check_fader,
+    check_fader_matrices,
     check_frugal,
+    check_guidance,
     check_head,
+    check_line_up,
+    check_local_edit,
     check_map,
     check_mask,
+    check_open_swap,
     check_put_back,
+    check_refine_matrices,
+    check_row_sums,
     check_schedule,
+    check_scores,
     check_seed,
     check_swap_matrix,
 )
@@ -36,6 +47,42 @@ def test_seed_exercise():
         check_seed(a, b, b)
     with pytest.raises(NotYet, match="same picture again"):
         check_seed(a, a, a)
+
+
+def test_guidance_exercise():
+    assert check_guidance(lambda without, told, w: without + w * (told - without)).startswith("✓")
+    refused(
+        check_guidance,
+        ((lambda without, told, w: w * told,), "w = 0 it is wrong"),
+        ((lambda without, told, w: told + w * (told - without),), "w = 1 it is wrong"),
+        ((lambda without, told, w: w,), "like the guesses"),
+    )
+
+
+def test_boxes_exercise():
+    old, new = (0, 0, 8, 8), (16, 16, 32, 32)
+    says = check_boxes([(old, new)] * 6 + [(old, old)] * 4)
+    assert "in 4 of 10" in says and "same in 4" in says
+    refused(
+        check_boxes,
+        (([(old, new)],), "ten seeds"),
+        (([(old, new)] * 10,), "Did the seed change"),
+        (([old] * 10,), "no pair of boxes"),
+        (([(old, (8, 8, 0, 0))] * 10,), "turned over"),
+    )
+
+
+def test_open_swap_exercise():
+    F = torch.nn.functional.scaled_dot_product_attention
+    assert check_open_swap(lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M @ v)[None])[0]).startswith("✓")
+    refused(
+        check_open_swap,
+        ((lambda qs, ks, qt, kt, v, M: F(qt[None], kt[None], v[None])[0],), "Whose maps"),
+        ((lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], v[None])[0],), "not lined up"),
+        ((lambda qs, ks, qt, kt, v, M: F(qt[None], kt[None], (M @ v)[None])[0],), "target's own"),
+        ((lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M.T @ v)[None])[0],), "turned about"),
+        ((lambda qs, ks, qt, kt, v, M: (qs @ ks.T) @ (M @ v),), "not \\(A_s M\\) V_t"),
+    )
 
 
 def wrong_matrices(tokenizer):
@@ -89,6 +136,119 @@ def refused(check, *answers):
     for answer, says in answers:
         with pytest.raises(NotYet, match=says):
             check(*answer)
+
+
+def test_line_up_exercise():
+    pair = ("a fox in the forest", "a pencil sketch of a red fox in the snow")
+    assert check_line_up([None, None, None, None, 0, None, 1, 2, 3, None], *pair).startswith("✓")
+    answers = [
+        ([0, None, None, None, None, None, 1, 2, 3, 4], "“snow”, is not source word 4"),
+        ([0, None, None, None, None, None, 1, 2, 3, None], "away from its noun"),
+        ([None, None, None, None, 0, None, 1, None, 3, None], "3 words are lined up; it can be done with 4"),
+        ([0, None, None, None, 0, None, 1, 2, 3, None], "used twice"),
+        ([0, 1, 2, 3, 4], "10 words in the target"),
+    ]
+    refused(check_line_up, *(((answer, *pair), says) for answer, says in answers))
+
+
+def test_scores_exercise():
+    def table(s, t, gap, edge=True, mismatch=-1, paid=True):
+        F = np.zeros((len(s) + 1, len(t) + 1))
+        if edge:
+            F[0], F[:, 0] = -gap * np.arange(len(t) + 1), -gap * np.arange(len(s) + 1)
+        for i, j in np.ndindex(len(s), len(t)):
+            match, skip = 1 if s[i] == t[j] else mismatch, gap if paid else 0
+            F[i + 1, j + 1] = max(F[i, j] + match, F[i, j + 1] - skip, F[i + 1, j] - skip)
+        return F
+
+    assert check_scores(table).startswith("✓")
+    refused(
+        check_scores,
+        ((lambda s, t, gap: table(s, t, gap, edge=False),), "first row or column"),
+        ((lambda s, t, gap: table(s, t, gap, mismatch=0),), "three ways"),
+        ((lambda s, t, gap: table(s, t, gap, paid=False),), "three ways"),
+        ((lambda s, t, gap: table(s, t, gap)[1:, 1:],), "one more than words"),
+    )
+
+
+def test_refine_matrices_exercise():
+    assert check_refine_matrices(lambda P, m, a: (P * m * a, torch.diag(1 - m * a))).startswith("✓")
+    refused(
+        check_refine_matrices,
+        ((lambda P, m, a: (P * a, torch.diag(1 - a)),), "new token is left without a map"),
+        ((lambda P, m, a: (P * a, torch.eye(4)),), "two maps"),
+        ((lambda P, m, a: (P, torch.diag(1.0 - m)),), "S passes on other maps"),
+        ((lambda P, m, a: (P * a, 1 - m * a),), "should be a matrix"),
+    )
+
+
+def test_local_edit_exercise():
+    black, grey = (Image.new("RGB", (128, 128), (v,) * 3) for v in (0, 40))
+    cells = np.zeros((16, 16), bool)
+    cells[4:8] = True
+    spot = np.asarray(black).copy()
+    spot[32:64] = 200
+    pair = ("a car", "a red car")
+
+    def answer(image, *seen, target="a red car"):
+        result = EditResult(black, [image], "a car", [target], [p2p.Refine()], 0, 30, 4.0, None)
+        found = [Reading([Found(n, c, cells) for n, c in things], "city", "plain", False, False) for things in ([("car", "blue")], seen)]
+        return result, found, *pair, "car", "red", 0.02
+
+    assert check_local_edit(*answer(Image.fromarray(spot), ("car", "red"))).startswith("✓")
+    refused(
+        check_local_edit,
+        (answer(black, ("car", "blue")), "car is blue, not red"),
+        (answer(grey, ("car", "red")), "Outside the car"),
+        (answer(black), "no car any more"),
+        (answer(black, ("car", "red"), target="a red car at night"), "prompts"),
+    )
+
+
+def test_fader_matrices_exercise(tokenizer):
+    fox, weights = "a fox in the snow", {"snow": 2.5}
+    eye = torch.eye(tokenizer.model_max_length)
+    right = p2p.Reweight(weights, cross_steps=1.0).matrices(tokenizer, fox, fox, 1)[0][0]
+    shifted = eye.clone()
+    shifted[4, 4] = 2.5
+    assert check_fader_matrices(right, 0 * eye, tokenizer, fox, weights).startswith("✓")
+    answers = [(right, eye, "T is not zero"), (shifted, 0 * eye, "entry of token 4"), (2.5 * eye, 0 * eye, "entry of token 0")]
+    answers += [(right.roll(1, 0), 0 * eye, "off its diagonal"), (right[0], 0 * eye, "shape")]
+    refused(check_fader_matrices, *(((s, t, tokenizer, fox, weights), says) for s, t, says in answers))
+
+
+def test_row_sums_exercise():
+    assert check_row_sums(lambda A, c: (A * c).sum(1)).startswith("✓")
+    refused(
+        check_row_sums,
+        ((lambda A, c: A.sum(1) * c.mean(),), "Scale each column"),
+        ((lambda A, c: (A * c).sum(0),), "one number for each"),
+        ((lambda A, c: (A * c).sum(1) / A.shape[1],), "all faders at 1"),
+    )
+
+
+def test_compose_exercise():
+    assert check_compose(lambda s1, t1, s2, t2: (s1 @ s2, t1 @ s2 + t2)).startswith("✓")
+    refused(
+        check_compose,
+        ((lambda s1, t1, s2, t2: (s2 @ s1, t1 @ s2 + t2),), "which order"),
+        ((lambda s1, t1, s2, t2: (s1 @ s2, t1 + t2),), "second edit do to"),
+    )
+
+
+def test_fader_exercise(toyland):
+    def answer(mine, gentler):  # the colours that the reader sees at the weight, and at half a point more
+        class Reader:
+            def read(self, images):
+                whole = np.ones((16, 16), bool)
+                cars = ([Found("car", colour, whole)] if colour else [] for colour in (mine, gentler))
+                return [Reading(found, "city", "plain", False, False) for found in cars]
+
+        return toyland, Reader(), "a red car in the city", "red", 0.5, "car"
+
+    assert check_fader(*answer("natural", "red")).startswith("✓")
+    answers = [(("red", "red"), "still red"), (("natural", "natural"), "Be gentler"), ((None, "red"), "sees no car")]
+    refused(check_fader, *((answer(*colours), says) for colours, says in answers))
 
 
 def test_ceiling_exercise(toyland):

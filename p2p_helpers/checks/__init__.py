@@ -1,0 +1,54 @@
+"""Checks for the course's exercises: each says what is wrong with an answer, without giving the right one."""
+
+from .base import NotYet
+from .blend import check_blend, check_only_first, check_own_mask, check_word_mask
+from .edits import (
+    check_compose,
+    check_fader,
+    check_fader_matrices,
+    check_line_up,
+    check_local_edit,
+    check_open_swap,
+    check_refine_matrices,
+    check_row_sums,
+    check_schedule,
+    check_scores,
+    check_swap_matrix,
+)
+from .inversions import check_bdia_inverse, check_ceiling, check_counterfactual, check_frugal, check_put_back
+from .models import check_fit, check_last_steps, check_map_bytes, check_size
+from .start import check_boxes, check_guidance, check_head, check_map, check_mask, check_seed
+
+__all__ = [
+    "NotYet",
+    "check_bdia_inverse",
+    "check_blend",
+    "check_boxes",
+    "check_ceiling",
+    "check_compose",
+    "check_counterfactual",
+    "check_fader",
+    "check_fader_matrices",
+    "check_fit",
+    "check_frugal",
+    "check_guidance",
+    "check_head",
+    "check_last_steps",
+    "check_line_up",
+    "check_local_edit",
+    "check_map",
+    "check_map_bytes",
+    "check_mask",
+    "check_only_first",
+    "check_open_swap",
+    "check_own_mask",
+    "check_put_back",
+    "check_refine_matrices",
+    "check_row_sums",
+    "check_schedule",
+    "check_scores",
+    "check_seed",
+    "check_size",
+    "check_swap_matrix",
+    "check_word_mask",
+]
