@@ -1,5 +1,5 @@
-"""What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`, and with `--publish`
-`data/benchmark/editing.json` for notebook 08; nothing is asserted.
+"""What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`; nothing is
+asserted. `--publish` stores the last run's figures in `data/benchmark` for notebook 08, and its table in the README.
 
 The same two prompts in four ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, the same with maps
 recorded for the figures, and the same with every map written out (as the tests have it). On the embedded model, and on the UNets of
@@ -26,7 +26,8 @@ from tests import materialised
 from tests.pipelines import DDIM, build
 
 OUT = Path("runs/benchmarks")
-MEASURED = Path(__file__).parent.parent / "data" / "benchmark" / "editing.json"
+README = Path(__file__).parent.parent / "README.md"
+MEASURED = README.parent / "data" / "benchmark" / "editing.json"
 PROMPTS = ["a cat on the beach", "a dog on the beach"]
 LOAD = "import time, p2p_helpers as p; s = time.time(); p.load_pipeline('toyland'); print(time.time() - s)"
 GPU = torch.cuda.is_available()
@@ -124,14 +125,32 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def publish(results: dict):
+    """Store the figures for notebook 08, and a short table in the README, between its `editing` marks."""
+    MEASURED.write_text(json.dumps(results, indent=1) + "\n")
+    lines = ["| | plain | `p2p.edit` | recorded | maps written out |", "|---|---|---|---|---|"]
+    for model, case in results["models"].items():
+        plain, cells = case["ways"]["plain"], []
+        for got in case["ways"].values():
+            own, plain_own = (max(w["peak MiB"] - case["loaded MiB"], 1) for w in (got, plain))
+            cells.append(f"{got['seconds']:.2f} s, {got['seconds'] / plain['seconds']:.2f}; memory {own / plain_own:.2f}")
+        steps = "one step" if case["steps"] == 1 else f"{case['steps']} steps"
+        lines.append(f"| {NAMES[model]}, {case['size']} px, {steps}, {case['numbers']} | " + " | ".join(cells) + " |")
+    before, _, rest = README.read_text().partition("<!-- editing -->\n")
+    README.write_text(before + "<!-- editing -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2])
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.editing", description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--publish", action="store_true", help="store the figures in data/benchmark")
+    parser.add_argument("--publish", action="store_true", help="store the last run's figures in data/ and the README, and run nothing")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
+    if chosen.publish:
+        publish(json.loads((OUT / "editing.json").read_text()))
+        return
     if chosen.measure:
         print(json.dumps(measure(chosen.measure)))
         return
@@ -145,8 +164,6 @@ def main():
         (OUT / "editing.json").write_text(json.dumps(results, indent=2))
     print(f"{machine}, torch {results['torch']}; loading the embedded model takes {results['load seconds']:.2f} s\n")
     print(table(results))
-    if chosen.publish:
-        MEASURED.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -193,15 +193,29 @@ MEASURES = {  # of a row; scale and digits in the table
 }
 
 
+def ways_rows(rows: list[dict], way: str) -> list[dict]:
+    """The rows of one way, in the order of the scenes."""
+    return sorted((row for row in rows if row["way"] == way), key=lambda row: (row["scene"], row["kind"]))
+
+
+def difference(a: float | None, b: float | None) -> float | None:
+    """a − b, where both were measured."""
+    return None if a is None or b is None else a - b
+
+
 def summarise(rows: list[dict], peaks: dict[str, float]) -> dict:
     """Way → measure → mean and half interval; img2img at the strength whose edits are seen most, and in a tie err least."""
     for row in rows:
         row["short"] = None if row["reconstruction"] is None else row["ceiling"] - row["reconstruction"]
-    summary = {}
+    summary, direct = {}, ways_rows(rows, "direct")
     for name in NAMES:
-        own = [row for row in rows if row["way"] == name]
+        own = ways_rows(rows, name)
         summary[name] = {measure: interval([row[measure] for row in own]) for measure in MEASURES}
-        summary[name]["peak MiB"] = peaks[name]
+        summary[name]["peak MiB"] = peaks.get(name)
+        summary[name]["over direct"] = {  # the same scenes, so what makes a scene hard falls out
+            measure: interval([difference(row[measure], other[measure]) for row, other in zip(own, direct, strict=True)])
+            for measure in ("background psnr", "error")
+        }
         summary[name]["by kind"] = {k: share([row["seen"] for row in own if row["kind"] == k]) for k in KINDS}
     tried = [name for name in NAMES if name.startswith("img2img")]
     best = max(tried, key=lambda name: (summary[name]["seen"][0], -summary[name]["error"][0]))
@@ -218,6 +232,10 @@ def table(summary: dict) -> str:
             for m, (_, scale, digits) in MEASURES.items()
         ]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{figures['peak MiB']:.0f}"]) + " |")
+    lines += ["", "| more than direct, same scenes | background PSNR, dB | error inside, % |", "|---|---|---|"]
+    for name, figures in summary.items():
+        (a, da), (b, db) = figures["over direct"]["background psnr"], figures["over direct"]["error"]
+        lines += [] if name == "direct" else [f"| {name} | {a:+.1f} ± {da:.1f} | {100 * b:+.1f} ± {100 * db:.1f} |"]
     lines += ["", "| edit seen, % | " + " | ".join(KINDS) + " |", "|---" * (1 + len(KINDS)) + "|"]
     for name, figures in summary.items():
         cells = ["–" if seen is None else f"{100 * seen:.0f}" for seen in figures["by kind"].values()]
@@ -226,27 +244,24 @@ def table(summary: dict) -> str:
 
 
 def figure(summary: dict):
-    """Quality against cost, all ways, in two panels."""
+    """What should stay, and what should change: a line for each way, with its seconds."""
     import matplotlib.pyplot as plt
 
-    drawn, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    drawn, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", sharey=True)
+    names = [f"{name}, {figures['seconds'][0]:.1f} s" for name, figures in summary.items()]
     for ax, measure, factor in ((axes[0], "background psnr", 1), (axes[1], "seen", 100)):
-        for number, (name, figures) in enumerate(summary.items()):
-            (x, dx), (y, dy) = figures["seconds"], figures[measure]
-            colour, marker = plt.get_cmap("viridis")(number / len(summary)), "osD^vPX*"[number]
-            ax.errorbar(x, factor * y, factor * dy, dx, fmt=marker, color=colour, markersize=8, capsize=3, label=name)
-        ax.set(xscale="log", xlabel="seconds for one edit, inversion included, one core", ylabel=MEASURES[measure][0])
-        ax.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
-        ax.minorticks_off()
+        for place, figures in enumerate(summary.values()):
+            ax.errorbar(factor * figures[measure][0], place, xerr=factor * figures[measure][1], fmt="o", color="black", capsize=3)
+        ax.set(xlabel=MEASURES[measure][0], yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.grid(alpha=0.3)
     axes[0].set_title("What should stay, stays", loc="left")
     axes[1].set_title("What should change, changes", loc="left")
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
 
 
 def publish(results: dict):
-    """Store the figures for the notebook, the picture, and the tables in the README, between its `inversion` marks."""
+    """Summarise the rows of a run; store the figures for the notebook, the picture, and the tables in the README, between its marks."""
+    results["summary"] = summarise(results["rows"], {name: figures["peak MiB"] for name, figures in results["summary"].items()})
     LIST.with_name("measured.json").write_text(json.dumps({k: v for k, v in results.items() if k != "rows"}, indent=1) + "\n")
     figure(results["summary"]).savefig(ROOT / "data" / "pictures" / "inversion.png", dpi=100)
     before, _, rest = (ROOT / "README.md").read_text().partition("<!-- inversion -->\n")

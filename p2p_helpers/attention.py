@@ -183,8 +183,10 @@ class ControlledAttention:
                 return own(0)
             if not is_cross:
                 return own(0 if query.shape[2] <= control.self_pixels[row - 1] else row)
-            pair = control.cross[row - 1]
-            return own(row) if pair is None else sum(own(i) @ m.float() for i, m in zip((0, row), pair, strict=True) if m is not None)
+            s, t = control.cross[row - 1] or (None, None)
+            if s is None:
+                return own(row) if t is None else own(row) @ t.float()
+            return own(0) @ s.float() if t is None else own(0) @ s.float() + own(row) @ t.float()
 
         for which in {o.before for o in watching}:
             maps = torch.stack([own(row) if which else edited(row) for row in rows])

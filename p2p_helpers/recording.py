@@ -79,11 +79,12 @@ class Recorder:
         if self.record.everything:
             kept.all[layer, step] = maps.to("cpu", torch.float16)
         mean = maps.mean(1)  # over the heads
+        kept.counts[layer] = kept.counts.get(layer, 0) + 1
         if _is_cross(layer) and at_level and not self.record.everything:
             kept.by_step[layer, step] = mean.to("cpu", torch.float16)
             _add(kept.by_head, layer, maps)
-        _add(kept.sums, layer, mean)
-        kept.counts[layer] = kept.counts.get(layer, 0) + 1
+        else:
+            _add(kept.sums, layer, mean)
 
 
 def _add(sums: dict, key: str, maps: Tensor):
@@ -111,8 +112,8 @@ class AttentionMaps:
         self.tokenizer, self.prompts, self.record = tokenizer, prompts, record
         self.steps, self.level, self.shapes = 0, (0, 0), {}
         self.counts: dict[str, int] = {}  # layer → how many steps are in its sum
-        self.sums: dict[str, Tensor] = {}  # layer → (prompt, pixel, token) summed over steps, mean over heads
-        self.by_head: dict[str, Tensor] = {}  # layer → (prompt, head, pixel, token) summed over steps
+        self.sums: dict[str, Tensor] = {}  # other layers → (prompt, pixel, token or pixel) summed over steps, mean over heads
+        self.by_head: dict[str, Tensor] = {}  # cross-attention at the map level → (prompt, head, pixel, token) summed over steps
         self.by_step: dict[tuple[str, int], Tensor] = {}  # → (prompt, pixel, token), mean over heads
         self.all: dict[tuple[str, int], Tensor] = {}  # → (prompt, head, pixel, token or pixel)
 
@@ -129,7 +130,7 @@ class AttentionMaps:
 
     @property
     def level_layers(self) -> list[str]:
-        """Those of them at the map level, which the standard figures average: down and up, as in the paper."""
+        """Those of them at the map level, which the standard figures average, down and up as in the paper."""
         return [layer for layer in self.layers if self.shapes[layer] == self.level and not layer.startswith("mid")]
 
     @property
@@ -283,7 +284,8 @@ class Heatmap:
                 chosen = torch.stack([maps.all[layer, step][p].float() for step in steps]).mean(0)  # (head, pixel, token)
                 return chosen.mean(0) if self.head is None else chosen[self.head]
             if self.head is None and self.step is None:
-                return maps.sums[layer][p].float().cpu() / maps.counts[layer]
+                total = maps.by_head[layer][p].mean(0) if layer in maps.by_head else maps.sums[layer][p]
+                return total.float().cpu() / maps.counts[layer]
             if self.head is None:
                 return maps.by_step[layer, self.step][p].float()
             if self.step is None:

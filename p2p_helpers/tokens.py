@@ -188,7 +188,9 @@ def refinement_alignment(
     piece that two different words share, as `ter` in butterfly and watercolor, is not taken for a match.) Padding maps one to one,
     and what one side has more of it is shared at the end.
 
-    Returns: P, 0…1, and m.
+    Returns:
+        P, 0…1, and m.
+
     Raises:
         PromptError: a prompt is too long for the model.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Adding a New Phrase".

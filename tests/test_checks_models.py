@@ -78,7 +78,7 @@ def test_size_exercise():
         ((500, 750), "latent cells"),
         ((528, 792), "do not halve evenly"),
         ((384, 576), r"1 halving\(s\), 24×36.*larger"),
-        ((640, 960), "more than 393,216"),
+        ((640, 960), "more than 400,000"),
         ((512,), "two numbers"),
         ((512.5, 768.75), "whole pixels"),
     )

@@ -76,7 +76,7 @@ def check_last_steps(answer: Sequence[int], share: float = 0.8, runs: Sequence[i
     return passed("with few steps a share is a coarse thing")
 
 
-def check_size(answer: tuple[int, int], most: int = 512 * 768) -> str:
+def check_size(answer: tuple[int, int], most: int = 400_000) -> str:
     """Exercise 08.4: height and width of a landscape 3:2 picture for Stable Diffusion 1.5 (8 pixels to a cell of the latent, halved
     three times) of at most so many pixels, whose local blend takes its maps at a quarter of the latent, 16 rows or more.
     """

@@ -69,9 +69,10 @@ def judge_swaps(
 
     `Replace(cross_steps=0.0, self_steps=0.0)` is the same seed without control.
 
-    Returns: `landed` (share of swaps after which the new object is seen where the old one was), `gone` (the old object is no longer
-    seen), `background psnr` (dB, median, outside both objects' boxes, edited against source picture), and how many of the source
-    pictures showed the old object at all (only those are judged).
+    Returns:
+        `landed` (share of swaps after which the new object is seen where the old one was), `gone` (the old object is no longer
+        seen), `background psnr` (dB, median, outside both objects' boxes, edited against source picture), and how many of the source
+        pictures showed the old object at all (only those are judged).
     """
     landed, gone, kept = [], [], []
     for i in range(count):

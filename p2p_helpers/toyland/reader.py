@@ -71,8 +71,9 @@ class _Block(nn.Module):
 class Reader(nn.Module):
     """Pictures in −1…1, (picture, 3, 128, 128) → scores of each cell and of the whole.
 
-    Returns: object (picture, class, 16, 16), colour (picture, class, 16, 16), background, style (picture, class),
-    night, snow (picture,). Class 0 of object and colour is "none" and "natural".
+    Returns:
+        object (picture, class, 16, 16), colour (picture, class, 16, 16), background, style (picture, class),
+        night, snow (picture,). Class 0 of object and colour is "none" and "natural".
     """
 
     def __init__(self, width: int = 64):

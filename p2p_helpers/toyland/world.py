@@ -114,7 +114,9 @@ class Scene:
             thing: which object to change (0 is the left one); None changes the scene itself.
             **changes: fields of `Thing` or of `Scene`, e.g. `scene.replace(0, name="dog")`, `scene.replace(night=1.0)`.
 
-        Returns: a new scene; its picture equals this one's, pixel for pixel, outside what changes.
+        Returns:
+            a new scene; its picture equals this one's, pixel for pixel, outside what changes.
+
         Raises:
             SceneError: no such object, or a value this world does not have.
         """
