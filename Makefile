@@ -41,7 +41,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
-	$(BIN)/python -m pytest --nbval notebooks --durations=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
 
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
 	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False *.ipynb solutions/*.ipynb
@@ -61,12 +61,12 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
 		&& bin/python -m p2p_helpers
 
-lowest: ## run the unit tests, and the site's, with the oldest version of every dependency that pyproject.toml allows
+lowest: ## run the unit tests with the oldest version of every dependency that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) --ignore tests/test_browser.py --ignore tests/test_another_model.py
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,browser.py docs.py another_model.py)
 
 train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
 	$(BIN)/python -m p2p_helpers.toyland.train autoencoder
