@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import html
 import io
@@ -95,7 +96,9 @@ class Studio:
         self.pipe, self.result, self.history = pipe, None, []
         self._photo: Image.Image | None = None
         self._inversion: tuple[tuple, Inversion] | None = None
+        self._tokenizer = copy.deepcopy(pipe.tokenizer)  # a tokenizer serves one thread at a time, and the run uses the pipeline's
         self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # held where a run ends, is shown or stops counting
         self._wanted = 0  # the number of the run that counts
         self._phrases: tuple = ()
         self._build()
@@ -164,7 +167,7 @@ class Studio:
 
     def _line_up(self):
         """A fader for each word of the target, which says whose map the word takes."""
-        tokenizer, source, target = self.pipe.tokenizer, self.source.value, self.target.value
+        tokenizer, source, target = self._tokenizer, self.source.value, self.target.value
         before = {f.tooltip: f.value for f in self.faders}
         try:
             old, new = words(tokenizer, source), words(tokenizer, target)
@@ -204,15 +207,16 @@ class Studio:
 
     def start(self):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
-        self._wanted += 1
+        self.stop()
         number, before, settings = self._wanted, self._thread, self.settings
         self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = "", 0, max(settings.steps, 1), False
         self._thread = threading.Thread(target=self._work, args=(number, before, settings), daemon=True)
         self._thread.start()
 
     def stop(self):
-        """End the run after its step."""
-        self._wanted += 1
+        """End the run after its step; nothing of it is shown from now on."""
+        with self._lock:
+            self._wanted += 1
         self.cancel.disabled = True
 
     def wait(self):
@@ -242,12 +246,18 @@ class Studio:
             source, more = self._from(settings, stepped)
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
             result = edit(self.pipe, source, settings.target, settings.edit, **more)
-            self.history.append((settings, result))
-            self._show(settings, result)
+            with self._lock:
+                if number != self._wanted:
+                    raise Cancelled
+                self.history.append((settings, result))
+                self._show(settings, result)
         except Cancelled:
             self.bar.value = 0
-        except (P2PError, torch.OutOfMemoryError) as error:
-            self.error.value = _message(error)
+        except Exception as error:
+            if number == self._wanted:
+                self.error.value = _message(error)
+            if not isinstance(error, (P2PError, torch.OutOfMemoryError)):
+                raise
         finally:
             self.mask.value = ""
             if number == self._wanted:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_a_second_run_replaces_the_first_and_cancel_leaves_nothing(studio):
     assert studio.result is result and len(studio.history) == 1 and not studio.error.value
 
 
+def test_cancel_after_the_last_step_still_counts(studio):
+    studio.bar.observe(lambda change: studio.stop() if change["new"] == 4 else None, "value")
+    assert run(studio) is None and not studio.history and studio.bar.value == 0
+
+
+def test_an_error_that_nobody_foresaw_is_shown_too(studio, monkeypatch):
+    monkeypatch.setattr("p2p_helpers.studio.edit", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("threading.excepthook", lambda args: None)  # it goes to the log as well
+    assert run(studio) is None and "division by zero" in studio.error.value and studio.cancel.disabled
+
+
 def test_undo_goes_back(studio):
     first = np.asarray(run(studio).image)
     studio.target.value, studio.seed.value = "a fox on the beach", 7
@@ -99,6 +111,24 @@ def test_undo_goes_back(studio):
     assert studio.target.value == "a dog on the beach" and studio.seed.value == 3
     np.testing.assert_array_equal(np.asarray(studio.result.image), first)
     assert len(studio.history) == 1
+
+
+def test_controls_can_be_used_while_an_edit_reads_its_prompts(studio, toyland):
+    over, words = threading.Event(), ["cat", "dog", "fox", "cow"]
+
+    def read():
+        while not over.is_set():
+            toyland.tokenizer(["a cat on the beach"] * 500, padding="max_length", truncation=True)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(50):
+            studio.target.value = f"a {words[i % 4]} on the beach"
+            assert not studio.error.value and words[i % 4] in labels(studio)
+    finally:
+        over.set()
+        reader.join()
 
 
 def test_the_blend_mask_is_shown_while_the_edit_runs(studio):
