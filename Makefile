@@ -52,7 +52,8 @@ docs: $(READY) ## build the course web site into docs/_build/html
 	@echo docs/_build/html/index.html
 
 slides: $(READY) ## make slides of every notebook of the course in runs/slides, to be opened in a browser
-	$(BIN)/jupyter nbconvert --to slides --SlidesExporter.reveal_scroll=True --output-dir runs/slides notebooks/0*.ipynb
+	$(BIN)/jupyter nbconvert --to slides --no-prompt --SlidesExporter.reveal_scroll=True \
+		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=720 --output-dir runs/slides notebooks/0*.ipynb
 
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q
