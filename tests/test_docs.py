@@ -55,7 +55,11 @@ def address(site):
         def log_message(self, *said):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
+    class Patient(http.server.ThreadingHTTPServer):
+        def handle_error(self, request, client):
+            pass  # the browser left a page before it had all of it
+
+    with Patient(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
