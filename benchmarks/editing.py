@@ -34,8 +34,8 @@ GPU = torch.cuda.is_available()
 # What runs: latent side, steps, numbers, repetitions. A CPU takes a minute for a step of XL at its full size, so there it is smaller.
 CASES = {
     "toyland": (16, 30, torch.float32, 15),
-    "sd1": (64, 20, torch.float16, 5) if GPU else (64, 1, torch.float32, 2),
-    "sdxl": (128, 20, torch.float16, 5) if GPU else (64, 1, torch.bfloat16, 2),
+    "sd1": (64, 20, torch.float16, 5) if GPU else (64, 1, torch.float32, 4),
+    "sdxl": (128, 20, torch.float16, 5) if GPU else (64, 1, torch.bfloat16, 4),
 }
 NAMES = {"toyland": "Toyland", "sd1": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
 
