@@ -30,7 +30,8 @@ class LocalBlend:
     """Where an edit may change the picture. Outside, the source's latents are put back after every step.
 
     The mask of a picture is where the cross-attention maps of the words, summed over words and steps and averaged over layers and
-    heads, exceed a share of their maximum; source and target masks are united, excluded words' masks subtracted.
+    heads, exceed a share of their maximum; they are widened by one cell before (a maximum over 3×3), excluded words' are not. Source and
+    target masks are united, excluded words' masks subtracted.
 
     Args:
         words: a word or phrase, or several, each looked up in every prompt that has it: ("cat", "dog") for cat → dog.

@@ -167,8 +167,10 @@ def edit(
         PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        InputError: no target, no step, as many edits as targets are not given, a mask of the wrong size.
-        InversionError: the inversion is another model's, or of another number of steps.
+        InputError: no target, no step, a guidance scale that is no number, as many edits as targets are not given, a mask of the wrong
+            size, an argument that the pipeline does not take, a callback that does not return the dictionary.
+        InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
+            is given beside it.
 
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.

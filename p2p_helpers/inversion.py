@@ -188,7 +188,9 @@ def invert(
         progress: whether to show a progress bar.
 
     Raises:
-        InversionError: an unknown method or start, a picture of another size, a checkpoint of another run.
+        InversionError: an unknown method or start, a picture of another size, null-text at a guidance scale of 1 or less, a checkpoint
+            of another run.
+        InputError: `steps` or `inner_steps` below 1.
         PromptError: the prompt is empty.
     """
     if method not in METHODS or init not in STARTS:

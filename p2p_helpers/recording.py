@@ -152,6 +152,11 @@ class AttentionMaps:
         return OnePrompt(self, prompt)
 
     def __getitem__(self, what: Phrase | int) -> Heatmap:
+        """The map of a word or phrase, in the first prompt that has it, or of one of the source's tokens by its position.
+
+        Raises:
+            PromptError: no prompt has the word. InputError: no such position.
+        """
         if isinstance(what, int):
             return self.of(0)[what]
         errors = []
@@ -186,6 +191,7 @@ class OnePrompt:
     prompt: int
 
     def __getitem__(self, what: Phrase | int) -> Heatmap:
+        """The map of a word or phrase of this prompt, or of one of its tokens by its position. Raises PromptError, InputError."""
         text = self.maps.prompts[self.prompt]
         if isinstance(what, int):
             limit = self.maps.tokenizer.model_max_length
@@ -312,11 +318,17 @@ class Heatmap:
         return torch.stack(maps).mean(0)
 
     def refine(self, size: tuple[int, int], *, power: int = 1) -> Float[Tensor, "height width"]:
-        """The map at another size, sharper: layers of all sizes fused, then spread along self-attention, A_selfⁿ · map, so that the
-        pixels of one object share what any of them has. From 0 to 1.
+        """The map at another size (height, width), sharper: layers of all sizes fused, then spread along self-attention, A_selfⁿ · map,
+        so that the pixels of one object share what any of them has. From 0 to 1.
 
         On Toyland n = 1 finds objects best: intersection over union 0.815 on 100 validation scenes, against 0.774 for n = 0, 0.776 for 2,
         0.738 for 3, and 0.795 without the other sizes; raising the map to a power first did not help.
+
+        Args:
+            power: n, how often the map is spread.
+
+        Raises:
+            InputError: self-attention was not recorded.
         """
         own = self.maps.of(self.prompt).self_attention
         spread = _unit(self.fused(own.shape)).flatten()

@@ -25,7 +25,7 @@ def test_environment_yml_and_pyproject_agree():
     wanted = {}
     for line in requires("p2p-helpers"):
         name, bound, extra = re.match(r'([A-Za-z0-9_-]+)(?:\[\w+\])?(?:>=([\d.]+))?(?:; extra == ["\'](\w+)["\'])?', line).groups()
-        if extra in (None, "notebooks"):
+        if extra in (None, "notebooks", "photos"):
             wanted[name] = bound
     assert conda == wanted
     for line in text.split("dependencies:")[1].strip().splitlines():
