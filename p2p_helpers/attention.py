@@ -210,6 +210,10 @@ def controlled(pipe, control: Control) -> Iterator[Control]:
             "UNet and cross-attention: Stable Diffusion 1.x, 2.x, XL and their relatives, or the embedded model."
         )
     others = {type(p).__name__ for p in before.values() if not isinstance(p, PLAIN)}
+    if ControlledAttention.__name__ in others:
+        raise AttentionControlError(
+            "This pipeline is being recorded or edited already. To record an edit, take edit(..., record=True) outside of record()."
+        )
     if others:
         raise AttentionControlError(
             f"Some attention layers run {', '.join(sorted(others))}, which cannot be controlled together with an edit. "

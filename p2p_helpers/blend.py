@@ -20,7 +20,7 @@ def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
     """One phrase or several, as a list; ("cat", 2) is one phrase, the second cat."""
     if words is None:
         return []
-    if isinstance(words, str) or (len(words) == 2 and isinstance(words[1], int)):
+    if isinstance(words, str) or (isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], int)):
         return [words]
     return list(words)
 

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,16 +21,16 @@ from .edits import Edit, Replace
 from .errors import AttentionControlError, InputError, InversionError, PromptError
 from .inversion import Inversion, usual_guidance
 from .recording import AttentionMaps, Record, Recorder
-from .tokens import warn_of_unknown_words, words
+from .tokens import as_read, warn_of_unknown_words, words
 
 OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
 PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EditResult:
-    """What `edit` gives: the source picture, the edited ones, and all that is needed to make them again."""
+    """What `edit` gives: the source picture, the edited ones, and how they were made, but for other arguments of the pipeline."""
 
     source: Image.Image
     images: list[Image.Image]  # one for each target prompt
@@ -69,7 +70,7 @@ def _one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> lis
 def _generators(seed: int, generator: torch.Generator | None, count: int) -> list[torch.Generator]:
     """The same random numbers for every prompt, so that all start from one latent."""
     if generator is None:
-        return [torch.Generator().manual_seed(seed) for _ in range(count)]
+        return [torch.Generator().manual_seed(int(seed)) for _ in range(count)]
     twins = [torch.Generator(generator.device) for _ in range(count - 1)]
     for twin in twins:
         twin.set_state(generator.get_state())
@@ -85,7 +86,7 @@ def _restored(original: Image.Image, edited: Image.Image, mask: Tensor) -> Image
 
 def _check(pipe, prompts: Sequence[str], steps, guidance_scale, negative_prompt, pipeline_arguments: dict):
     """Refuse what no run could be made of; `edit` says what is raised."""
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise InputError(f"steps={steps}: a picture needs a whole number of denoising steps, at least one; 30 is usual.")
     if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise InputError(f"guidance_scale={guidance_scale}: it must be a finite number; 7.5 is usual for Stable Diffusion, 4 for Toyland.")
@@ -167,8 +168,8 @@ def edit(
         PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        InputError: no target, no step, a guidance scale that is no number, as many edits as targets are not given, a mask of the wrong
-            size, an argument that the pipeline does not take, a callback that does not return the dictionary.
+        InputError: no target, no step, a guidance scale that is no number, a generator beside an inversion, another number of edits than
+            of targets, a mask of the wrong size, an argument that the pipeline does not take, a callback that gives no dictionary.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside it.
 
@@ -189,21 +190,22 @@ def edit(
     negative_prompts = None if negative_prompt is None else [negative_prompt] * (1 + len(targets))
     if inversion:
         negative_prompts = inversion.negative_prompts(1 + len(targets))
+        if generator is not None:
+            raise InputError("An inversion brings its own noise, and DDIM draws none; leave generator out.")
     edits = _one_each(edit, targets)
     prompts = [source, *targets]
     _check(pipe, prompts, steps, guidance_scale, negative_prompt, pipeline_arguments)
-    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-    if hasattr(pipe, "maybe_convert_prompt"):  # a textual inversion of several vectors is several tokens
-        prompts = pipe.maybe_convert_prompt(prompts, tokenizer)
-    words(tokenizer, negative_prompt or "")  # its length
-    for prompt in prompts:
+    tokenizer, (source_read, *targets_read, negative_read) = as_read(pipe, [*prompts, negative_prompt or ""])
+    read = [source_read, *targets_read]
+    words(tokenizer, negative_read)  # its length
+    for prompt in read:
         warn_of_unknown_words(tokenizer, prompt)
     if guidance_scale is None:
         guidance_scale = usual_guidance(pipe)
     layers = list(getattr(pipe.unet, "attn_processors", {})) if hasattr(pipe, "unet") else []
-    blend = local_blend and BlendRun(local_blend, tokenizer, prompts, layers, pipe.vae_scale_factor)
-    recorder = Recorder(record if isinstance(record, Record) else Record(), tokenizer, prompts, layers) if record else None
-    control = Control(tokenizer, prompts[0], prompts[1:], edits, [o for o in (blend, recorder) if o])
+    blend = local_blend and BlendRun(local_blend, tokenizer, read, layers, pipe.vae_scale_factor)
+    recorder = Recorder(record if isinstance(record, Record) else Record(), tokenizer, read, layers) if record else None
+    control = Control(tokenizer, source_read, targets_read, edits, [o for o in (blend, recorder) if o])
 
     def after_step(pipe, step: int, timestep, tensors: dict) -> dict:
         if inversion:
@@ -211,9 +213,10 @@ def edit(
         if blend:
             tensors["latents"] = blend(tensors["latents"], step, pipe.num_timesteps)
         if callback:
-            tensors = callback(pipe, step, timestep, {**tensors, "mask": blend.masks[-1]} if blend else tensors)
-            if not isinstance(tensors, dict):
-                raise InputError(f"The callback returned {type(tensors).__name__}; return the dictionary it was given, changed or not.")
+            changed = callback(pipe, step, timestep, {**tensors, "mask": blend.masks[-1]} if blend else tensors)
+            if not isinstance(changed, dict):
+                raise InputError(f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not.")
+            tensors = {**tensors, **changed}
         return tensors
 
     wanted = ["latents", *pipeline_arguments.pop("callback_on_step_end_tensor_inputs", []), *getattr(callback, "tensor_inputs", [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ MAX_PIXELS = 100_000_000
 
 
 def load_image(
-    source: str | Path | Image.Image | np.ndarray,
+    source: str | Path | io.IOBase | Image.Image | np.ndarray,
     pipe=None,
     *,
     crop: tuple[int, int, int, int] | None = None,
@@ -26,7 +27,7 @@ def load_image(
     Rotated as its EXIF says; transparency is laid on white; grey, palette, CMYK and 16-bit pictures become 8-bit RGB.
 
     Args:
-        source: a file, a PIL picture, or an array (height, width) or (height, width, 3 or 4), uint8 or 0…1.
+        source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3 or 4), uint8 or 0…1.
         pipe: a pipeline, whose size is taken: its latent's times its autoencoder's factor.
         crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of it when not given.
         fit: "crop" cuts off what does not fit the model's aspect, evenly on both sides; "pad" keeps everything on white.
@@ -59,7 +60,7 @@ def _opened(source) -> Image.Image:
     """The picture, decoded and upright, in whatever mode it has."""
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = "The picture" if isinstance(source, Image.Image) else str(source)
+    name = str(source) if isinstance(source, (str, Path)) else "The picture"
     if "://" in name:
         raise ImageError(f"{name} is an address; nothing is downloaded here. Save the picture and give its path.")
     try:

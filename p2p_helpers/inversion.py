@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,18 @@ from torch import Tensor
 from .errors import InputError, InversionError, PromptError
 from .metrics import psnr
 from .schedulers import BDIAScheduler
+from .tokens import as_read, warn_of_unknown_words
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct", "exact")
 STARTS = ("null", "prompt")
 LOSS_SCALE = 2.0**12  # keeps float16's gradients off zero; a power of two, so it changes no other precision's
-COMPARED = ("weights", "noise schedule")  # the facts that must be the same for an inversion to give its picture back
+COMPARED = {  # facts that must be the same for an inversion to give its picture back, one of each: bfloat16 rounds more than float16
+    "weights": ("weights", "weights in bfloat16"),
+    "noise schedule": ("noise schedule",),
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inversion:
     """A picture turned into noise: what `invert` gives and `edit` takes. `save` writes it to one file and `Inversion.load` reads it.
 
@@ -94,8 +99,7 @@ class Inversion:
         Raises:
             InversionError: another model or noise schedule; names the difference.
         """
-        now = _facts(pipe)
-        other = [f"{key}: {self.facts.get(key)} then, {now[key]} now" for key in COMPARED if self.facts.get(key) != now[key]]
+        other = _differences(self.facts, _facts(pipe))
         if other:
             raise InversionError(
                 "This inversion was made with another model or scheduler and would not give its picture back. "
@@ -106,7 +110,9 @@ class Inversion:
 
     @contextlib.contextmanager
     def sampling(self, pipe) -> Iterator[None]:
-        """Denoise as the inversion needs it for the length of a `with` block: its sampler, and its unconditional embeddings."""
+        """Denoise as the inversion needs it for the length of a `with` block: its sampler, and its unconditional embeddings (the source's
+        is for "exact" the prompt's own, so that guidance does not move it).
+        """
         calls = iter(range(self.steps))
 
         def use_null(module, args, kwargs):
@@ -115,13 +121,21 @@ class Inversion:
             words = torch.cat([self.null[next(calls)].to(words).expand(half, -1, -1), words[half:]])
             return args, {**kwargs, "encoder_hidden_states": words}
 
+        def use_prompt(module, args, kwargs):
+            if not pipe.do_classifier_free_guidance:
+                return args, kwargs
+            changed = {"encoder_hidden_states": _unguided(kwargs["encoder_hidden_states"])}
+            if kwargs.get("added_cond_kwargs"):
+                changed["added_cond_kwargs"] = {key: _unguided(value) for key, value in kwargs["added_cond_kwargs"].items()}
+            return args, {**kwargs, **changed}
+
         def sampler(config: dict) -> SchedulerMixin:
             return BDIAScheduler.over(config, self.pivot[1]) if self.method == "exact" else DDIMScheduler.from_config(config)
 
         with _scheduler(pipe, sampler), contextlib.ExitStack() as stack:
-            if self.null is not None:
-                hook = pipe.unet.register_forward_pre_hook(use_null, with_kwargs=True)
-                stack.callback(hook.remove)
+            change = use_null if self.null is not None else use_prompt if self.method == "exact" else None
+            if change:
+                stack.callback(pipe.unet.register_forward_pre_hook(change, with_kwargs=True).remove)
             yield
 
     def arguments(self, pipe, prompts: int) -> dict:
@@ -129,16 +143,20 @@ class Inversion:
         return _arguments(pipe, self.pivot[:1].repeat(prompts, 1, 1, 1))
 
     def negative_prompts(self, prompts: int) -> list[str] | None:
-        """In place of the null text, for so many prompts: the source prompt, where guidance must not move the source."""
-        if self.method == "negative-prompt":
-            return [self.prompt] * prompts
-        return [self.prompt] + [""] * (prompts - 1) if self.method == "exact" else None
+        """In place of the null text, for so many prompts: the source prompt for "negative-prompt"."""
+        return [self.prompt] * prompts if self.method == "negative-prompt" else None
 
     def after_step(self, step: int, latents: Tensor) -> Tensor:
         """Latents after a step, source first; "direct" puts the source back on the pivot (Ju et al. 2023, arXiv 2310.01506)."""
         if self.method == "direct":
             latents = torch.cat([self.pivot[step + 1][None].to(latents), latents[1:]])
         return latents
+
+
+def _unguided(rows: Tensor) -> Tensor:
+    """Rows without and with prompts, where the first without becomes the first with: guidance does not move that picture."""
+    half = len(rows) // 2
+    return torch.cat([rows[half : half + 1], rows[1:]])
 
 
 def usual_guidance(pipe) -> float:
@@ -190,15 +208,22 @@ def invert(
     Raises:
         InversionError: an unknown method or start, a picture of another size, null-text at a guidance scale of 1 or less, a checkpoint
             of another run.
-        InputError: `steps` or `inner_steps` below 1.
-        PromptError: the prompt is empty.
+        InputError: `steps` or `inner_steps` below 1, no picture.
+        PromptError: the prompt is empty or too long.
+
+    Warns:
+        UnknownWordWarning: the prompt uses a word the embedded model has never seen.
     """
     if method not in METHODS or init not in STARTS:
         raise InversionError(f"method={method!r}, init={init!r}: methods are {', '.join(METHODS)}; init is {' or '.join(STARTS)}.")
-    if steps < 1 or inner_steps < 1:
-        raise InputError(f"steps={steps}, inner_steps={inner_steps}: both need to be at least 1; 50 and 10 are usual.")
+    if not all(isinstance(count, Integral) and count >= 1 for count in (steps, inner_steps)):
+        raise InputError(f"steps={steps}, inner_steps={inner_steps}: both need to be whole numbers, at least 1; 50 and 10 are usual.")
+    if not isinstance(image, Image.Image):
+        raise InputError(f"A picture is needed, not {type(image).__name__}. Read a file with load_image(file, pipe).")
     if not prompt.strip():
         raise PromptError("The prompt is empty. Say what the picture shows.")
+    tokenizer, (read,) = as_read(pipe, [prompt])
+    warn_of_unknown_words(tokenizer, read)  # and its length
     if guidance_scale is None:
         guidance_scale = usual_guidance(pipe)
     if method == "null-text" and guidance_scale <= 1:
@@ -210,6 +235,9 @@ def invert(
         raise InversionError(
             f"The picture is {image.size}; its sides must be multiples of {pipe.vae_scale_factor}. Use load_image(file, pipe)."
         )
+    facts = {**_facts(pipe), "image sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    if checkpoint:
+        _check_folder(Path(checkpoint))
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)
     stepped = callback or (lambda step: None)
@@ -219,10 +247,9 @@ def invert(
         null, losses = None, torch.zeros(0, 0)
         if method == "null-text":
             run = {"prompt": prompt, "steps": steps, "guidance": guidance_scale, "inner": inner_steps, "init": init}
-            run |= {"pivot": hashlib.sha256(pivot.numpy().tobytes()).hexdigest()}
+            run |= {key: facts[key] for key in ("image sha256", "weights", "weights in bfloat16", "noise schedule")}
             with _frozen(pipe.unet, gradient_checkpointing):
-                null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, stepped, progress)
-        facts = {**_facts(pipe), "image sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+                pivot, null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, stepped, progress)
         found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, facts)
 
         def after_step(pipe, step, timestep, tensors):
@@ -255,7 +282,8 @@ def _scheduler(pipe, make: Callable[[dict], SchedulerMixin]) -> Iterator[Schedul
     before = pipe.scheduler
     config = dict(before.config)
     spacing = config.get("timestep_spacing", "leading")
-    config |= {"clip_sample": False, "thresholding": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
+    config.pop("thresholding", None)  # only some have it, all of them off
+    config |= {"clip_sample": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
     config["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
     pipe.scheduler = make(config)
     try:
@@ -340,11 +368,13 @@ def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
 
 def _optimise_null(
     pipe, pivot: Tensor, run: dict, checkpoint: Path | None, stepped: Callable[[int], None], progress: bool
-) -> tuple[Float[Tensor, "step token embedding"], Float[Tensor, "step inner"]]:
+) -> tuple[Float[Tensor, "moment channel row column"], Float[Tensor, "step token embedding"], Float[Tensor, "step inner"]]:
     """For every step the unconditional embedding with which the guided DDIM step lands on the pivot (Mokady et al. 2022, Algorithm 1).
 
     Adam, new for every step, started from the step before; rate 10⁻² falling to half, tolerance 10⁻⁵ rising to 10⁻³, both over the run
     and, unlike the authors' constants, for any number of steps; the tolerance in units of the latent's variance.
+
+    Gives the pivot too, a checkpoint's where there is one: another device rounds its own differently.
     """
     steps, inner, scale = run["steps"], run["inner"], run["guidance"]
     unet, device, dtype = pipe.unet, pipe._execution_device, pipe.unet.dtype
@@ -353,8 +383,15 @@ def _optimise_null(
     found, losses, latent = [], torch.full((steps, inner), torch.nan), pivot[:1].to(device)
     if checkpoint and checkpoint.exists():
         tensors, facts = _read(checkpoint)
-        if facts.get("run") != json.dumps(run):
-            raise InversionError(f"{checkpoint} belongs to another run: {facts.get('run')}, not {json.dumps(run)}. Give another file.")
+        then = json.loads(facts.get("run", "{}"))
+        other = [
+            f"{key}: {then.get(key)} then, {run[key]} now"
+            for key in ("prompt", "steps", "guidance", "inner", "init", "image sha256")
+            if then.get(key) != run[key]
+        ] + _differences(then, run)
+        if other or "pivot" not in tensors:
+            raise InversionError(f"{checkpoint} belongs to another run:\n  " + "\n  ".join(other) + "\nGive another file.")
+        pivot = tensors["pivot"]
         found, losses, latent = list(tensors["null"].to(device)[:, None]), tensors["losses"], tensors["latent"].to(device)
         null = found[-1].clone()
     variance = pivot[-1].var().item()
@@ -388,10 +425,10 @@ def _optimise_null(
             shown.set_postfix(loss=f"{losses[i, j]:.1e}")
             shown.update()
             if checkpoint:
-                state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu()}
+                state = {"null": torch.cat(found).cpu(), "losses": losses, "latent": latent.cpu(), "pivot": pivot}
                 _write(state, {"run": json.dumps(run)}, checkpoint)
             stepped(i)
-    return torch.cat(found).cpu(), losses
+    return pivot, torch.cat(found).cpu(), losses
 
 
 @contextlib.contextmanager
@@ -409,12 +446,13 @@ def _facts(pipe) -> dict[str, str]:
     """Which model and noise schedule a pipeline has, and which package this is."""
     from . import __version__
 
-    digest = hashlib.sha256()
+    digests = {torch.float16: hashlib.sha256(), torch.bfloat16: hashlib.sha256()}  # the same in half precision
     for part in (pipe.unet, pipe.vae):
-        for name, weight in sorted(part.state_dict().items()):
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            few = weight.flatten()[:: max(1, weight.numel() // 64)].detach().to("cpu", torch.float16)  # the same in half precision
-            digest.update(few.numpy().tobytes())
+        for name, weight in sorted(_weights(part).items()):
+            few = weight.flatten()[:: max(1, weight.numel() // 64)].detach().cpu()
+            for dtype, digest in digests.items():
+                digest.update(f"{name} {tuple(weight.shape)}".encode())
+                digest.update(few.to(dtype).view(torch.int16).numpy().tobytes())
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     keys += ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one")
     config = {key: pipe.scheduler.config.get(key) for key in keys}
@@ -423,14 +461,41 @@ def _facts(pipe) -> dict[str, str]:
         model = "/".join(Path(model).parts[-2:])
     return {
         "model": model,
-        "weights": digest.hexdigest()[:16],
+        "weights": digests[torch.float16].hexdigest()[:16],
+        "weights in bfloat16": digests[torch.bfloat16].hexdigest()[:16],
         "noise schedule": json.dumps(config),
         "package": f"p2p_helpers {__version__}",
     }
 
 
+def _weights(part) -> dict[str, Tensor]:
+    """A network's weights by name, also where accelerate offloads them or torch.compile wraps it."""
+    state = part.state_dict()
+    if any(weight.is_meta for weight in state.values()):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        state = get_state_dict_offloaded_model(part)
+    return {name.removeprefix("_orig_mod."): weight for name, weight in state.items()}
+
+
+def _differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Which of the facts that have to be the same are not."""
+    return [
+        f"{name}: {then.get(name)} then, {now[name]} now"
+        for name, keys in COMPARED.items()
+        if all(then.get(key) != now[key] for key in keys)
+    ]
+
+
+def _check_folder(path: Path):
+    """Refuse a file in a folder that is not there. Raises InversionError."""
+    if not path.parent.is_dir():
+        raise InversionError(f"There is no folder {path.parent} for {path.name}. Make it first.")
+
+
 def _write(tensors: dict[str, Tensor], facts: dict[str, str], path: Path):
     """A safetensors file, whole or not at all: what stood there before stays until the new one is complete."""
+    _check_folder(path)
     part = path.with_name(path.name + ".part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=facts)
     os.replace(part, path)

@@ -291,8 +291,12 @@ def show_edit(edit: Edit, tokenizer, source: str, target: str, *, step: int = 0,
     axes[1].set_title(f"T, step {step}: kept of its own maps", fontsize=9)
     for ax in axes[:2]:
         ax.set_xlabel("target token")
+    for ax, matrix in zip(axes, (s[step], t[step]), strict=False):
+        if not matrix.any():
+            ax.text(0.5, 0.5, "all zero", transform=ax.transAxes, ha="center", va="center", fontsize=9, color="grey")
     from_source, own = (m.abs().sum(1)[:, : len(columns)].T for m in (s, t))  # (target token, step)
     share = torch.cat([from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()])
+    off = torch.nonzero(from_source + own == 0)  # turned down to nothing
     axes[2].imshow(share.numpy(), cmap="Greys", vmin=0, vmax=1.25, aspect="auto", interpolation="nearest", extent=(0, steps, len(share), 0))
     axes[2].set_yticks(np.arange(len(share)) + 0.5, [*columns, "self-attention"])
     for label, name in zip(axes[2].get_yticklabels(), columns, strict=False):
@@ -300,7 +304,8 @@ def show_edit(edit: Edit, tokenizer, source: str, target: str, *, step: int = 0,
     axes[2].hlines(range(1, len(share)), 0, steps, colors="white", linewidth=2)
     axes[2].axvline(step + 0.5, color="black", linestyle=":", linewidth=1)
     axes[2].set_xlabel("step")
-    axes[2].set_title("dark: the source's map; white: its own", fontsize=9)
+    axes[2].scatter(off[:, 1] + 0.5, off[:, 0] + 0.5, marker="x", s=12, color="black", linewidth=0.8)
+    axes[2].set_title(f"dark: the source's map; white: its own{'; ×: none' if len(off) else ''}", fontsize=9)
     figure.suptitle(_wrapped(repr(edit), 110), fontsize=10)
     return figure
 

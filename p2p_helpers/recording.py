@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from .attention import Control, controlled
 from .blend import cross_levels, halved, map_level
 from .errors import InputError, PromptError
-from .tokens import Phrase, find_words, words
+from .tokens import Phrase, as_read, find_words, words
 
 SELF_EVERY = 4  # self-attention maps are large, and change little from step to step
 HEAT = "magma"  # perceptually uniform, and in greyscale still dark to light
@@ -147,6 +149,8 @@ class AttentionMaps:
 
     def of(self, prompt: int) -> OnePrompt:
         """The maps of one prompt, 0 for the source. Raises InputError if there is no such prompt."""
+        if not self.steps:
+            raise InputError("Nothing was recorded. Run the pipeline within the `with` block, and look at the maps after it.")
         if not 0 <= prompt < len(self.prompts):
             raise InputError(f"There are {len(self.prompts)} prompts, 0 (the source) to {len(self.prompts) - 1}; {prompt} is none of them.")
         return OnePrompt(self, prompt)
@@ -159,13 +163,14 @@ class AttentionMaps:
         """
         if isinstance(what, int):
             return self.of(0)[what]
-        errors = []
-        for prompt in range(len(self.prompts)):
-            try:
-                return self.of(prompt)[what]
-            except PromptError as error:
-                errors.append(error)
-        raise errors[0]
+        found = [prompt for prompt in range(len(self.prompts)) if self._has(prompt, what)]
+        return self.of(found[0] if found else 0)[what]
+
+    def _has(self, prompt: int, what: Phrase) -> bool:
+        try:
+            return bool(find_words(self.tokenizer, self.prompts[prompt], what))
+        except PromptError:
+            return False
 
     @property
     def start(self) -> Heatmap:
@@ -418,25 +423,29 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
     Raises:
         AttentionControlError: as `edit`.
     """
-    watch, tokenizer = _Watch(pipe), pipe.tokenizer
-    maps = AttentionMaps(tokenizer, [], record or Record())
-    encoder = pipe.text_encoder
-    seen: list[Tensor] = []
+    watch, maps = _Watch(pipe), AttentionMaps(None, [], record or Record())
 
-    def prompt_seen(module, args, kwargs):  # the prompts come first, then what guidance pushes away from
-        ids = args[0] if args else kwargs["input_ids"]
-        if watch.step or not seen:
-            seen[:] = [ids]
-            watch.step = 0
-            texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
-            recorder = Recorder(maps.record, tokenizer, texts, list(pipe.unet.attn_processors))
-            recorder.maps = maps
-            maps.__init__(tokenizer, texts, maps.record)
-            watch.observers = (recorder,)
+    def seen(prompt: str | Sequence[str] | None, each: int):
+        if prompt is None:
+            raise InputError("record() finds maps by the prompt's words: give the pipeline the prompt as text, not as prompt_embeds.")
+        texts = [prompt] if isinstance(prompt, str) else prompt
+        tokenizer, texts = as_read(pipe, [text for text in texts for _ in range(each)])
+        recorder = Recorder(maps.record, tokenizer, texts, list(pipe.unet.attn_processors))
+        recorder.maps = maps
+        maps.__init__(tokenizer, texts, maps.record)
+        watch.step, watch.observers = 0, (recorder,)
 
-    hook = encoder.register_forward_pre_hook(prompt_seen, with_kwargs=True)
-    try:
-        with controlled(pipe, watch):
+    with controlled(pipe, watch):
+        encode = pipe.encode_prompt
+
+        @functools.wraps(encode)
+        def encode_prompt(*args, **kwargs):  # a pipeline calls it once, first, in every run
+            given = inspect.signature(encode).bind(*args, **kwargs).arguments
+            seen(given.get("prompt"), given.get("num_images_per_prompt", 1))
+            return encode(*args, **kwargs)
+
+        pipe.encode_prompt = encode_prompt
+        try:
             yield maps
-    finally:
-        hook.remove()
+        finally:
+            del pipe.encode_prompt

@@ -21,7 +21,7 @@ from .blend import LocalBlend
 from .editing import EditResult, edit
 from .edits import Edit, Refine, Replace, Reweight
 from .errors import P2PError
-from .images import FORMATS, load_image
+from .images import load_image
 from .inversion import METHODS, Inversion, invert
 from .plots import word_colour
 from .tokens import refinement_alignment, replacement_matrix, words
@@ -44,7 +44,11 @@ class Settings:
     seed: int = 3
     steps: int = 20
     method: str = ""  # of inversion, if a picture was uploaded
-    phrases: tuple = field(default=(), compare=False)  # the target's words as Reweight takes them
+    phrases: tuple = field(default=(), compare=False)  # the target's words as Reweight takes them, one for each weight
+
+    def __post_init__(self):  # JSON knows no tuples
+        object.__setattr__(self, "weights", tuple(self.weights))
+        object.__setattr__(self, "phrases", tuple(p if isinstance(p, str) else tuple(p) for p in self.phrases))
 
     @property
     def edit(self) -> Edit:
@@ -85,7 +89,8 @@ class Studio:
     """The studio for one pipeline; a notebook shows it as it is.
 
     A run goes on in a thread of its own, and looks after every step whether another one was asked for. `settings` is what the controls
-    say, `result` the edit shown, `history` the settings and result of every finished one that was not undone.
+    say, `result` the edit shown, `history` the settings, uploaded picture and result of the finished ones that were not undone, the last
+    twenty.
 
     Args:
         pipe: a pipeline, e.g. from `load_pipeline`.
@@ -128,7 +133,7 @@ class Studio:
         self.run.on_click(lambda button: self.start())
         self.cancel.on_click(lambda button: self.stop())
         self.undo.on_click(lambda button: self._undo())
-        self.forget.on_click(lambda button: self._take(None))
+        self.forget.on_click(lambda button: self._forget())
         self.upload.observe(lambda change: self._take(change["new"]), "value")
         how = [self.kind, self.words, self.cross, self.self_, self.blend, self.seed, self.steps]
         picture = [w.HBox([self.upload, self.forget]), self.method]
@@ -194,23 +199,30 @@ class Studio:
 
     def _take(self, uploaded):
         """A picture to edit, or none."""
-        self._photo, self._inversion = None, None
+        photo = None
         if uploaded:
             try:
-                content = bytes(uploaded[0]["content"])
-                self._photo = load_image(Image.open(io.BytesIO(content), formats=FORMATS), self.pipe)
+                photo = load_image(io.BytesIO(bytes(uploaded[0]["content"])), self.pipe)
                 self.error.value = ""
-            except (P2PError, OSError) as error:
+            except P2PError as error:
                 self.error.value = _message(error)
+        self._have(photo)
+
+    def _forget(self):
+        self.upload.value = ()  # or the same file could not be uploaded again
+        self._have(None)
+
+    def _have(self, photo: Image.Image | None):
+        self._photo = photo
         self.method.layout.display = self.forget.layout.display = "flex" if self._photo else "none"
         self.seed.disabled = self._photo is not None
 
     def start(self):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
-        number, before, settings = self._wanted, self._thread, self.settings
+        number, before, settings, photo = self._wanted, self._thread, self.settings, self._photo
         self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = "", 0, max(settings.steps, 1), False
-        self._thread = threading.Thread(target=self._work, args=(number, before, settings), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(number, before, settings, photo), daemon=True)
         self._thread.start()
 
     def stop(self):
@@ -224,7 +236,7 @@ class Studio:
         if self._thread:
             self._thread.join()
 
-    def _work(self, number: int, before: threading.Thread | None, settings: Settings):
+    def _work(self, number: int, before: threading.Thread | None, settings: Settings, photo: Image.Image | None):
         if before:
             before.join()  # it ends after its step; a pipeline runs one thing at a time
 
@@ -243,13 +255,13 @@ class Studio:
         try:
             if number != self._wanted:
                 return
-            source, more = self._from(settings, stepped)
+            source, more = self._from(settings, photo, stepped)
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
             result = edit(self.pipe, source, settings.target, settings.edit, **more)
             with self._lock:
                 if number != self._wanted:
                     raise Cancelled
-                self.history.append((settings, result))
+                self.history = [*self.history, (settings, photo, result)][-20:]
                 self._show(settings, result)
         except Cancelled:
             self.bar.value = 0
@@ -263,14 +275,14 @@ class Studio:
             if number == self._wanted:
                 self.cancel.disabled = True
 
-    def _from(self, settings: Settings, stepped: Callable[[int], None]) -> tuple[str | Inversion, dict]:
-        """The source prompt, or the uploaded picture's inversion, made once for each prompt, method and number of steps."""
+    def _from(self, settings: Settings, photo: Image.Image | None, stepped: Callable[[int], None]) -> tuple[str | Inversion, dict]:
+        """The source prompt, or the uploaded picture's inversion, the last one kept for the same picture, prompt, method and steps."""
         if not settings.method:
             return settings.source, {"seed": settings.seed, "steps": settings.steps}
-        key = (settings.source, settings.method, settings.steps)
+        key = (settings.source, settings.method, settings.steps, photo)
         if self._inversion is None or self._inversion[0] != key:
             how = {"method": settings.method, "steps": settings.steps, "callback": stepped, "progress": False}
-            self._inversion = (key, invert(self.pipe, self._photo, settings.source, **how))
+            self._inversion = (key, invert(self.pipe, photo, settings.source, **how))
         return self._inversion[1], {}
 
     def _show(self, settings: Settings, result: EditResult):
@@ -291,8 +303,10 @@ class Studio:
         if len(self.history) > 1:
             self.stop()
             self.history.pop()
-            self._load(self.history[-1][0])
-            self._show(*self.history[-1])
+            settings, photo, result = self.history[-1]
+            self._have(photo)
+            self._load(settings)
+            self._show(settings, result)
 
 
 def _mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:

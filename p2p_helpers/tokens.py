@@ -63,6 +63,15 @@ def _same(word: str) -> str:
     return unicodedata.normalize("NFC", word).casefold()
 
 
+def as_read(pipe, prompts: Sequence[str]) -> tuple[object, list[str]]:
+    """A pipeline's tokenizer (SDXL's refiner has only its second), and prompts as it reads them: a textual inversion of several vectors is
+    several tokens.
+    """
+    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+    convert = getattr(pipe, "maybe_convert_prompt", None)
+    return tokenizer, convert(list(prompts), tokenizer) if convert else list(prompts)
+
+
 def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     """Token positions of a word or phrase in a prompt, in any case and with any spaces; the start token is position 0.
 
@@ -72,9 +81,11 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
         phrase: "cat" or "falling snow" for every occurrence; ("cat", 2) for the second only.
 
     Raises:
-        PromptError: the phrase does not occur, or not so often; lists the prompt's words and the closest one.
+        PromptError: the phrase does not occur, or not so often; lists the prompt's words and the closest one. Or it is no phrase.
     """
-    text, number = (phrase, None) if isinstance(phrase, str) else phrase
+    text, number = (phrase, None) if isinstance(phrase, str) else phrase if isinstance(phrase, tuple) and len(phrase) == 2 else (None, None)
+    if not isinstance(text, str) or not (number is None or isinstance(number, int)):
+        raise PromptError(f'{phrase!r} is no phrase. Give a text, e.g. "falling snow", or a text and its number, e.g. ("cat", 2).')
     prompt_words = words(tokenizer, prompt)
     texts = [_same(w.text) for w in prompt_words]
     wanted = [_same(w.text) for w in words(tokenizer, text)]

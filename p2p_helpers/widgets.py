@@ -58,7 +58,7 @@ def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | 
     prompts = [_prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)]
     data = {"grid": maps.level, "steps": steps, "layers": short_layer_names(layers), "heads": heads, "prompts": prompts}
     page = (Path(__file__).parent / "explorer.html").read_text(encoding="utf-8")
-    return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("</", "<\\/")))
+    return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("<", "\\u003c")))
 
 
 def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequence[str], heads: int, steps: Sequence[int]) -> dict:
@@ -68,7 +68,7 @@ def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequen
     views = [words, *([w.at(step=s) for w in words] for s in steps)]
     for layer in layers:
         views += [[w.at(layer=layer) for w in words], *([w.at(layer=layer, head=h) for w in words] for h in range(heads))]
-    values = np.stack([[heat.numpy() for heat in view] for view in views])  # (view, word, row, column)
+    values = np.stack([[heat.numpy() for heat in view] for view in views]).clip(0)  # (view, word, row, column); a negative fader's is dark
     scales = values.max((2, 3), keepdims=True)
     small = np.round(values / np.maximum(scales, 1e-9) * 255).astype(np.uint8)
     return {

@@ -63,10 +63,12 @@ def test_boxes_exercise():
     old, new = (0, 0, 8, 8), (16, 16, 32, 32)
     says = check_boxes([(old, new)] * 6 + [(old, old)] * 4)
     assert "in 4 of 10" in says and "by 12.0 pixels" in says
+    assert check_boxes([[list(old), np.array(new)]] * 6 + [[old, old]] * 4) == says
     refused(
         check_boxes,
         (([(old, new)],), "ten seeds"),
         (([(old, new)] * 10,), "Did the seed change"),
+        (([(old, old)] * 5 + [(new, new)] * 5,), "Did the word change"),
         (([old] * 10,), "no pair of boxes"),
         (([(old, (8, 8, 0, 0))] * 10,), "turned over"),
     )
@@ -339,7 +341,14 @@ def test_mask_exercise():
     assert check_mask(torch.from_numpy(truth), truth, 0.75).startswith("✓")
     wide, narrow = np.zeros_like(truth), np.zeros_like(truth)
     wide[2:14, 2:14], narrow[6:10, 6:10] = True, True
-    answers = [(wide, "too large"), (narrow, "too small"), (~np.zeros_like(truth), "everything"), (truth.astype(float), "bool")]
+    beside = np.roll(truth, 3, 0)
+    answers = [
+        (wide, "too large"),
+        (narrow, "too small"),
+        (beside, "not in the right place"),
+        (~np.zeros_like(truth), "everything"),
+        (truth.astype(float), "bool"),
+    ]
     refused(check_mask, *(((answer, truth, 0.75), says) for answer, says in answers))
 
 

@@ -250,6 +250,12 @@ def test_a_callback_of_diffusers_gets_the_tensors_it_wants(random_pipe):
     assert result.masks.shape[0] == 2
 
 
+def test_a_callback_that_gives_nothing_back_leaves_the_blend(random_pipe):
+    nowhere = p2p.LocalBlend(mask=np.zeros((16, 16)), start=0.0)
+    result = p2p.edit(random_pipe, CAT, DOG, local_blend=nowhere, steps=2, callback=lambda *args: {}, progress=False)
+    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+
+
 def test_one_start_latent_serves_every_prompt(random_pipe):
     same = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
     result = p2p.edit(random_pipe, CAT, CAT, same, latents=torch.randn(1, 8, 16, 16), steps=2, progress=False)
@@ -268,6 +274,11 @@ def test_a_textual_inversion_of_several_vectors(random_pipe):
 
     p2p.edit(pipe, CAT, "a <toy> on the beach", Look(), steps=1, progress=False)
     assert seen == {"toy": [2, 3, 4], "beach": [7]}
+    twins = [torch.Generator().manual_seed(0) for _ in range(2)]
+    plain = pipe([CAT, "a <toy> on the beach"], num_inference_steps=1, guidance_scale=3.0, generator=twins).images
+    free = p2p.Refine(cross_steps=0.0, self_steps=0.0)
+    result = p2p.edit(pipe, CAT, "a <toy> on the beach", free, steps=1, guidance_scale=3.0, progress=False)
+    np.testing.assert_array_equal(pixels(result.image), pixels(plain[1]))
 
 
 def test_a_negative_prompt_is_the_pipelines_own(random_pipe):

@@ -1,15 +1,17 @@
 """Real pictures: they come back, they can be edited, and nothing of a long inversion is lost."""
 
+import copy
 import itertools
 import multiprocessing
 import random
 import subprocess
 import sys
 
+import accelerate
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler
+from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
 
 import p2p_helpers as p2p
 from p2p_helpers import inversion
@@ -238,6 +240,58 @@ def test_a_killed_inversion_goes_on_to_the_same_end(random_pipe, tmp_path, monke
         p2p.invert(random_pipe, PICTURE, "a cat in space", checkpoint=tmp_path / "c", **arguments)
 
 
+def test_a_checkpoint_serves_a_machine_that_rounds_otherwise(random_pipe, tmp_path, monkeypatch):
+    arguments = {"steps": 4, "inner_steps": 1, "guidance_scale": 4.0, "progress": False, "checkpoint": tmp_path / "c"}
+    first = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
+    pivot = inversion._pivot
+    monkeypatch.setattr(inversion, "_pivot", lambda *args, **more: pivot(*args, **more) + 1e-5)
+    again = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
+    torch.testing.assert_close(again.pivot, first.pivot, rtol=0, atol=0)
+    with pytest.raises(p2p.InversionError, match="(?s)another run.*image sha256"):
+        p2p.invert(random_pipe, PICTURE.rotate(180), PROMPT, **arguments)
+
+
+def test_the_same_model_however_it_is_kept(random_pipe):
+    """Compiled, offloaded layer by layer, in half precision: the weights are known again."""
+    facts = inversion._facts(random_pipe)
+
+    def part(change):
+        return StableDiffusionPipeline(**{**random_pipe.components, "unet": change}, requires_safety_checker=False)
+
+    away = copy.deepcopy(random_pipe.unet)
+    accelerate.cpu_offload(away, execution_device=torch.device("cpu"))
+    for other in (part(away), part(torch.compile(random_pipe.unet, backend="eager"))):
+        assert inversion._facts(other)["weights"] == facts["weights"]
+    for dtype in (torch.float16, torch.bfloat16):
+        assert not inversion._differences(facts, inversion._facts(copy.deepcopy(random_pipe).to(dtype)))
+    inv = p2p.invert(part(away), PICTURE, PROMPT, method="direct", steps=2, guidance_scale=4.0, progress=False)
+    p2p.edit(random_pipe, inv, TARGET, progress=False)
+
+
+def test_exact_leaves_the_targets_their_own_null_text(tmp_path):
+    """SDXL has zeros for it; what the UNet gets is what it gets for "ddim", but for the source's row."""
+    pipe, seen = build("sdxl", tmp_path), {}
+    for method in ("ddim", "exact"):
+        inv = p2p.invert(pipe, PICTURE, PROMPT, method=method, steps=2, guidance_scale=5.0, progress=False)
+
+        def look(module, args, kwargs, method=method):
+            seen[method] = kwargs["encoder_hidden_states"], kwargs["added_cond_kwargs"]["text_embeds"]
+
+        hook = None
+
+        def edit_begins(*args, look=look):
+            nonlocal hook
+            hook = hook or pipe.unet.register_forward_pre_hook(look, with_kwargs=True)  # after the inversion's own
+            return args[-1]
+
+        p2p.edit(pipe, inv, TARGET, callback=edit_begins, progress=False)
+        hook.remove()
+    for ddim, exact in zip(seen["ddim"], seen["exact"], strict=True):
+        torch.testing.assert_close(exact[1:], ddim[1:])
+        torch.testing.assert_close(exact[0], ddim[2])
+        assert not ddim[:2].any()
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_stable_diffusion(kind, tmp_path):
     """Whatever scheduler and prediction the model has, text encoders and micro-conditioning included."""
@@ -267,6 +321,11 @@ def test_what_does_not_fit_is_explained(toyland, random_pipe, made, tmp_path):
         (lambda: p2p.invert(toyland, PICTURE, PROMPT, method="magic"), "methods are ddim, null-text"),
         (lambda: p2p.invert(toyland, PICTURE.resize((100, 100)), PROMPT), "multiples of 8.*load_image"),
         (lambda: p2p.invert(toyland, PICTURE, " "), "prompt is empty"),
+        (lambda: p2p.invert(toyland, PICTURE, "snow " * 40), "42 tokens"),
+        (lambda: p2p.invert(toyland, PICTURE, PROMPT, steps=0), "whole numbers"),
+        (lambda: p2p.invert(toyland, PICTURE, PROMPT, checkpoint=tmp_path / "no" / "c"), "There is no folder"),
+        (lambda: inv.save(tmp_path / "no" / "inv"), "There is no folder"),
+        (lambda: p2p.edit(toyland, inv, TARGET, generator=torch.Generator()), "leave generator out"),
         (lambda: p2p.Inversion.load(tmp_path / "none"), "There is no file"),
     ]:
         with pytest.raises(p2p.InputError, match="(?s)" + says):

@@ -99,6 +99,37 @@ def test_stable_diffusion_at_another_size(kind, tmp_path):
     assert maps.prompts == [SOURCE] and maps.steps >= 2  # PNDM calls the UNet once more
 
 
+def test_names_are_the_prompts_own_words(toyland):
+    """An apostrophe, punctuation, several pictures for each prompt, a run that failed before it began."""
+    toyland.set_progress_bar_config(disable=True)
+    run = {"num_inference_steps": 2, "output_type": "latent"}
+    with p2p.record(toyland) as maps:
+        with pytest.raises(ValueError, match="generators"):
+            toyland(["a fox in space"], generator=[torch.Generator()] * 3, **run)
+        toyland("the cat's apple! a dog", **run)
+    expected = [tuple(p2p.find_words(toyland.tokenizer, "the cat's apple! a dog", word)) for word in ("cat's", "dog")]
+    assert [maps["cat's"].tokens, maps["dog"].tokens] == expected
+    starts = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    with p2p.record(toyland) as several:
+        toyland([SOURCE, "a dog in space"], num_images_per_prompt=2, latents=starts, **run)
+    with p2p.record(toyland) as alone:
+        toyland(["a dog in space"], latents=starts[2:3], **run)
+    assert several.prompts == [SOURCE, SOURCE, "a dog in space", "a dog in space"]
+    torch.testing.assert_close(several["dog"].tensor(), alone["dog"].tensor(), atol=1e-3, rtol=0)
+    assert "encode_prompt" not in vars(toyland)
+
+
+def test_what_cannot_be_recorded_is_explained(toyland):
+    with p2p.record(toyland) as maps:
+        with pytest.raises(p2p.AttentionControlError, match="record=True"):
+            p2p.edit(toyland, SOURCE, TARGET, steps=1, progress=False)
+        with pytest.raises(p2p.InputError, match="as text"):
+            toyland(prompt_embeds=torch.zeros(1, 32, 128), negative_prompt_embeds=torch.zeros(1, 32, 128), num_inference_steps=1)
+    for look in (lambda: maps["cat"], lambda: maps.start, lambda: maps.self_attention):
+        with pytest.raises(p2p.InputError, match="Nothing was recorded"):
+            look()
+
+
 def test_masks_pictures_and_refinement(result):
     heat = result.maps["cat"]
     assert heat.mask(0.5).dtype == torch.bool

@@ -149,10 +149,36 @@ def test_null_text_inversion_can_be_cancelled(studio):
     assert run(studio) is not None and studio._inversion[1].method == "null-text"
 
 
+def test_every_run_has_the_picture_that_was_there_when_it_began(studio):
+    first, second = (photos()[name] for name in ("cat-snow", "fox-mushroom"))
+
+    def upload(photo):
+        studio._take([{"content": memoryview(photo.path.read_bytes())}])
+
+    upload(first)
+    studio.source.value, studio.target.value = first.prompt, "a dog in the snow"
+    studio.start()
+    upload(second)
+    studio.wait()
+    assert studio._inversion[1].prompt == first.prompt
+    np.testing.assert_array_equal(studio._inversion[1].pixels, np.asarray(studio.history[0][1]))
+    run(studio)
+    np.testing.assert_array_equal(studio._inversion[1].pixels, np.asarray(studio._photo))
+    studio.forget.click()
+    assert studio.upload.value == () and not studio.settings.method
+    run(studio)
+    studio._undo()
+    assert studio._photo is not None and studio.settings == studio.history[-1][0]
+
+
 def test_settings_go_through_json(studio):
     studio.faders[1].value = -1.0
     said = studio.settings
-    assert Settings(**{**json.loads(json.dumps(dataclasses.asdict(said))), "phrases": said.phrases, "weights": said.weights}) == said
+    studio.source.value = studio.target.value = "a cat and a dog in space"
+    studio.faders[3].value = 3.0
+    said = studio.settings
+    again = Settings(**json.loads(json.dumps(dataclasses.asdict(said))))
+    assert again == said and again.edit == said.edit
 
 
 def test_an_uploaded_picture_is_inverted_once_and_edited(studio):

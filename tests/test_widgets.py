@@ -1,5 +1,9 @@
 """The explorer: one page without network, in a real browser."""
 
+import base64
+import json
+
+import numpy as np
 import pytest
 
 import p2p_helpers as p2p
@@ -38,6 +42,21 @@ def test_the_page_is_small_and_alone(result):
     assert "srcdoc" in view._repr_html_()
     same = p2p.explore(result.maps, [result.source, result.image])
     assert same.page == view.page
+
+
+def test_words_turned_to_the_negative_are_dark_and_tags_are_text(toyland):
+    change = p2p.Replace() | p2p.Reweight({"cat": -2.0}, cross_steps=1.0)
+    odd = "a cat <!-- <script>"
+    with pytest.warns(p2p.UnknownWordWarning):
+        maps = p2p.edit(toyland, odd, odd, change, steps=2, record=True, progress=False).maps
+    assert maps.of(1)["cat"].tensor().max() < 0
+    view = p2p.explore(maps, [maps["cat"].image()] * 2)
+    assert "<!-- <script>" not in view.page
+    data = json.JSONDecoder().raw_decode(view.page, view.page.index('{"grid"'))[0]
+    target = data["prompts"][1]
+    assert target["text"] == odd
+    shown = np.frombuffer(base64.b64decode(target["maps"]), np.uint8).reshape(-1, len(target["words"]), *data["grid"])
+    assert not shown[0, target["words"].index("cat")].any() and shown[0, 1].any()
 
 
 def test_what_cannot_be_explored(toyland, result):

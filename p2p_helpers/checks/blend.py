@@ -42,16 +42,16 @@ def check_word_mask(answer: Callable[[Tensor, float], Tensor]) -> str:
     heat[4, 6], heat[6, 8] = 0.5, 0.2
     expected = torch.zeros(7, 9, dtype=torch.bool)
     expected[0:4, 0:4] = expected[3:6, 5:8] = True
-    made = answer(heat.clone(), 0.3)
+    made = torch.as_tensor(answer(heat.clone(), 0.3))
     shape, kind = tuple(getattr(made, "shape", ())), getattr(made, "dtype", type(made).__name__)
     need(shape == (7, 9), f"A map of (7, 9) gave a mask of {shape}. What happens to the cells at the border?")
     need(kind == torch.bool, f"The mask is {kind}; it should be bool: a cell may change, or it may not.")
     need(not torch.equal(made, heat > 0.3), "A single bright cell stayed a single cell. Widen the map before you cut it.")
     wrong = int((made != expected).sum())
     need(wrong == 0, f"{wrong} of 63 cells are wrong. How large is the neighbourhood, and what is taken of it?")
-    dim = answer(heat / 50, 0.3)
+    dim = torch.as_tensor(answer(heat / 50, 0.3))
     need(torch.equal(dim, expected), "The same map, fifty times fainter, gave another mask. What is the threshold a share of?")
-    need(not torch.equal(answer(heat.clone(), 0.7), expected), "Another threshold gave the same mask. Is it used?")
+    need(not torch.equal(torch.as_tensor(answer(heat.clone(), 0.7)), expected), "Another threshold gave the same mask. Is it used?")
     return passed("a mask, however faint the map")
 
 

@@ -19,8 +19,9 @@ from .base import need, passed
 def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
     """Exercise 06.1: the PSNR in dB of a picture that went through the autoencoder and back."""
     with torch.no_grad():
-        latent = pipe.vae.encode(pipe.image_processor.preprocess(image)).latent_dist.mode()
-        right = psnr(np.asarray(image), np.asarray(pipe.image_processor.postprocess(pipe.vae.decode(latent).sample)[0]))
+        pixels = pipe.image_processor.preprocess(image).to(pipe.vae.device, pipe.vae.dtype)
+        decoded = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.float()
+        right = psnr(np.asarray(image), np.asarray(pipe.image_processor.postprocess(decoded)[0]))
     need(np.isfinite(answer) and 0 < answer <= 60, f"{answer} is no PSNR in dB. Use metrics.psnr on two pictures as uint8 arrays.")
     need(answer < right + 1, f"{answer:.1f} dB is better than the autoencoder can do. Did the picture go through it?")
     need(answer > right - 1, f"{answer:.1f} dB is too low. Are the two pictures of the same thing, and was the latent scaled as it came?")

@@ -44,10 +44,12 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 def check_boxes(answer: Sequence[tuple[Box, Box]]) -> str:
     """Exercise 00.3: an object's boxes before and after a word changed, ten pairs of (left, top, right, bottom)."""
     need(len(answer) == 10, f"{len(answer)} pairs; ten seeds make ten.")
+    answer = [tuple(tuple(box) if np.ndim(box) else box for box in pair) for pair in answer]
     for pair in answer:
         need(len(pair) == 2 and all(len(box) == 4 for box in pair), f"{pair!r} is no pair of boxes, each left, top, right, bottom.")
         need(all(left < right and top < bottom for left, top, right, bottom in pair), f"A box of {pair!r} is empty or turned over.")
     need(len(set(answer)) > 1, "All ten pairs are the same. Did the seed change?")
+    need(any(before != after for before, after in answer), "No box moved in any pair. Did the word change?")
     middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in answer]
     stayed = sum(left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles)
     shift = np.mean([max(abs(x - (a[0] + a[2]) / 2), abs(y - (a[1] + a[3]) / 2)) for x, y, a in middles])
@@ -57,7 +59,7 @@ def check_boxes(answer: Sequence[tuple[Box, Box]]) -> str:
 def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Exercise 01.1: a function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token)."""
     query, key = (3 * torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 5))
-    made, right = answer(query, key), attention_maps(query[None, None], key[None, None])[0, 0]
+    made, right = torch.as_tensor(answer(query, key)), attention_maps(query[None, None], key[None, None])[0, 0]
     shape = tuple(getattr(made, "shape", ()))
     need(shape == (9, 5), f"9 pixels and 5 tokens gave {shape}; a map has a row for each pixel and a column for each token.")
     need((made >= 0).all().item(), "Some entries are negative. A map holds shares of attention.")
@@ -74,7 +76,8 @@ def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> 
     need(mask.shape == truth.shape and mask.dtype == bool, f"The mask is {mask.dtype} {mask.shape}; it should be bool {truth.shape}.")
     need(mask.any() and not mask.all(), "The mask holds nothing or everything. Try a threshold between 0 and 1.")
     overlap = (mask & truth).sum() / (mask | truth).sum()
-    size = "too large" if mask.sum() > truth.sum() else "too small"
+    ratio = mask.sum() / truth.sum()
+    size = "too large" if ratio > 1.15 else "too small" if ratio < 0.85 else "of about the right size, but not in the right place"
     need(overlap >= least, f"Intersection over union is {overlap:.2f}, less than {least}; the mask is {size}.")
     return passed(f"intersection over union {overlap:.2f}")
 
