@@ -214,7 +214,7 @@ def summarise(rows: list[dict], peaks: dict[str, float]) -> dict:
         summary[name]["peak MiB"] = peaks.get(name)
         summary[name]["over direct"] = {  # the same scenes, so what makes a scene hard falls out
             measure: interval([difference(row[measure], other[measure]) for row, other in zip(own, direct, strict=True)])
-            for measure in ("background psnr", "error")
+            for measure in ("background psnr", "error", "seen")
         }
         summary[name]["by kind"] = {k: share([row["seen"] for row in own if row["kind"] == k]) for k in KINDS}
     tried = [name for name in NAMES if name.startswith("img2img")]
@@ -232,10 +232,13 @@ def table(summary: dict) -> str:
             for m, (_, scale, digits) in MEASURES.items()
         ]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{figures['peak MiB']:.0f}"]) + " |")
-    lines += ["", "| more than direct, same scenes | background PSNR, dB | error inside, % |", "|---|---|---|"]
+    lines += ["", "| more than direct, same scenes | background PSNR, dB | error inside, % | edit seen, % |", "|---|---|---|---|"]
     for name, figures in summary.items():
-        (a, da), (b, db) = figures["over direct"]["background psnr"], figures["over direct"]["error"]
-        lines += [] if name == "direct" else [f"| {name} | {a:+.1f} ± {da:.1f} | {100 * b:+.1f} ± {100 * db:.1f} |"]
+        cells = [
+            f"{scale * a:+.{n}f} ± {scale * da:.{n}f}"
+            for (a, da), scale, n in zip(figures["over direct"].values(), (1, 100, 100), (1, 1, 0), strict=True)
+        ]
+        lines += [] if name == "direct" else [f"| {name} | " + " | ".join(cells) + " |"]
     lines += ["", "| edit seen, % | " + " | ".join(KINDS) + " |", "|---" * (1 + len(KINDS)) + "|"]
     for name, figures in summary.items():
         cells = ["–" if seen is None else f"{100 * seen:.0f}" for seen in figures["by kind"].values()]

@@ -104,7 +104,13 @@ def gallery(
 
 
 def grid(
-    images: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], *, title: str = "", width: float = 9.0
+    images: Sequence[Sequence[Image.Image]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str = "",
+    width: float = 9.0,
+    notes: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     """Pictures in a table with named rows and columns: a sweep over two schedules, a fader strip, maps of layers and steps.
 
@@ -113,6 +119,7 @@ def grid(
         rows, columns: their names.
         title: over the whole figure.
         width: of the figure, in inches.
+        notes: what stands under each picture, small.
 
     Raises:
         InputError: rows and columns do not fit the pictures.
@@ -124,6 +131,8 @@ def grid(
         for ax, picture in zip(line, pictures, strict=True):
             ax.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
         line[0].text(-0.06, 0.5, _wrapped(name, 16), transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    for ax, note in zip(axes.flat, [note for line in notes or [] for note in line], strict=False):
+        ax.text(0.5, -0.03, note, transform=ax.transAxes, ha="center", va="top", fontsize=7)
     for ax, name in zip(axes[0], columns, strict=True):
         ax.set_title(_wrapped(name, 110 / len(columns)), fontsize=9)
     if title:
@@ -159,18 +168,23 @@ def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
 
 
 def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
-    """One word's map in every layer of the map level (rows) at some steps (columns)."""
+    """One word's map in every layer of the map level (rows) at some steps (columns), with its maximum under it."""
     layers, steps = heat.maps.level_layers, heat.maps.spread_steps(count)
-    pictures = [[heat.at(step=step, layer=layer).image() for step in steps] for layer in layers]
-    return grid(pictures, short_layer_names(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
+    maps = [[heat.at(step=step, layer=layer) for step in steps] for layer in layers]
+    return _map_grid(maps, short_layer_names(layers), [f"step {step}" for step in steps], title=f"“{heat.name}” by layer and step")
 
 
 def heads(heat: Heatmap) -> Figure:
-    """One word's map in every head (columns) of every layer of the map level (rows)."""
-    layers, count = heat.maps.level_layers, heat.maps.heads
-    pictures = [[heat.at(layer=layer, head=head).image() for head in range(count)] for layer in layers]
-    names = [f"head {head}" for head in range(count)]
-    return grid(pictures, short_layer_names(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
+    """One word's map in every head (columns) of every layer of the map level (rows), with its maximum under it."""
+    layers, names = heat.maps.level_layers, [f"head {head}" for head in range(heat.maps.heads)]
+    maps = [[heat.at(layer=layer, head=head) for head in range(len(names))] for layer in layers]
+    return _map_grid(maps, short_layer_names(layers), names, title=f"“{heat.name}” by layer and head", width=1.6 + 1.4 * len(names))
+
+
+def _map_grid(maps: Sequence[Sequence[Heatmap]], rows: Sequence[str], columns: Sequence[str], **more) -> Figure:
+    """A grid of maps, each as bright as its own maximum, which stands under it."""
+    notes = [[f"{heat.numpy().max():.2f}" for heat in line] for line in maps]
+    return grid([[heat.image() for heat in line] for line in maps], rows, columns, notes=notes, **more)
 
 
 def short_layer_names(layers: Sequence[str]) -> list[str]:

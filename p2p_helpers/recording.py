@@ -123,7 +123,8 @@ class AttentionMaps:
         kept = "every layer, head and step" if self.record.everything else "means, and steps and heads of the map level"
         which = "before" if self.record.before else "after"
         rows, columns = self.level
-        return f"AttentionMaps({len(self.prompts)} prompts, {self.steps} steps, {rows}×{columns}, {kept}; targets {which} the edit)"
+        prompts = f"{len(self.prompts)} prompt{'s' * (len(self.prompts) != 1)}"
+        return f"AttentionMaps({prompts}, {self.steps} steps, {rows}×{columns}, {kept}; targets {which} the edit)"
 
     @property
     def layers(self) -> list[str]:

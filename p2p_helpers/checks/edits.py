@@ -51,7 +51,7 @@ def check_schedule(result: EditResult, reading, source: str, target: str, old: s
     sees = f"The reader sees {', '.join(seen) or 'no object'}"
     need(seen == [new], f"{sees}; it should be a {new} and nothing else. Does the source speak for too long?")
     changed = difference(result.source, result.image).mean()
-    need(changed <= limit, f"The picture changed by {changed:.1%} on average, more than {limit:.0%}. Keep the source's maps for longer.")
+    need(changed <= limit, f"The picture changed by {changed:.2%} on average, more than {limit:.0%}. Keep the source's maps for longer.")
     return passed(f"a {new}, and the rest kept")
 
 

@@ -16,12 +16,17 @@ from ..toyland import Counterfactual, Reading
 from .base import need, passed
 
 
-def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
-    """Exercise 06.1: the PSNR in dB of a picture that went through the autoencoder and back."""
+def _ceiling(pipe, image: Image.Image) -> float:
+    """The PSNR in dB of a picture that went through the autoencoder and back."""
     with torch.no_grad():
         pixels = pipe.image_processor.preprocess(image).to(pipe.vae.device, pipe.vae.dtype)
         decoded = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.float()
-        right = psnr(np.asarray(image), np.asarray(pipe.image_processor.postprocess(decoded)[0]))
+    return psnr(np.asarray(image), np.asarray(pipe.image_processor.postprocess(decoded)[0]))
+
+
+def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
+    """Exercise 06.1: the PSNR in dB of a picture that went through the autoencoder and back."""
+    right = _ceiling(pipe, image)
     need(np.isfinite(answer) and 0 < answer <= 60, f"{answer} is no PSNR in dB. Use metrics.psnr on two pictures as uint8 arrays.")
     need(answer < right + 1, f"{answer:.1f} dB is better than the autoencoder can do. Did the picture go through it?")
     need(answer > right - 1, f"{answer:.1f} dB is too low. Are the two pictures of the same thing, and was the latent scaled as it came?")
@@ -39,13 +44,23 @@ def check_frugal(inversion: Inversion, ceiling: float, limit: int) -> str:
     return passed("a good start saves most of the work")
 
 
-def check_counterfactual(image: Image.Image, wanted: Counterfactual, reading: Reading, limit: float) -> str:
-    """Exercise 06.3: an edit in which the reader sees what is new, and that changed the rest by no more than `limit` (0…1) on average."""
+def check_counterfactual(
+    image: Image.Image, wanted: Counterfactual, reading: Reading, limit: float, inversion: Inversion | None = None, pipe=None
+) -> str:
+    """Exercises 06.3 and 07.3: an edit in which the reader sees what is new, and that changed the rest by no more than `limit` (0…1) on
+    average; if an inversion is given, with its pipeline, made from one that comes within 1 dB of the autoencoder's ceiling.
+    """
     need(image.size == wanted.pictures[0].size, f"The picture is {image.size}, the photograph {wanted.pictures[0].size}.")
-    need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. Is the edit strong enough, and is the target this prompt?")
+    if inversion:
+        short = _ceiling(pipe, wanted.pictures[0]) - inversion.psnr
+        need(short <= 1, f"The inversion gives the picture back {short:.1f} dB below the ceiling. Which methods come within 1 dB?")
     rest = difference(wanted.pictures[0], image)[~wanted.changed].mean()
-    need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. What keeps an edit local?")
-    return passed("the new is there, and the rest is the file's")
+    why = f"Much changed ({rest:.0%}), but not to this. Is guidance too hard, or a word too loud?"
+    why = why if rest > 2 * limit else "Is the edit strong enough, and is the target this prompt?"
+    need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. {why}")
+    how = "What keeps an edit local?" if wanted.local_blend else "What makes an edit gentler?"
+    need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. {how}")
+    return passed(f"the new is there, and the rest changed by {rest:.1%} on average")
 
 
 def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
