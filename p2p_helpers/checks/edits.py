@@ -160,7 +160,10 @@ def check_local_edit(
 def check_fader_matrices(s: Tensor, t: Tensor, tokenizer, prompt: str, weights: dict[str, float]) -> str:
     """Exercise 04.1: S and T of a fader while it is on, both (token, token)."""
     right_s = Reweight(weights, cross_steps=1.0).matrices(tokenizer, prompt, prompt, 1)[0][0]
-    need(isinstance(s, Tensor) and s.shape == t.shape == right_s.shape, f"S and T should be tensors of shape {tuple(right_s.shape)}.")
+    need(
+        all(isinstance(m, Tensor) and m.shape == right_s.shape for m in (s, t)),
+        f"S and T should be tensors of shape {tuple(right_s.shape)}.",
+    )
     need(not t.any(), "T is not zero, so the target adds its own maps. Whose maps does it use while the edit is on?")
     need(torch.equal(s, torch.diag(s.diagonal())), "S has entries off its diagonal: a word would look where another looked.")
     wrong = (s.diagonal() != right_s.diagonal()).nonzero().flatten().tolist()
