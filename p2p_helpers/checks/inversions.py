@@ -60,7 +60,7 @@ def check_counterfactual(
     need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. {why}")
     how = "What keeps an edit local?" if wanted.local_blend else "What makes an edit gentler?"
     need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. {how}")
-    return passed(f"the new is there, and the rest changed by {rest:.1%} on average")
+    return passed(f"the new is there, and the rest changed by {rest:.0%} on average")
 
 
 def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
