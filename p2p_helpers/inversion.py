@@ -471,10 +471,11 @@ def _facts(pipe) -> dict[str, str]:
 def _weights(part) -> dict[str, Tensor]:
     """A network's weights by name, also where accelerate offloads them or torch.compile wraps it."""
     state = part.state_dict()
-    if any(weight.is_meta for weight in state.values()):
-        from accelerate.utils.modeling import get_state_dict_offloaded_model
-
-        state = get_state_dict_offloaded_model(part)
+    for name, module in part.named_modules():
+        hook = getattr(module, "_hf_hook", None)  # accelerate's, or several in one
+        for kept in (getattr(h, "weights_map", None) for h in getattr(hook, "hooks", [hook])):
+            own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+            state |= {} if kept is None else {key: kept[key.rpartition(".")[2]] for key in own if state[key].is_meta}
     return {name.removeprefix("_orig_mod."): weight for name, weight in state.items()}
 
 
