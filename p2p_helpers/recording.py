@@ -423,6 +423,7 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
 
     Raises:
         AttentionControlError: as `edit`.
+        InputError: in the block, by a run with prompt_embeds in place of the prompt's text.
     """
     watch, maps = _Watch(pipe), AttentionMaps(None, [], record or Record())
 
