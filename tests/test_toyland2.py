@@ -1,0 +1,145 @@
+"""The second world: its layout follows its words, its counterfactuals are exact, its captions and the reader's truths agree."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizer
+
+from p2p_helpers.errors import SceneError
+from p2p_helpers.toyland2 import world
+from p2p_helpers.toyland2.reader import UNKNOWN, truth
+from p2p_helpers.toyland2.render import object_masks, render
+from p2p_helpers.toyland2.tokenizer import MAX_TOKENS, write_tokenizer
+from p2p_helpers.toyland2.training.captions import Captions, mixed
+from p2p_helpers.toyland2.training.damage import damaged
+from p2p_helpers.toyland2.world import OBJECTS, caption, compose, from_json, kind_of, scene_at, to_json
+
+scenes = st.integers(0, 5000).map(lambda i: scene_at("test", i))
+
+
+def pixels(scene):
+    return np.asarray(render(scene)[0]).astype(int)
+
+
+@given(scenes)
+@settings(max_examples=30, deadline=None)
+def test_a_scene_survives_json_and_paints_the_same(scene):
+    assert from_json(to_json(scene)) == scene
+    assert (pixels(scene) == pixels(from_json(to_json(scene)))).all()
+
+
+@given(scenes, st.sampled_from(OBJECTS))
+@settings(max_examples=30, deadline=None)
+def test_another_object_changes_no_pixel_far_from_it(scene, name):
+    plain = dataclasses.replace(scene, style="plain")
+    other = plain.replace(0, name=name, colour=None)
+    t = plain.things[0]
+    near = np.zeros((128, 128), bool)
+    near[max(t.y - t.size - 8, 0) : t.y + 16, max(t.x - t.size - 8, 0) : t.x + t.size + 8] = True
+    assert (pixels(plain) == pixels(other)).all(-1)[~near].all()
+    assert (other.horizon, other.extras, other.light) == (plain.horizon, plain.extras, plain.light)
+
+
+def test_layout_follows_the_words():
+    """Most seeds move the horizon and the object when the word is of another kind; no layout is impossible for a word."""
+    pairs = [(compose([("cat", None)], "meadow", seed=i), compose([("castle", None)], "meadow", seed=i)) for i in range(200)]
+    assert np.mean([abs(a.horizon - b.horizon) >= 20 for a, b in pairs]) > 0.8
+    assert np.mean([abs(a.things[0].x - b.things[0].x) >= 24 for a, b in pairs]) > 0.6
+    for side in ((32, 40), (56, 64, 72), (88, 96)):
+        for name in OBJECTS:
+            assert any(compose([(name, None)], "meadow", seed=i).things[0].x in side for i in range(300))
+
+
+def test_recompose_keeps_the_words_that_stay():
+    scene = scene_at("test", 3)
+    again = scene.recompose(0, name="castle", colour=None)
+    assert again.background == scene.background
+    assert again.seed == scene.seed
+    assert scene.recompose() == scene
+
+
+def test_snow_and_night_have_every_strength():
+    drawn = [scene_at("train", i) for i in range(3000)]
+    for name in ("night", "snow"):
+        strengths = [getattr(s, name) for s in drawn if getattr(s, name)]
+        counts, _ = np.histogram(strengths, bins=4, range=(0.12, 1))
+        assert counts.min() > 0.5 * counts.max()
+
+
+def test_captions():
+    scene = compose([("apple", None), ("cake", "lemon")], "forest", "old photo", autumn=True, night=0.5, snow=0.5)
+    said = "an old photo of an apple and a lemon cake in a forest in autumn at night with falling snow"
+    assert caption(scene) == said
+    assert set(said.split()) <= set(world.vocabulary())
+    assert kind_of("castle") != kind_of("cat")
+
+
+@pytest.mark.parametrize("wrong", [{"name": "unicorn"}, {"colour": "chocolate", "name": "car"}, {"colour": "red", "name": "cat"}])
+def test_words_the_world_does_not_have(wrong):
+    with pytest.raises(SceneError, match="Toyland has no"):
+        scene_at("test", 0).replace(0, **wrong)
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return Captions(CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS))
+
+
+@given(scenes, st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_an_exchanged_caption_lends_every_token_but_the_phrase_s_own(captions, scene, seed):
+    line = captions.line(scene)
+    row = captions.row(line)
+    theirs, lenders, own = captions.exchanged(scene, line, np.random.default_rng(seed))
+    assert len(row) == len(theirs) == MAX_TOKENS
+    for p in range(MAX_TOKENS):
+        if p not in own:
+            assert row[p] == theirs[lenders[p]]  # the same word stands there
+    assert 0 < len(own) < MAX_TOKENS / 2
+
+
+def test_rows_are_what_the_tokenizer_makes(captions, tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, model_max_length=MAX_TOKENS)
+    for i in range(300):
+        scene = scene_at("test", i)
+        expected = tokenizer(caption(scene), padding="max_length", max_length=MAX_TOKENS).input_ids
+        assert captions.row(captions.line(scene)) == expected
+
+
+def test_mixed_takes_from_both():
+    own, other = torch.zeros(1, 4, 2), torch.arange(8.0).reshape(1, 4, 2)
+    out = mixed(own, other, torch.tensor([[0, 0, 3, 3]]), torch.tensor([[False, True, False, False]]))
+    assert out[0, :, 0].tolist() == [0, 0, 6, 6]
+
+
+def test_truth_names_what_the_masks_show():
+    scene = compose([("cat", None), ("car", "red")], "beach", seed=4)
+    masks = object_masks(scene)
+    answer = truth(scene, masks)
+    assert set(np.unique(answer["objects"])) == {0, 1 + OBJECTS.index("cat"), 1 + OBJECTS.index("car")}
+    assert UNKNOWN == 1 + len(OBJECTS)
+
+
+def test_damage_stays_near_the_object():
+    scene = compose([("fox", None)], "meadow", seed=2)
+    picture, masks = render(scene)
+    before = np.asarray(picture)
+    after = damaged(before, masks[0], before[::-1], np.random.default_rng(0))
+    rows, columns = np.nonzero((before != after).any(-1))
+    inside = np.argwhere(masks[0])
+    assert rows.min() >= inside[:, 0].min() - 12
+    assert columns.max() <= inside[:, 1].max() + 12
+    assert (before != after).any(-1)[masks[0]].mean() > 0.3
+
+
+def test_the_world_stays_as_the_model_learned_it():
+    digest = hashlib.sha256(b"".join(np.asarray(render(scene_at("test", i))[0]).tobytes() for i in range(8))).hexdigest()[:16]
+    assert digest == "35dc6d405e4edca2"
