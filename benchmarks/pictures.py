@@ -13,6 +13,7 @@ import p2p_helpers as p2p
 from p2p_helpers.toyland import caption, counterfactual, render, scene_at
 from p2p_helpers.toyland.counterfactual import swap
 from p2p_helpers.toyland.world import to_json
+from p2p_helpers.view.figures import figure_png
 
 DATA = Path(__file__).parent.parent / "data"
 OUT = DATA / "pictures"
@@ -101,7 +102,7 @@ def main():
     pipe = p2p.load_pipeline("toyland")
     OUT.mkdir(exist_ok=True)
     for name, make in (("word-swap", word_swaps), ("refine-and-reweight", refinements_and_faders)):
-        (OUT / f"{name}.png").write_bytes(p2p.plots.figure_png(make(pipe)))
+        (OUT / f"{name}.png").write_bytes(figure_png(make(pipe)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Text-driven image editing by cross-attention control: Prompt-to-Prompt (arXiv 2208.01626) on unmodified diffusers pipelines."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .blend import LocalBlend
-from .editing import EditResult, edit
-from .edits import Edit, Refine, Replace, Reweight, active_steps
+from .edits.edit import Edit
+from .edits.schedule import active_steps
+from .edits.words import Refine, Replace, Reweight
 from .errors import (
     AttentionControlError,
     ImageError,
@@ -16,12 +20,19 @@ from .errors import (
     UnknownWordWarning,
 )
 from .images import load_image
-from .inversion import Inversion, invert
-from .models import load_pipeline
-from .plots import alignment, difference, gallery, show, show_edit
-from .recording import AttentionMaps, Heatmap, Record, SelfAttention, record
-from .tokens import find_words, refinement_alignment, replacement_matrix, words
-from .widgets import Explorer, explore
+from .inversion.artefact import Inversion
+from .inversion.methods import invert
+from .maps.heatmap import AttentionMaps, Heatmap, Record, SelfAttention
+from .maps.record import record
+from .pipelines import load_pipeline
+from .prompts.align import refinement_alignment, replacement_matrix
+from .prompts.words import find_words, words
+from .result import EditResult
+from .run import edit
+
+if TYPE_CHECKING:
+    from .view.explorer import Explorer, explore
+    from .view.figures import alignment, difference, gallery, show, show_edit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -64,3 +75,19 @@ __all__ = [
     "show_edit",
     "words",
 ]
+
+_VIEWS = {name: "explorer" for name in ("Explorer", "explore")}
+_VIEWS |= {name: "figures" for name in ("alignment", "difference", "gallery", "show", "show_edit")}
+
+
+def __getattr__(name: str):
+    """What draws is imported when it is asked for, and matplotlib with it."""
+    if name not in _VIEWS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f".view.{_VIEWS[name]}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,8 +31,8 @@ def main() -> int:
             line(True, f"{name} is not installed; only the notebooks need it")
     import torch
 
-    from .editing import edit
-    from .models import ModelError, best_device, load_pipeline
+    from .pipelines import ModelError, best_device, load_pipeline
+    from .run import edit
 
     device = best_device()
     if device == "cuda":

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import AttentionControlError, InputError, PromptError
-from .tokens import Phrase, find_words
+from .prompts.words import Phrase, find_words
 
 
 def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:

@@ -16,6 +16,7 @@ with install_import_hook("p2p_helpers", "tests.typecheck.check"):  # shapes in s
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
     from p2p_helpers.toyland.train import new_pipeline
+    from p2p_helpers.view import explorer, figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.checks import (
+from p2p_helpers.course.checks import (
     NotYet,
     check_bdia_inverse,
     check_boxes,
@@ -31,7 +31,7 @@ from p2p_helpers.checks import (
     check_seed,
     check_swap_matrix,
 )
-from p2p_helpers.editing import EditResult
+from p2p_helpers.result import EditResult
 from p2p_helpers.toyland import load_reader, photos
 from p2p_helpers.toyland.reader import Found, Reading
 

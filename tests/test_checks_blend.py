@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.checks import NotYet, check_blend, check_only_first, check_own_mask, check_word_mask
-from p2p_helpers.editing import EditResult
+from p2p_helpers.course.checks import NotYet, check_blend, check_only_first, check_own_mask, check_word_mask
+from p2p_helpers.result import EditResult
 from p2p_helpers.toyland.reader import Found, Reading
 
 

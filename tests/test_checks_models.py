@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import p2p_helpers as p2p
-from p2p_helpers.checks import NotYet, check_fit, check_last_steps, check_map_bytes, check_size
+from p2p_helpers.course.checks import NotYet, check_fit, check_last_steps, check_map_bytes, check_size
 
 
 def refused(check, *answers):

@@ -11,7 +11,8 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 import p2p_helpers as p2p
-from p2p_helpers import metrics, plots, toyland
+from p2p_helpers import metrics, toyland
+from p2p_helpers.view import figures
 
 ROOT = Path(__file__).parent.parent
 PHONE = {"width": 390, "height": 844}
@@ -133,7 +134,7 @@ def test_no_page_is_wider_than_a_phone(pages):
 
 def test_the_api_page_has_every_public_name(pages):
     public = {
-        name for module in (plots, metrics) for name, what in vars(module).items() if getattr(what, "__module__", "") == module.__name__
+        name for module in (figures, metrics) for name, what in vars(module).items() if getattr(what, "__module__", "") == module.__name__
     }
     names = {name for name in {*p2p.__all__, *toyland.__all__, *public} if not name.startswith("_")}
     assert names <= {entry.split(".")[-1] for entry in pages["docs/api.html"]["ids"]}

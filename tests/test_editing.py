@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import p2p_helpers as p2p
 from p2p_helpers import errors
-from p2p_helpers.checks import NotYet
+from p2p_helpers.course.checks import NotYet
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2p_helpers as p2p
-from p2p_helpers.edits import word_schedule
+from p2p_helpers.edits.schedule import word_schedule
 from p2p_helpers.toyland import vocabulary
 
 WORDS = vocabulary()

@@ -14,8 +14,8 @@ import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
 
 import p2p_helpers as p2p
-from p2p_helpers import inversion
-from p2p_helpers.schedulers import BDIAScheduler
+from p2p_helpers.inversion import artefact, methods, samplers
+from p2p_helpers.inversion.samplers import BDIAScheduler
 from p2p_helpers.toyland import caption, render, scene_at
 
 from .pipelines import build
@@ -30,7 +30,7 @@ STEPS = 20
 @pytest.fixture(scope="module")
 def made(toyland):
     """One inversion by each method."""
-    return {m: p2p.invert(toyland, PICTURE, PROMPT, method=m, steps=STEPS, guidance_scale=7.5, progress=False) for m in inversion.METHODS}
+    return {m: p2p.invert(toyland, PICTURE, PROMPT, method=m, steps=STEPS, guidance_scale=7.5, progress=False) for m in methods.METHODS}
 
 
 def test_what_comes_back(toyland, made):
@@ -83,7 +83,7 @@ def test_null_text_stops_early_where_little_is_left_to_do(toyland):
     assert found.psnr > ceiling(toyland, PICTURE) - 1.5
 
 
-@pytest.mark.parametrize("method", inversion.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_an_inverted_picture_is_edited_like_a_generated_one(toyland, made, method):
     before = dict(toyland.unet.attn_processors), toyland.scheduler
     result = p2p.edit(toyland, made[method], [TARGET, PROMPT], [p2p.Replace(), p2p.Reweight({"night": 0})], progress=False)
@@ -126,14 +126,14 @@ def test_the_exact_sampler_runs_backwards_to_rounding(kind, steps, request, tmp_
     pipe = request.getfixturevalue("toyland") if kind == "toyland" else build(kind, tmp_path)
 
     def missed(inverse, forth):
-        pivot = inversion._pivot(pipe, PICTURE, PROMPT, steps, inverse)
-        with inversion._scheduler(pipe, lambda config: forth(config, pivot)):
+        pivot = methods._pivot(pipe, PICTURE, PROMPT, steps, inverse)
+        with samplers._scheduler(pipe, lambda config: forth(config, pivot)):
             run = {"guidance_scale": 1.0, "num_inference_steps": steps, "output_type": "latent"}
-            back = pipe([PROMPT], **run, **inversion._arguments(pipe, pivot[:1])).images
+            back = pipe([PROMPT], **run, **samplers._arguments(pipe, pivot[:1])).images
         return ((back - pivot[-1:]).abs().max() / pivot[-1].std()).item()
 
     exact = missed(BDIAScheduler.over, lambda config, pivot: BDIAScheduler.over(config, pivot[1]))
-    ddim = missed(DDIMInverseScheduler.from_config, lambda config, pivot: inversion.DDIMScheduler.from_config(config))
+    ddim = missed(DDIMInverseScheduler.from_config, lambda config, pivot: samplers.DDIMScheduler.from_config(config))
     assert exact < 2e-3
     assert ddim > 20 * exact
 
@@ -221,14 +221,14 @@ def test_a_killed_inversion_goes_on_to_the_same_end(random_pipe, tmp_path, monke
     """Killed while its checkpoint is being written: what stood there before stays."""
     arguments = {"steps": 6, "inner_steps": 2, "guidance_scale": 4.0, "progress": False}
     whole = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
-    count, replace = itertools.count(), inversion.os.replace
+    count, replace = itertools.count(), artefact.os.replace
 
     def die(*args):
         if next(count) == killed_at:
             raise KeyboardInterrupt
         replace(*args)
 
-    monkeypatch.setattr(inversion.os, "replace", die)
+    monkeypatch.setattr(artefact.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         p2p.invert(random_pipe, PICTURE, PROMPT, checkpoint=tmp_path / "c", **arguments)
     assert all(p.requires_grad for p in random_pipe.unet.parameters())
@@ -243,8 +243,8 @@ def test_a_killed_inversion_goes_on_to_the_same_end(random_pipe, tmp_path, monke
 def test_a_checkpoint_serves_a_machine_that_rounds_otherwise(random_pipe, tmp_path, monkeypatch):
     arguments = {"steps": 4, "inner_steps": 1, "guidance_scale": 4.0, "progress": False, "checkpoint": tmp_path / "c"}
     first = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
-    pivot = inversion._pivot
-    monkeypatch.setattr(inversion, "_pivot", lambda *args, **more: pivot(*args, **more) + 1e-5)
+    pivot = methods._pivot
+    monkeypatch.setattr(methods, "_pivot", lambda *args, **more: pivot(*args, **more) + 1e-5)
     again = p2p.invert(random_pipe, PICTURE, PROMPT, **arguments)
     torch.testing.assert_close(again.pivot, first.pivot, rtol=0, atol=0)
     with pytest.raises(p2p.InversionError, match="(?s)another run.*image sha256"):
@@ -253,7 +253,7 @@ def test_a_checkpoint_serves_a_machine_that_rounds_otherwise(random_pipe, tmp_pa
 
 def test_the_same_model_however_it_is_kept(random_pipe):
     """Compiled, offloaded layer by layer, in half precision: the weights are known again."""
-    facts = inversion._facts(random_pipe)
+    facts = artefact._facts(random_pipe)
 
     def part(change):
         return StableDiffusionPipeline(**{**random_pipe.components, "unet": change}, requires_safety_checker=False)
@@ -261,9 +261,9 @@ def test_the_same_model_however_it_is_kept(random_pipe):
     away = copy.deepcopy(random_pipe.unet)
     accelerate.cpu_offload(away, execution_device=torch.device("cpu"))
     for other in (part(away), part(torch.compile(random_pipe.unet, backend="eager"))):
-        assert inversion._facts(other)["weights"] == facts["weights"]
+        assert artefact._facts(other)["weights"] == facts["weights"]
     for dtype in (torch.float16, torch.bfloat16):
-        assert not inversion._differences(facts, inversion._facts(copy.deepcopy(random_pipe).to(dtype)))
+        assert not artefact._differences(facts, artefact._facts(copy.deepcopy(random_pipe).to(dtype)))
     inv = p2p.invert(part(away), PICTURE, PROMPT, method="direct", steps=2, guidance_scale=4.0, progress=False)
     p2p.edit(random_pipe, inv, TARGET, progress=False)
 

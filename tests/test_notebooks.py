@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p_helpers.course import ONLY, skip_elsewhere
+from p2p_helpers.course.cells import ONLY, skip_elsewhere
 
 ROOT = Path(__file__).parent.parent
 ALL = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/solutions/*.ipynb")])

@@ -8,8 +8,9 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers import plots, toyland
-from p2p_helpers.plots import figure_png
+from p2p_helpers import toyland
+from p2p_helpers.view import figures
+from p2p_helpers.view.figures import figure_png
 
 GREY = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
 LIGHT = Image.fromarray(np.full((8, 8, 3), 151, np.uint8))
@@ -67,16 +68,16 @@ def luminance(colour):
 
 def test_every_word_has_one_colour_that_can_be_read_on_white(recorded, tokenizer):
     names = toyland.vocabulary()
-    assert all(1.05 / (luminance(plots.word_colour(name)) + 0.05) > 4.5 for name in names)
-    assert plots.word_colour("Cat") == plots.word_colour("cat") != plots.word_colour("dog")
+    assert all(1.05 / (luminance(figures.word_colour(name)) + 0.05) > 4.5 for name in names)
+    assert figures.word_colour("Cat") == figures.word_colour("cat") != figures.word_colour("dog")
     pair = ("a cat on the beach", "a dog on the beach")
-    in_maps = {ax.get_title().split("\n")[0]: ax.title.get_color() for ax in plots.word_maps(recorded.maps).axes}
+    in_maps = {ax.get_title().split("\n")[0]: ax.title.get_color() for ax in figures.word_maps(recorded.maps).axes}
     matrix = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
-    edit = plots.show_edit(p2p.Replace(), tokenizer, *pair).axes
+    edit = figures.show_edit(p2p.Replace(), tokenizer, *pair).axes
     for ax in (matrix, *edit):
         for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
             if label.get_text() in in_maps:
-                assert label.get_color() == in_maps[label.get_text()] == plots.word_colour(label.get_text())
+                assert label.get_color() == in_maps[label.get_text()] == figures.word_colour(label.get_text())
 
 
 def test_show_draws_the_blend_mask(random_pipe):
@@ -110,25 +111,25 @@ def recorded(toyland):
 def test_figures_of_maps(recorded):
     maps, image = recorded.maps, recorded.source
     panels = {
-        plots.word_maps: ((maps,), 7),
-        lambda m, i: plots.word_maps(m, i, prompt=1): ((maps, image), 8),
-        plots.map_forming: ((maps["cat"],), 3),
-        plots.layers_and_steps: ((maps["cat"],), 3 * 3),
-        plots.heads: ((maps["cat"],), 3 * 4),
-        plots.self_components: ((maps, image), 7),
+        figures.word_maps: ((maps,), 7),
+        lambda m, i: figures.word_maps(m, i, prompt=1): ((maps, image), 8),
+        figures.map_forming: ((maps["cat"],), 3),
+        figures.layers_and_steps: ((maps["cat"],), 3 * 3),
+        figures.heads: ((maps["cat"],), 3 * 4),
+        figures.self_components: ((maps, image), 7),
     }
     for draw, (arguments, count) in panels.items():
         figure = draw(*arguments)
         assert len(figure.axes) == count
-        assert plots.figure_png(figure)[:4] == b"\x89PNG"
-    titles = [ax.get_title().split("\n")[0] for ax in plots.word_maps(maps).axes]
+        assert figures.figure_png(figure)[:4] == b"\x89PNG"
+    titles = [ax.get_title().split("\n")[0] for ax in figures.word_maps(maps).axes]
     assert titles == ["start", "a", "cat", "on", "the", "beach", "end"]
 
 
 def test_a_grid_names_its_rows_and_columns(recorded):
     rows = [[recorded.source] * 3] * 2
-    figure = plots.grid(rows, ["self 0", "self 1"], ["cross 0", "cross 0.5", "cross 1"], title="sweep")
+    figure = figures.grid(rows, ["self 0", "self 1"], ["cross 0", "cross 0.5", "cross 1"], title="sweep")
     assert [ax.get_title() for ax in figure.axes[:3]] == ["cross 0", "cross 0.5", "cross 1"]
     assert [figure.axes[i].texts[0].get_text() for i in (0, 3)] == ["self 0", "self 1"]
     with pytest.raises(p2p.InputError, match=r"\[3, 3\] pictures.*2 columns"):
-        plots.grid(rows, ["a", "b"], ["c", "d"])
+        figures.grid(rows, ["a", "b"], ["c", "d"])

@@ -3,6 +3,8 @@
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 import p2p_helpers as p2p
-from p2p_helpers import models
+from p2p_helpers import pipelines
 from p2p_helpers.paths import data_folder
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +46,7 @@ def copy_of_model(folder: Path) -> Path:
 
 def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
     folder = copy_of_model(tmp_path)
-    monkeypatch.setattr(models, "data_folder", lambda name: folder)
+    monkeypatch.setattr(pipelines, "data_folder", lambda name: folder)
     weights = folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -67,3 +69,10 @@ def test_an_unreachable_hub_names_the_offline_choices(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unknown_host)
     with pytest.raises(p2p.ModelError, match='use "toyland"'):
         p2p.load_pipeline("nobody/nothing-of-this-name")
+
+
+def test_importing_the_package_loads_nothing_that_draws():
+    code = "import sys, p2p_helpers as p2p; print([m for m in ('matplotlib', 'ipywidgets') if m in sys.modules]); p2p.show; p2p.Explorer"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+    assert set(p2p.__all__) <= set(dir(p2p))

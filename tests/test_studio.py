@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import p2p_helpers as p2p
-from p2p_helpers.studio import Settings, Studio
 from p2p_helpers.toyland import photos
+from p2p_helpers.view.studio import Settings, Studio
 
 FEW = dataclasses.replace(Settings(), steps=4)
 
@@ -96,7 +96,7 @@ def test_cancel_after_the_last_step_still_counts(studio):
 
 
 def test_an_error_that_nobody_foresaw_is_shown_too(studio, monkeypatch):
-    monkeypatch.setattr("p2p_helpers.studio.edit", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("p2p_helpers.view.studio.edit", lambda *args, **more: 1 / 0)
     monkeypatch.setattr("threading.excepthook", lambda args: None)  # it goes to the log as well
     assert run(studio) is None and "division by zero" in studio.error.value and studio.cancel.disabled
 

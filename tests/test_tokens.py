@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import p2p_helpers as p2p
-from p2p_helpers.tokens import warn_of_unknown_words
+from p2p_helpers.prompts.words import warn_of_unknown_words
 from p2p_helpers.toyland import OBJECTS, Scene, Thing, caption, scene_at, vocabulary
 from p2p_helpers.toyland.tokenizer import SPLIT_WORDS
 

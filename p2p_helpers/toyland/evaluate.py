@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from ..blend import LocalBlend
-from ..editing import edit
-from ..edits import Edit, Replace
+from ..edits.edit import Edit
+from ..edits.words import Replace
 from ..metrics import psnr
-from ..models import best_device, load_pipeline
 from ..paths import data_folder
+from ..pipelines import best_device, load_pipeline
+from ..run import edit
 from .counterfactual import swap
 from .reader import Found, Reading, load_reader
 from .render import render

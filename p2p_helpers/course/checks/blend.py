@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..editing import EditResult
-from ..plots import difference
-from ..toyland import Reading
+from ...result import EditResult
+from ...toyland import Reading
+from ...view.figures import difference
 from .base import need, passed
 
 

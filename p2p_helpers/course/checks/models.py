@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..blend import halved, map_level
-from ..edits import active_steps
+from ...blend import halved, map_level
+from ...edits.schedule import active_steps
 from .base import need, passed
 
 

@@ -6,54 +6,28 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from numbers import Integral
 
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Bool
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .attention import Control, controlled
+from .attention.control import Control, controlled
 from .blend import BlendRun, LocalBlend
-from .edits import Edit, Replace
+from .edits.edit import Edit
+from .edits.words import Replace
 from .errors import AttentionControlError, InputError, InversionError, PromptError
-from .inversion import Inversion, usual_guidance
-from .recording import AttentionMaps, Record, Recorder
-from .tokens import as_read, warn_of_unknown_words, words
+from .inversion.artefact import Inversion
+from .inversion.methods import usual_guidance
+from .maps.heatmap import Record
+from .maps.record import Recorder
+from .prompts.words import as_read, warn_of_unknown_words, words
+from .result import EditResult
 
 OURS = ("prompt", "num_inference_steps", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end")
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
 PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
-
-
-@dataclass(frozen=True, eq=False)
-class EditResult:
-    """What `edit` gives: the source picture, the edited ones, and how they were made, but for other arguments of the pipeline."""
-
-    source: Image.Image
-    images: list[Image.Image]  # one for each target prompt
-    source_prompt: str
-    target_prompts: list[str]
-    edits: list[Edit]  # one for each target prompt
-    seed: int | None  # None if a generator was given, or an inversion
-    steps: int
-    guidance_scale: float
-    negative_prompt: str | None
-    local_blend: LocalBlend | None = None
-    masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)  # where local blend let each step change
-    maps: AttentionMaps | None = field(default=None, repr=False)  # if recorded
-
-    @property
-    def image(self) -> Image.Image:
-        """The first edited picture."""
-        return self.images[0]
-
-    def _repr_png_(self):
-        from .plots import figure_png, show
-
-        return figure_png(show(self))
 
 
 def _one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> list[Edit]:

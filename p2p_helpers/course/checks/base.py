@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import P2PError
+from ...errors import P2PError
 
 
 class NotYet(P2PError, AssertionError):

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..inversion import Inversion
-from ..metrics import psnr
-from ..plots import difference
-from ..toyland import Counterfactual, Reading
+from ...inversion.artefact import Inversion
+from ...metrics import psnr
+from ...toyland import Counterfactual, Reading
+from ...view.figures import difference
 from .base import need, passed
 
 

@@ -1,9 +1,12 @@
-"""A DDIM that can be run backwards without an error: the exact sampler among the methods of inversion."""
+"""The samplers of inversion: a pipeline's own scheduler exchanged for DDIM, its inverse, or a DDIM that runs backwards without an error."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
 
@@ -65,3 +68,25 @@ class BDIAScheduler(DDIMScheduler):
             return self.inverse.step(noise, t, z, return_dict=False)[0]
         up, down = self._increments(noise, t, z)
         return before + up - down
+
+
+def _arguments(pipe, latents: Tensor) -> dict:
+    """A pipeline's arguments that say where to start and how large the picture is."""
+    height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
+    return {"latents": latents.to(pipe._execution_device, pipe.unet.dtype), "height": height, "width": width}
+
+
+@contextlib.contextmanager
+def _scheduler(pipe, make: Callable[[dict], SchedulerMixin]) -> Iterator[SchedulerMixin]:
+    """Another scheduler over the same noise schedule for the length of a `with` block, made from its configuration."""
+    before = pipe.scheduler
+    config = dict(before.config)
+    spacing = config.get("timestep_spacing", "leading")
+    config.pop("thresholding", None)  # only some have it, all of them off
+    config |= {"clip_sample": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
+    config["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
+    pipe.scheduler = make(config)
+    try:
+        yield pipe.scheduler
+    finally:
+        pipe.scheduler = before

@@ -17,14 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .blend import LocalBlend
-from .editing import EditResult, edit
-from .edits import Edit, Refine, Replace, Reweight
-from .errors import P2PError
-from .images import load_image
-from .inversion import METHODS, Inversion, invert
-from .plots import word_colour
-from .tokens import refinement_alignment, replacement_matrix, words
+from ..blend import LocalBlend
+from ..edits.edit import Edit
+from ..edits.words import Refine, Replace, Reweight
+from ..errors import P2PError
+from ..images import load_image
+from ..inversion.artefact import Inversion
+from ..inversion.methods import METHODS, invert
+from ..prompts.align import refinement_alignment, replacement_matrix
+from ..prompts.words import words
+from ..result import EditResult
+from ..run import edit
+from .figures import word_colour
 
 KINDS = {"word swap": Replace, "refinement": Refine}
 FADER = (-2.0, 4.0)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .editing import EditResult
-from .errors import InputError
-from .plots import short_layer_names, word_colour
-from .recording import AttentionMaps, Heatmap
+from ..errors import InputError
+from ..maps.heatmap import AttentionMaps, Heatmap
+from ..result import EditResult
+from .figures import short_layer_names, word_colour
 
 STEPS = 12  # shown at most, evenly spread, so that the page stays small
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention import attention_maps
-from ..recording import Heatmap
+from ...attention.control import attention_maps
+from ...maps.heatmap import Heatmap
 from .base import need, passed
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention import attention_maps
-from ..editing import EditResult
-from ..edits import Reweight
-from ..plots import difference
-from ..tokens import _matches, replacement_matrix
-from ..toyland import Reading
+from ...attention.control import attention_maps
+from ...edits.words import Reweight
+from ...prompts.align import _matches, replacement_matrix
+from ...result import EditResult
+from ...toyland import Reading
+from ...view.figures import difference
 from .base import need, passed
 
 

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .editing import EditResult
-    from .edits import Edit
-    from .recording import AttentionMaps, Heatmap
+    from ..edits.edit import Edit
+    from ..maps.heatmap import AttentionMaps, Heatmap
+    from ..result import EditResult
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 

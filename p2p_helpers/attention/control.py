@@ -14,8 +14,8 @@ from diffusers.models import attention_processor as processors
 from jaxtyping import Float
 from torch import Tensor
 
-from .edits import SELF_SIZE, Edit
-from .errors import AttentionControlError, InputError
+from ..edits.edit import SELF_SIZE, Edit
+from ..errors import AttentionControlError, InputError
 
 # These all compute softmax(QKᵀ/√d)V and differ only in how they save memory, so ours may stand in for them.
 PLAIN = tuple(

@@ -1,0 +1,1 @@
+"""Attention control inside an unmodified diffusers pipeline."""

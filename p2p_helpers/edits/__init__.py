@@ -1,0 +1,1 @@
+"""Edits: what happens to the attention of a target prompt, and when."""

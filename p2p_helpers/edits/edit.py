@@ -1,0 +1,88 @@
+"""An edit is two small matrices per step: Â_t = A_s S + A_t T. Pure tensors; no model is needed to make, print or test one."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import InputError
+from .schedule import Interval, Schedule, active_steps
+
+Matrices = tuple[Float[Tensor, "step source_token target_token"], Float[Tensor, "step target_token target_token"]]
+
+SELF_STEPS, SELF_SIZE = 0.4, 0.25  # what an edit that does not say otherwise uses, as in the authors' code
+
+
+@dataclass(frozen=True, repr=False)
+class Edit(ABC):
+    """What every edit has. A new kind of edit is a subclass that gives `matrices`; `a | b` is an edit that does b after a.
+
+    Args:
+        cross_steps: when the source's cross-attention maps are used (τ in the paper): one schedule, or each word its own.
+        self_steps: when the source's self-attention maps are used; None is 0.4, or what the other part of a composition says.
+        self_size: the largest self-attention map to inject, as a share of the latent's side; the paper's 16×16 of 64×64 is 0.25,
+            1.0 is every layer. None is 0.25, or what the other part of a composition says.
+
+    Raises:
+        InputError: a schedule outside 0…1 or reversed, or a self_size outside 0…1.
+    """
+
+    cross_steps: Schedule = dataclasses.field(default=0.8, kw_only=True)
+    self_steps: Interval | None = dataclasses.field(default=None, kw_only=True)
+    self_size: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if isinstance(self.cross_steps, Mapping):  # a copy: the caller's may change
+            object.__setattr__(self, "cross_steps", dict(self.cross_steps))
+        schedules = self.cross_steps.values() if isinstance(self.cross_steps, Mapping) else [self.cross_steps]
+        for schedule in [*schedules, *([] if self.self_steps is None else [self.self_steps])]:
+            active_steps(schedule, 1)
+        if self.self_size is not None and not 0 < self.self_size <= 1:
+            raise InputError(f"self_size is a share of the latent's side, 0 < self_size ≤ 1, not {self.self_size}.")
+
+    @abstractmethod
+    def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
+        """S and T for every step, for one source and one target prompt; called for one step too, to find errors early."""
+
+    def self_schedule(self, steps: int) -> Bool[Tensor, " step"]:
+        """The steps in which the source's self-attention maps are used, counted as in the authors' code."""
+        return active_steps(SELF_STEPS if self.self_steps is None else self.self_steps, steps, of=steps)
+
+    def __or__(self, other: Edit) -> Edit:
+        return Composition(self, other) if isinstance(other, Edit) else NotImplemented
+
+    def __repr__(self):
+        said = ((f, getattr(self, f.name)) for f in sorted(dataclasses.fields(self), key=lambda f: f.kw_only))
+        parts = [f"{value!r}" if not f.kw_only else f"{f.name}={value!r}" for f, value in said if value is not None]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Composition(Edit):
+    """One edit after another: the second takes the first one's maps for its source (S = S₁S₂, T = T₁S₂ + T₂). Write it `first | second`.
+
+    Associative: Â = A_s S + A_t T is affine in A_s, and affine maps chain. The second one's prompt is the target already. Of
+    `self_steps` and `self_size` the last that is said counts; `cross_steps` are the parts' own.
+    """
+
+    first: Edit
+    second: Edit
+
+    def __post_init__(self):
+        for name in ("self_steps", "self_size"):
+            own, other = getattr(self.first, name), getattr(self.second, name)
+            object.__setattr__(self, name, own if other is None else other)
+
+    def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
+        """S and T for every step. Raises what the parts raise."""
+        s1, t1 = self.first.matrices(tokenizer, source, target, steps)
+        s2, t2 = self.second.matrices(tokenizer, target, target, steps)
+        return s1 @ s2, t1 @ s2 + t2
+
+    def __repr__(self):
+        return f"{self.first!r} | {self.second!r}"

@@ -1,0 +1,1 @@
+"""Attention maps: recorded while a pipeline runs, looked at afterwards."""

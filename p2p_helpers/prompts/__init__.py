@@ -1,0 +1,1 @@
+"""Prompts: their words and tokens, and how two of them line up."""

@@ -1,0 +1,1 @@
+"""Views: figures, the explorer and the studio. Only here are matplotlib and ipywidgets imported."""
