@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import CLIPTextModel
 from transformers.utils import logging
 
 from .errors import ModelError
@@ -62,6 +63,25 @@ def _no_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
+def _embedded(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The embedded model, with every weight of its text encoder taken from its file.
+
+    Raises:
+        ModelError: this version of transformers calls a weight by another name than the file does.
+    """
+    text_encoder, report = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, output_loading_info=True)
+    # Buffers of positions are worked out, and versions differ in whether they stand in the file.
+    strange = [k for kind in ("missing_keys", "unexpected_keys") for k in report[kind] if not k.endswith("position_ids")]
+    if strange:
+        raise ModelError(
+            f"This version of transformers does not know the embedded text encoder's weights: {', '.join(sorted(strange)[:3])} … "
+            "Its pictures would be noise. Install a version that pyproject.toml allows."
+        )
+    return StableDiffusionPipeline.from_pretrained(
+        folder, text_encoder=text_encoder, dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+    )
+
+
 def load_pipeline(
     name: str | Path = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> DiffusionPipeline:
@@ -83,10 +103,7 @@ def load_pipeline(
         folder = data_folder("toyland")
         verify_files(folder)
         with _no_bars():
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder / "pipeline", dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
-            )
-        return pipe.to(device)
+            return _embedded(folder / "pipeline", dtype or torch.float32).to(device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(
             f'There is no model {name!r}. Use "toyland" (the embedded model), the path of a folder with a saved pipeline, '

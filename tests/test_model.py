@@ -1,14 +1,17 @@
 """The embedded model and its judge, as shipped."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import p2p_helpers as p2p
+from p2p_helpers.errors import ModelError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.paths import data_folder
 from p2p_helpers.toyland import Scene, Thing, load_reader, render, scene_at
@@ -106,3 +109,20 @@ def test_psnr_of_known_errors():
     assert psnr(a, a + 51) == pytest.approx(13.979, abs=1e-3)
     with pytest.raises(ValueError, match="no pixel"):
         psnr(a, a, np.zeros((8, 8), bool))
+
+
+@pytest.mark.parametrize("rename", [lambda key: f"other.{key}", lambda key: key.replace("layers.0", "layers.9")])
+def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, rename):
+    """Without this, the text encoder would start from random weights, and every picture would be noise."""
+    shutil.copytree(data_folder("toyland") / "pipeline", tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / "text_encoder" / "model.safetensors"
+    save_file({rename(key): value for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    monkeypatch.setattr("p2p_helpers.pipelines.data_folder", lambda name: tmp_path)
+    monkeypatch.setattr("p2p_helpers.pipelines.verify_files", lambda folder: None)
+    with pytest.raises(ModelError, match="does not know the embedded text encoder's weights"):
+        p2p.load_pipeline()
+
+
+def test_weights_have_the_names_that_all_versions_of_transformers_know():
+    file = data_folder("toyland") / "pipeline" / "text_encoder" / "model.safetensors"
+    assert all(key.startswith("text_model.") for key in load_file(file))

@@ -71,9 +71,11 @@ def latents(vae: AutoencoderKL, split: str, count: int, out: Path, device: str =
     if not path.exists():
         data = pictures(split, count, out)
         print(f"encoding {count} pictures …", flush=True)
+        vae.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            batches = (data[i : i + 32] for i in range(0, count, 32))
-            codes = [vae.encode(to_tensor(b, device)).latent_dist.mode().half().cpu() for b in batches]
+            batches = (to_tensor(data[i : i + 4], device) for i in range(0, count, 4))
+            batches = (b.to(memory_format=torch.channels_last) for b in batches)
+            codes = [vae.encode(b).latent_dist.mode().half().cpu() for b in batches]
         part = path.with_suffix(".part.npy")
         np.save(part, torch.cat(codes).numpy())
         part.rename(path)
