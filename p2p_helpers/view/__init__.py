@@ -1,1 +1,1 @@
-"""Views: figures, the explorer and the studio. Only here are matplotlib and ipywidgets imported."""
+"""Views: figures, an explorer of attention maps, and the studio."""
