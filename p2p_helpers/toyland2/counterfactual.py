@@ -12,7 +12,8 @@ from jaxtyping import Bool
 from PIL import Image, ImageFilter
 
 from ..blend import LocalBlend
-from ..edits import Edit, Refine, Replace
+from ..edits.edit import Edit
+from ..edits.words import Refine, Replace
 from ..errors import SceneError
 from ..paths import data_folder
 from .reader import LOOKS, Reading

@@ -6,6 +6,7 @@ Writes every figure to a JSON file; the model card and the README quote that fil
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import torch
 from PIL import Image
 
 from ..blend import LocalBlend
-from ..edits import Edit, Replace, Reweight
+from ..edits.edit import Edit
+from ..edits.words import Replace, Reweight
 from ..errors import SceneError
 from ..metrics import psnr
 from .counterfactual import swap
 from .reader import CELL, Found, Reading, load_reader
-from .world import Scene, caption, scene_at
+from .render import render
+from .world import SIZE, Scene, caption, scene_at
 
 NO_CONTROL = Replace(cross_steps=0.0, self_steps=0.0)
 AROUND = 2  # cells around the objects that do not count as background
@@ -44,25 +47,68 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
     return {name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()} | {"scenes": len(scenes)}
 
 
-def overlap(a: Found, b: Found) -> float:
-    """Intersection over union of two objects' boxes, 0…1."""
-    left, top = max(a.box[0], b.box[0]), max(a.box[1], b.box[1])
-    right, bottom = min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, 0…1."""
+    left, top, right, bottom = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
     common = max(right - left, 0) * max(bottom - top, 0)
-    areas = sum((f.box[2] - f.box[0]) * (f.box[3] - f.box[1]) for f in (a, b))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return common / (areas - common)
 
 
-def behind(*found: Found | None) -> np.ndarray:
-    """The pixels at least two cells from all objects, bool (height, width)."""
-    busy = np.zeros((16, 16), bool)
-    for f in found:
-        if f is not None:
-            busy |= f.cells
+def behind(mask: np.ndarray) -> np.ndarray:
+    """The pixels at least two cells from all that a mask covers, bool (height, width)."""
+    cells = mask.reshape(SIZE // CELL, CELL, SIZE // CELL, CELL).any((1, 3))
     for _ in range(AROUND):
-        padded = np.pad(busy, 1)
-        busy = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | busy
-    return ~np.kron(busy, np.ones((CELL, CELL), bool)).astype(bool)
+        padded = np.pad(cells, 1)
+        cells = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | cells
+    return ~cells.repeat(CELL, 0).repeat(CELL, 1)
+
+
+def _mask(*found: Found | None) -> np.ndarray:
+    cells = np.any([f.cells for f in found if f is not None], axis=0)
+    return cells.repeat(CELL, 0).repeat(CELL, 1)
+
+
+def box_of(mask: np.ndarray) -> Box:
+    """Left, top, right, bottom in pixels of what a mask covers."""
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def world_figures(count: int = 200, split: str = "validation") -> dict[str, dict[str, float | int]]:
+    """What one changed word does to the world itself, when the rest is drawn anew with the same seed.
+
+    By kind of change: the overlap of the object's boxes before and after, and the PSNR (dB) of what is behind, medians over
+    one-object scenes without a style.
+    """
+    rows: dict[str, list[tuple[float, float]]] = {}
+    scenes = (scene_at(split, i, objects=1) for i in range(10 * count))
+    for i, scene in enumerate([s for s in scenes if s.style in ("plain", "photo")][:count]):
+        rng = np.random.default_rng(i)
+        changes = {"night": {"night": 0.0 if scene.night else 0.8}, "snow": {"snow": 0.0 if scene.snow else 0.8}}
+        if scene.background == "space":
+            changes = {}
+        after = {name: scene.recompose(**change) for name, change in changes.items()}
+        for name, far in (("near swap", False), ("far swap", True)):
+            with contextlib.suppress(SceneError):
+                after[name] = swap(scene, rng, far)[0].recompose()
+        before, masks = render(scene)
+        for name, other in after.items():
+            picture, others = render(other)
+            where = behind(masks[0] | others[0])
+            figures = overlap(box_of(masks[0]), box_of(others[0])), psnr(np.asarray(before), np.asarray(picture), where)
+            rows.setdefault(name, []).append(figures)
+    return {
+        name: {
+            "overlap": float(np.median([a for a, _ in found])),
+            "behind": float(np.median([b for _, b in found])),
+            "scenes": len(found),
+        }
+        for name, found in rows.items()
+    }
 
 
 def swap_cases(count: int, far: bool, split: str = "test") -> list[tuple[Scene, Scene, str, str]]:
@@ -97,8 +143,8 @@ def judge_swaps(pipe, reader, cases, change: Edit, local_blend: bool = False, *,
             continue
         seen.append(new in target)
         if new in target:
-            overlaps.append(overlap(source[old], target[new]))
-        where = behind(source[old], target.get(new))
+            overlaps.append(overlap(source[old].box, target[new].box))
+        where = behind(_mask(source[old], target.get(new)))
         kept.append(psnr(np.asarray(result.source), np.asarray(result.image), where))
     return {
         "seen": float(np.mean(seen)),
@@ -151,10 +197,14 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--swaps", type=int, default=64)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--world", action="store_true", help="only measure the world, without a model")
     parser.add_argument("--model", default="toyland")
     parser.add_argument("--reader", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs"))
     chosen = parser.parse_args(arguments)
+    if chosen.world:
+        print(json.dumps(world_figures(), indent=2))
+        return
     pipe, reader = load_pipeline(chosen.model), load_reader(chosen.reader)
     scenes = [scene_at("test", i) for i in range(chosen.scenes)]
     images = generate(pipe, [caption(s) for s in scenes], chosen.steps)
