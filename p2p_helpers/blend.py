@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from .attention.families import Layer, cross_levels, halved, map_level
+from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
 from .prompts.words import Phrase, find_words
 
@@ -20,7 +22,9 @@ def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
     """One phrase or several, as a list; ("cat", 2) is one phrase, the second cat."""
     if words is None:
         return []
-    if isinstance(words, str) or (isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], int)):
+    if isinstance(words, str) or (
+        isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], int)
+    ):
         return [words]
     return list(words)
 
@@ -59,7 +63,9 @@ class LocalBlend:
         object.__setattr__(self, "words", tuple(_as_phrases(self.words)))
         object.__setattr__(self, "exclude", tuple(_as_phrases(self.exclude)))
         if not self.words and self.mask is None:
-            raise InputError('LocalBlend needs words, e.g. LocalBlend(("cat", "dog")), or a mask of where the picture may change.')
+            raise InputError(
+                'LocalBlend needs words, e.g. LocalBlend(("cat", "dog")), or a mask of where the picture may change.'
+            )
         for name in ("threshold", "exclude_threshold", "start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside 0…1.")
@@ -67,31 +73,11 @@ class LocalBlend:
             given = self.mask.detach().float().cpu() if isinstance(self.mask, Tensor) else self.mask
             mask = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
             if mask.ndim != 2 or not np.isfinite(mask).all():
-                raise InputError(f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}.")
+                raise InputError(
+                    f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}."
+                )
             mask = mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
             object.__setattr__(self, "mask", mask)
-
-
-def map_level(height: int, width: int, levels: Sequence[int]) -> int:
-    """How often the latent's sides are halved to give the attention map that makes a mask.
-
-    Twice as in the paper, a quarter of the sides, as long as 16 cells remain: Stable Diffusion's 64×64 latents give 16×16, and so do
-    the embedded model's 16×16, whose quarter would show no shapes. Where the UNet has no cross-attention there, its nearest level.
-    """
-    wanted = sum(min(height, width) >= 16 * 2**i for i in (1, 2))
-    return min(levels, key=lambda level: (abs(level - wanted), level))
-
-
-def halved(height: int, width: int, times: int) -> tuple[int, int]:
-    """The sides after so many halvings, rounded up as a UNet does it."""
-    for _ in range(times):
-        height, width = -(-height // 2), -(-width // 2)
-    return height, width
-
-
-def cross_levels(layers: Sequence[str]) -> list[int]:
-    """How often the latent is halved where a UNet has cross-attention, from the names of its attention layers."""
-    return sorted({int(name.split(".")[1]) for name in layers if name.startswith("down_blocks") and ".attn2." in name})
 
 
 class BlendRun:
@@ -102,22 +88,30 @@ class BlendRun:
     Args:
         blend: what to do.
         tokenizer, prompts: the source prompt, then the targets.
-        layers: the names of the UNet's attention layers.
         scale: pixels of the picture to one of the latent, along a side.
 
     Raises:
         PromptError: a word that no prompt has.
     """
 
-    def __init__(self, blend: LocalBlend, tokenizer, prompts: Sequence[str], layers: Sequence[str], scale: int):
-        self.blend, self.scale, self.masks, self.before = blend, scale, [], False
-        self.include, self.exclude = (self._columns(phrases, tokenizer, prompts) for phrases in (blend.words, blend.exclude))
-        self.levels = cross_levels(layers)
+    before = False
+
+    def __init__(self, blend: LocalBlend, tokenizer, prompts: Sequence[str], scale: int):
+        self.blend, self.scale = blend, scale
+        self.masks: list[Bool[Tensor, "target height width"]] = []
+        chosen = [
+            self._columns(phrases, tokenizer, prompts) for phrases in (blend.words, blend.exclude)
+        ]
+        self.columns: Float[Tensor, "which prompt token"] = torch.stack(chosen)
         self._sum: Float[Tensor, "which prompt pixel"] | None = None
         self._shape = (0, 0)
+        self._given: Bool[Tensor, "1 height width"] | None = None  # the user's mask
+        self._watched: frozenset[Layer] = frozenset()
 
     @staticmethod
-    def _columns(phrases: Sequence[Phrase], tokenizer, prompts: Sequence[str]) -> Float[Tensor, "prompt token"]:
+    def _columns(
+        phrases: Sequence[Phrase], tokenizer, prompts: Sequence[str]
+    ) -> Float[Tensor, "prompt token"]:
         """1 for every token of the phrases."""
         columns = torch.zeros(len(prompts), tokenizer.model_max_length)
         for phrase in phrases:
@@ -128,61 +122,97 @@ class BlendRun:
                 except PromptError as error:
                     errors.append(error)
             if len(errors) == len(prompts):
-                raise PromptError(f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {errors[-1]}")
+                raise PromptError(
+                    f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {errors[-1]}"
+                )
         return columns
 
-    def watches(self, layer: str, pixels: int, height: int, width: int, step: int) -> bool:
-        """Down and up layers of the level of `map_level`."""
-        if not self.levels or not (self.blend.words or self.blend.exclude):
-            return False
-        height, width = self._shape = halved(height, width, map_level(height, width, self.levels))
-        return pixels == height * width and layer.startswith(("down_blocks", "up_blocks")) and ".attn2." in layer
+    def begin(self, geometry: Geometry):
+        """Choose the down and up layers of the level of `map_level`.
 
-    def see(self, layer: str, maps: Float[Tensor, "prompt head pixel token"], step: int):
+        Raises:
+            InputError: the user's mask has neither the picture's size nor the latent's.
+            AttentionControlError: no layer gives the maps that the words need.
+        """
+        if self.blend.mask is not None:
+            self._given = self._fitted(geometry.size).to(geometry.device)
+        if not self.blend.words and not self.blend.exclude:
+            return
+        levels = cross_levels(geometry.layers)
+        if levels:
+            level = map_level(*geometry.size, levels)
+            self._shape = halved(*geometry.size, level)
+            self._watched = frozenset(
+                layer
+                for layer in geometry.layers
+                if layer.kind == "cross" and layer.part != "mid" and layer.level == level
+            )
+        if not self._watched:
+            raise AttentionControlError(
+                "No cross-attention layer of a usable size: local blend can only use a mask of your own here."
+            )
+        self.columns = self.columns.to(geometry.device)
+        pixels = self._shape[0] * self._shape[1]
+        self._sum = torch.zeros(2, geometry.prompts, pixels, device=geometry.device)
+
+    def _fitted(self, size: tuple[int, int]) -> Bool[Tensor, "1 height width"]:
+        """The user's mask for latents of a size."""
+        picture = (size[0] * self.scale, size[1] * self.scale)
+        if self.blend.mask.shape not in (size, picture):
+            raise InputError(
+                f"The mask is {self.blend.mask.shape} (height, width); the picture is {picture} and its latent {size}. "
+                "Give the mask one of these sizes."
+            )
+        return (
+            F.interpolate(torch.from_numpy(self.blend.mask).float()[None, None], size, mode="area")[
+                0
+            ]
+            > 0.5
+        )
+
+    def watches(self, layer: Layer, step: int) -> bool:
+        """The chosen layers, at every step."""
+        return layer in self._watched
+
+    def see(self, layer: Layer, maps: Float[Tensor, "prompt head pixel token"], step: Tensor):
         """Adds one layer's maps of the words."""
-        pair = torch.stack([self.include, self.exclude]).to(maps)  # (which, prompt, token)
-        found = torch.einsum("phnl,wpl->wpn", maps, pair) / maps.shape[1]
-        self._sum = found if self._sum is None else self._sum + found
+        self._sum.add_(torch.einsum("phnl,wpl->wpn", maps, self.columns) / maps.shape[1])
 
     def _word_mask(self, which: int, size: tuple[int, int]) -> Bool[Tensor, "target height width"]:
-        """Where the words look in source or target, (target, height, width). The words to include have their maps widened a little."""
+        """Where the words look in source or target. The words to include have their maps widened a little."""
         maps = self._sum[which].unflatten(-1, self._shape)[:, None]  # (prompt, 1, row, column)
         if which == 0:
             maps = F.max_pool2d(maps, 3, stride=1, padding=1)
         maps = F.interpolate(maps, size)[:, 0]
         peak = maps.amax((1, 2), keepdim=True)
-        mask = (maps > peak * (self.blend.exclude_threshold if which else self.blend.threshold)) & (peak > 0)
+        share = self.blend.exclude_threshold if which else self.blend.threshold
+        mask = (maps > peak * share) & (peak > 0)
         return mask[:1] | mask[1:]
 
-    def mask(self, size: tuple[int, int]) -> Bool[Tensor, "target height width"]:
-        """Where each target may differ from the source, for latents of this size (height, width).
-
-        Raises:
-            InputError: the user's mask has neither the picture's size nor the latent's.
-            AttentionControlError: no layer gave the maps that the words need.
-        """
-        if self._sum is None and (self.blend.words or self.blend.exclude):
-            raise AttentionControlError("No cross-attention layer of a usable size: local blend can only use a mask of your own here.")
-        allowed = torch.ones(len(self.include) - 1, *size, dtype=torch.bool)
+    def mask(
+        self, latents: Float[Tensor, "prompt channel height width"]
+    ) -> Bool[Tensor, "target height width"]:
+        """Where each target may differ from the source."""
+        size = tuple(latents.shape[-2:])
+        allowed = torch.ones(len(latents) - 1, *size, dtype=torch.bool, device=latents.device)
         if self.blend.words:
-            allowed = self._word_mask(0, size)
+            allowed = allowed & self._word_mask(0, size)
         if self.blend.exclude:
-            allowed = allowed & ~self._word_mask(1, size).to(allowed.device)
-        if self.blend.mask is not None:
-            picture = tuple(side * self.scale for side in size)
-            if self.blend.mask.shape not in (size, picture):
-                raise InputError(
-                    f"The mask is {self.blend.mask.shape} (height, width); the picture is {picture} and its latent {size}. "
-                    "Give the mask one of these sizes."
-                )
-            given = F.interpolate(torch.from_numpy(self.blend.mask).float()[None, None], size, mode="area")[0] > 0.5
-            allowed = allowed & given.to(allowed.device)
+            allowed = allowed & ~self._word_mask(1, size)
+        if self._given is not None:
+            allowed = allowed & self._given
         return allowed
 
-    def __call__(self, latents: Float[Tensor, "prompt channel height width"], step: int, steps: int) -> Tensor:
+    def __call__(
+        self, latents: Float[Tensor, "prompt channel height width"], step: int, steps: int
+    ) -> Float[Tensor, "prompt channel height width"]:
         """The latents after a step, with the source's put back outside the mask: x ← x_s + mask · (x − x_s)."""
-        mask = self.mask(tuple(latents.shape[-2:])).to(latents.device)
-        self.masks.append(mask.cpu())
+        mask = self.mask(latents)
+        self.masks.append(mask)
         if step < int(self.blend.start * steps):
             return latents
         return torch.cat([latents[:1], torch.where(mask[:, None], latents[1:], latents[:1])])
+
+    def end(self, steps: int):
+        """Bring the masks home, all at once."""
+        self.masks = list(torch.stack(self.masks).cpu())

@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
+from typing import Any
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
 from .blend import LocalBlend
 from .edits.edit import Edit
+from .errors import InputError
+from .inversion.artefact import Inversion
 from .maps.heatmap import AttentionMaps
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """How a result's source came about, so that another edit can go on from it without computing it again.
+
+    Args:
+        trajectory: the source's latents after every step.
+        inversion: the real picture's, if it was one.
+        state: of a generator that was given in a seed's place, before the run, and its device.
+        arguments: other arguments of the pipeline.
+        model: the network that made it.
+        schedule: the scheduler's class and configuration.
+    """
+
+    trajectory: Float[Tensor, "step channel height width"]
+    inversion: Inversion | None
+    state: tuple[torch.device, Tensor] | None
+    arguments: dict[str, Any]
+    model: weakref.ref
+    schedule: tuple[str, dict]
+
+    def check(self, pipe):
+        """Raises InputError if another network or scheduler is in place now."""
+        same_schedule = self.inversion is not None or self.schedule == schedule_of(pipe)
+        if self.model() is not pipe.unet or not same_schedule:
+            what = "scheduler" if self.model() is pipe.unet else "pipeline"
+            raise InputError(
+                f"This result was made with another {what}, so its source would come out otherwise. Use the one it was "
+                "made with, or give its prompt and seed to edit() to make both anew."
+            )
+
+    def generator(self) -> torch.Generator | None:
+        """The generator that was given, as it was then."""
+        if self.state is None:
+            return None
+        device, state = self.state
+        generator = torch.Generator(device)
+        generator.set_state(state)
+        return generator
+
+
+def schedule_of(pipe) -> tuple[str, dict]:
+    """What a pipeline's scheduler is: its class and configuration."""
+    return type(pipe.scheduler).__name__, dict(pipe.scheduler.config)
+
+
+@dataclass(frozen=True, eq=False)
 class EditResult:
-    """What `edit` gives: the source picture, the edited ones, and how they were made, but for other arguments of the pipeline."""
+    """What `edit` gives: the source picture, the edited ones, and how they were made, but for other arguments of the pipeline.
+
+    Give it to `edit` in the source's place to make another edit of the same source.
+    """
 
     source: Image.Image
     images: list[Image.Image]  # one for each target prompt
@@ -27,8 +80,10 @@ class EditResult:
     guidance_scale: float
     negative_prompt: str | None
     local_blend: LocalBlend | None = None
-    masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)  # where local blend let each step change
+    # Where local blend let each step change.
+    masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)
     maps: AttentionMaps | None = field(default=None, repr=False)  # if recorded
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def image(self) -> Image.Image:

@@ -1,7 +1,7 @@
 """The paper's equations with the maps written out, one edit after another, as slow and plain as possible: what ours must equal.
 
 Written for the tests and the benchmark only. It shares with the package the alignment of tokens, which has tests of its own, and
-nothing else: no S, no T, no `Control`.
+nothing else: no S, no T, no terms.
 """
 
 import torch

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.blend import BlendRun, map_level
+from p2p_helpers.attention.families import Layer, map_level
+from p2p_helpers.attention.observe import Geometry
+from p2p_helpers.blend import BlendRun
 
 CAT, DOG, FOX = "a cat on the beach", "a dog on the beach", "a fox on the beach"
 BOX = np.zeros((128, 128), np.uint8)
@@ -79,17 +81,16 @@ def test_blending_starts_late(toyland):
 
 def test_the_original_mask_by_hand(tokenizer):
     """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size."""
-    run = BlendRun(
-        p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"], 8
-    )
-    assert run.watches("down_blocks.1.attn2.x", 256, 32, 32, 0) and run.watches("up_blocks.0.attn2.x", 256, 32, 32, 0)
-    assert not run.watches("mid_block.attn2.x", 256, 32, 32, 0) and not run.watches("up_blocks.0.attn2.x", 1024, 32, 32, 0)
+    layers = [Layer(f"{part}.{level}", "cross", part, level, 4) for part in ("down", "mid", "up") for level in (0, 1)]
+    run = BlendRun(p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], 8)
+    run.begin(Geometry(layers, (32, 32), 2, 32, 1, torch.device("cpu")))
+    assert [layer.name for layer in layers if run.watches(layer, 0)] == ["down.1", "up.1"]
     maps = torch.zeros(2, 4, 256, 32)
     maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
     maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
     maps[1, :, 0, 3] = 9.0  # another word
-    run.see("down_blocks.1.attn2.x", maps, 0)
-    mask = run.mask((32, 32))[0]
+    run.see(layers[1], maps, torch.zeros(1, dtype=torch.long))
+    mask = run.mask(torch.zeros(2, 8, 32, 32))[0]
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[8:14, 8:14] = expected[18:24, 22:28] = True
     assert (mask == expected).all()

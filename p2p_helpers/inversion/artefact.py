@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..attention.interrupts import block
+from ..attention.session import joined
 from ..errors import InversionError
 from ..metrics import psnr
 from .samplers import BDIAScheduler, _arguments, _scheduler
@@ -101,34 +102,35 @@ class Inversion:
                 + "\nLoad that model, or invert the picture again with this one."
             )
 
-    @contextlib.contextmanager
+    @block
     def sampling(self, pipe) -> Iterator[None]:
         """Denoise as the inversion needs it for the length of a `with` block: its sampler, and its unconditional embeddings (the source's
         is for "exact" the prompt's own, so that guidance does not move it).
         """
-        calls = iter(range(self.steps))
+        null = None if self.null is None else self.null.to(pipe._execution_device)
 
-        def use_null(module, args, kwargs):
+        def use_null(args, kwargs):
             words = kwargs["encoder_hidden_states"]
             half = len(words) // 2
-            words = torch.cat([self.null[next(calls)].to(words).expand(half, -1, -1), words[half:]])
-            return args, {**kwargs, "encoder_hidden_states": words}
+            own = null[session.step].to(words).expand(half, -1, -1)
+            return args, {**kwargs, "encoder_hidden_states": torch.cat([own, words[half:]])}
 
-        def use_prompt(module, args, kwargs):
+        def use_prompt(args, kwargs):
             if not pipe.do_classifier_free_guidance:
                 return args, kwargs
             changed = {"encoder_hidden_states": _unguided(kwargs["encoder_hidden_states"])}
-            if kwargs.get("added_cond_kwargs"):
-                changed["added_cond_kwargs"] = {key: _unguided(value) for key, value in kwargs["added_cond_kwargs"].items()}
+            added = kwargs.get("added_cond_kwargs")
+            if added:
+                changed["added_cond_kwargs"] = {key: _unguided(rows) for key, rows in added.items()}
             return args, {**kwargs, **changed}
 
         def sampler(config: dict) -> SchedulerMixin:
             return BDIAScheduler.over(config, self.pivot[1]) if self.method == "exact" else DDIMScheduler.from_config(config)
 
-        with _scheduler(pipe, sampler), contextlib.ExitStack() as stack:
-            change = use_null if self.null is not None else use_prompt if self.method == "exact" else None
-            if change:
-                stack.callback(pipe.unet.register_forward_pre_hook(change, with_kwargs=True).remove)
+        change = {"null-text": use_null, "exact": use_prompt}.get(self.method)
+        with joined(pipe, "sampled") as session, _scheduler(pipe, sampler):
+            if change is not None:
+                session.change(change)
             yield
 
     def arguments(self, pipe, prompts: int) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ..attention.session import Session, joined
 from ..errors import InputError, InversionError, PromptError
 from ..prompts.words import as_read, warn_of_unknown_words
 from .artefact import Inversion, _check_folder, _facts
@@ -104,24 +106,24 @@ def invert(
     facts = {**_facts(pipe), "image sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
     if checkpoint:
         _check_folder(Path(checkpoint))
-    bar = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(disable=True)
     stepped = callback or (lambda step: None)
     inverse = BDIAScheduler.over if method == "exact" else DDIMInverseScheduler.from_config
-    try:
+    with Session(pipe, "inverted") as session:
+        session.quiet()
         pivot = _pivot(pipe, image.convert("RGB"), prompt, steps, inverse, stepped)
         null, losses = None, torch.zeros(0, 0)
         if method == "null-text":
             run = {"prompt": prompt, "steps": steps, "guidance": guidance_scale, "inner": inner_steps, "init": init}
             run |= {key: facts[key] for key in ("image sha256", "weights", "weights in bfloat16", "noise schedule")}
-            with _frozen(pipe.unet, gradient_checkpointing):
+            with _frozen(pipe, gradient_checkpointing):
                 pivot, null, losses = _optimise_null(pipe, pivot, run, Path(checkpoint) if checkpoint else None, stepped, progress)
         found = Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, pixels, facts)
 
         def after_step(pipe, step, timestep, tensors):
             stepped(step)
-            return {"latents": found.after_step(step, tensors["latents"])}
+            return {"latents": found.after_step(step, session.end_step(step, tensors["latents"]))}
 
+        session.step = 0
         with found.sampling(pipe):
             again = pipe(
                 prompt=[prompt],
@@ -131,23 +133,19 @@ def invert(
                 num_inference_steps=steps,
                 **found.arguments(pipe, 1),
             ).images[0]
-    finally:
-        pipe.set_progress_bar_config(**bar)
     return Inversion(method, prompt, steps, guidance_scale, pivot, null, losses, pixels, np.asarray(again), found.facts)
 
 
-def _encode(vae, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "1 channel row column"]:
+def _encode(pipe, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "1 channel row column"]:
     """The mode of a picture's latent in float32, also for autoencoders that overflow in half precision (SDXL's says so itself)."""
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    if upcast:
-        vae.to(dtype=torch.float32)
-    try:
+    vae = pipe.vae
+    with joined(pipe, "inverted") as session:
+        dtype = vae.dtype
+        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            session.undo(partial(vae.to, dtype=dtype))
+            vae.to(dtype=torch.float32)
         with torch.no_grad():
             latent = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
-    finally:
-        if upcast:
-            vae.to(dtype=dtype)
     return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
 
 
@@ -155,7 +153,7 @@ def _pivot(
     pipe, image: Image.Image, prompt: str, steps: int, inverse: Callable, stepped: Callable[[int], None] = lambda step: None
 ) -> Float[Tensor, "moment channel row column"]:
     """The trajectory from the noise to the picture's latent without guidance, in float32 on the CPU, by the inverse of a sampler."""
-    latent = _encode(pipe.vae, pipe.image_processor.preprocess(image).to(pipe._execution_device))
+    latent = _encode(pipe, pipe.image_processor.preprocess(image).to(pipe._execution_device))
     kept = [latent.cpu()]
 
     def keep(pipe, step, timestep, tensors):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
+from ..attention.interrupts import block
+from ..attention.session import joined
 from ..errors import InversionError
 from .artefact import _differences, _read, _write
 from .samplers import _arguments, _scheduler
@@ -20,37 +21,32 @@ from .samplers import _arguments, _scheduler
 LOSS_SCALE = 2.0**12  # keeps float16's gradients off zero; a power of two, so it changes no other precision's
 
 
-@contextlib.contextmanager
-def _frozen(unet, gradient_checkpointing: bool) -> Iterator[None]:
+@block
+def _frozen(pipe, gradient_checkpointing: bool) -> Iterator[None]:
     """No gradients for the weights within a `with` block, and if wanted activations that are not kept."""
-    trained = [p for p in unet.parameters() if p.requires_grad]
-    switch = gradient_checkpointing and not unet.is_gradient_checkpointing
-    if switch:
-        unet.enable_gradient_checkpointing()
-    for p in trained:
-        p.requires_grad_(False)
-    try:
+    unet = pipe.unet
+    with joined(pipe, "inverted") as session:
+        for p in unet.parameters():
+            if p.requires_grad:
+                session.undo(p.requires_grad_, True)
+                p.requires_grad_(False)
+        if gradient_checkpointing and not unet.is_gradient_checkpointing:
+            session.undo(unet.disable_gradient_checkpointing)
+            unet.enable_gradient_checkpointing()
         yield
-    finally:
-        for p in trained:
-            p.requires_grad_(True)
-        if switch:
-            unet.disable_gradient_checkpointing()
 
 
 def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
     """What the pipeline gives its UNet without and with the prompt: two dictionaries of keyword arguments, one row each."""
     seen = {}
 
-    def look(module, args, kwargs):
+    def look(args, kwargs):
         seen.update(kwargs)
+        return args, kwargs
 
-    hook = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        with _scheduler(pipe, DDIMScheduler.from_config):
-            pipe(prompt=[prompt], guidance_scale=2.0, num_inference_steps=1, output_type="latent", **_arguments(pipe, pivot[:1]))
-    finally:
-        hook.remove()
+    with _scheduler(pipe, DDIMScheduler.from_config), joined(pipe, "inverted") as session:
+        session.change(look)
+        pipe(prompt=[prompt], guidance_scale=2.0, num_inference_steps=1, output_type="latent", **_arguments(pipe, pivot[:1]))
 
     def row(value, i: int):
         if isinstance(value, dict):
@@ -125,12 +121,10 @@ def _optimise_null(
     return pivot, torch.cat(found).cpu(), losses
 
 
-@contextlib.contextmanager
+@block
 def _bar(pipe, steps: int, shown: bool):
     """The pipeline's progress bar."""
-    pipe.set_progress_bar_config(disable=not shown, desc="null-text")
-    try:
+    with joined(pipe, "inverted") as session:
+        session.quiet(not shown, desc="null-text")
         with pipe.progress_bar(total=steps) as bar:
             yield bar
-    finally:
-        pipe.set_progress_bar_config(disable=True)

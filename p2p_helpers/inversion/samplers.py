@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, SchedulerMixin
 from torch import Tensor
+
+from ..attention.interrupts import block
+from ..attention.session import joined
 
 
 class BDIAScheduler(DDIMScheduler):
@@ -76,17 +78,14 @@ def _arguments(pipe, latents: Tensor) -> dict:
     return {"latents": latents.to(pipe._execution_device, pipe.unet.dtype), "height": height, "width": width}
 
 
-@contextlib.contextmanager
+@block
 def _scheduler(pipe, make: Callable[[dict], SchedulerMixin]) -> Iterator[SchedulerMixin]:
     """Another scheduler over the same noise schedule for the length of a `with` block, made from its configuration."""
-    before = pipe.scheduler
-    config = dict(before.config)
+    config = dict(pipe.scheduler.config)
     spacing = config.get("timestep_spacing", "leading")
     config.pop("thresholding", None)  # only some have it, all of them off
     config |= {"clip_sample": False, "set_alpha_to_one": config.get("set_alpha_to_one", False)}
     config["timestep_spacing"] = spacing if spacing in ("leading", "trailing") else "leading"  # those that have an inverse
-    pipe.scheduler = make(config)
-    try:
+    with joined(pipe, "sampled") as session:
+        session.scheduler(make(config))
         yield pipe.scheduler
-    finally:
-        pipe.scheduler = before

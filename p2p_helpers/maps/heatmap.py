@@ -41,10 +41,6 @@ def _unit(map: Tensor) -> Tensor:
     return (map - map.min()) / (map.max() - map.min()).clamp(min=1e-8)
 
 
-def _is_cross(layer: str) -> bool:
-    return ".attn2." in layer
-
-
 class AttentionMaps:
     """The recorded maps of one run. `maps["cat"]` is the word's `Heatmap` in the first prompt that has it, source first.
 
@@ -55,6 +51,7 @@ class AttentionMaps:
     def __init__(self, tokenizer, prompts: list[str], record: Record):
         self.tokenizer, self.prompts, self.record = tokenizer, prompts, record
         self.steps, self.level, self.shapes = 0, (0, 0), {}
+        self.kinds: dict[str, str] = {}  # layer → "cross" or "self"
         self.counts: dict[str, int] = {}  # layer → how many steps are in its sum
         self.sums: dict[str, Tensor] = {}  # other layers → (prompt, pixel, token or pixel) summed over steps, mean over heads
         self.by_head: dict[str, Tensor] = {}  # cross-attention at the map level → (prompt, head, pixel, token) summed over steps
@@ -71,7 +68,7 @@ class AttentionMaps:
     @property
     def layers(self) -> list[str]:
         """Names of the cross-attention layers, in the order in which the UNet runs them."""
-        return [layer for layer in self.shapes if _is_cross(layer)]
+        return [layer for layer in self.shapes if self.kinds[layer] == "cross"]
 
     @property
     def level_layers(self) -> list[str]:
@@ -178,7 +175,7 @@ class OnePrompt:
     def self_attention(self) -> SelfAttention:
         """The mean self-attention map at the map level."""
         maps = self.maps
-        layers = [layer for layer in maps.shapes if not _is_cross(layer) and maps.shapes[layer] == maps.level]
+        layers = [layer for layer in maps.shapes if maps.kinds[layer] == "self" and maps.shapes[layer] == maps.level]
         if not layers:
             raise InputError("No self-attention layer at the map level was recorded.")
         mean = sum(maps.sums[layer][self.prompt].float().cpu() / maps.counts[layer] for layer in layers) / len(layers)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...attention.control import attention_maps
+from ...attention.terms import attention_maps
 from ...edits.words import Reweight
 from ...prompts.align import _matches, replacement_matrix
 from ...result import EditResult

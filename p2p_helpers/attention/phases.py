@@ -1,0 +1,179 @@
+"""What the edits of a run ask for, step by step: a plan of phases, between which nothing changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..edits.edit import SELF_SIZE, Edit
+from ..errors import InputError
+from .families import Layer
+from .terms import SAME, Term
+
+Pair = tuple[Tensor | None, Tensor | None]  # S and T, each (token, token); None is zero
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What one target asks for in a phase.
+
+    Args:
+        pair: S and T, or None where the target keeps its own cross-attention maps.
+        self_size: the largest self-attention map to be injected, as a share of the latent's side; 0 for none.
+    """
+
+    pair: Pair | None
+    self_size: float
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the source's queries and keys are needed."""
+        return self.self_size > 0 or (self.pair is not None and self.pair[0] is not None)
+
+    def terms(
+        self, layer: Layer, size: tuple[int, int], source: int, own: int
+    ) -> tuple[Term, ...] | None:
+        """The terms of this target in a layer, or None where its attention is its own.
+
+        Args:
+            size: of the latent.
+            source, own: their rows in the batch.
+        """
+        if layer.kind == "self":
+            rows, columns = layer.grid(*size)
+            limit = math.ceil(size[0] * self.self_size) * math.ceil(size[1] * self.self_size)
+            return (Term(source, {"pixels": SAME}),) if rows * columns <= limit else None
+        if self.pair is None:
+            return None
+        s, t = self.pair
+        lent = () if s is None else (Term(source, {"text": s}),)
+        kept = () if t is None else (Term(own, {"text": t}),)
+        return (*lent, *kept)
+
+
+class Phase:
+    """Steps between which nothing changes: one wish for each target."""
+
+    def __init__(self, wishes: Sequence[Wish]):
+        self.wishes = tuple(wishes)
+        self.borrows = any(wish.borrows for wish in wishes)
+
+    def to(self, device: torch.device) -> Phase:
+        """The same with its matrices on a device."""
+
+        def moved(matrix: Tensor | None) -> Tensor | None:
+            return None if matrix is None else matrix.to(device)
+
+        wishes = [
+            Wish(wish.pair and (moved(wish.pair[0]), moved(wish.pair[1])), wish.self_size)
+            for wish in self.wishes
+        ]
+        return Phase(wishes)
+
+    def terms(
+        self, layer: Layer, size: tuple[int, int], rows: Sequence[int]
+    ) -> dict[int, tuple[Term, ...]]:
+        """Row → terms of every target that is edited in a layer.
+
+        Args:
+            rows: of the prompts in the batch, source first.
+        """
+        found = {}
+        for wish, row in zip(self.wishes, rows[1:], strict=True):
+            terms = wish.terms(layer, size, rows[0], row)
+            if terms is not None:
+                found[row] = terms
+        return found
+
+
+class Plan:
+    """The phases of a run with a source and targets.
+
+    Args:
+        tokenizer: the pipeline's.
+        source, targets: the prompts.
+        edits: one for each target.
+
+    Raises:
+        PromptError, PromptMismatch: an edit cannot line up its prompts.
+        InputError: an edit gives matrices of another shape.
+    """
+
+    def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit]):
+        self.tokenizer, self.source, self.targets, self.edits = tokenizer, source, targets, edits
+        self.phases(1)  # a word that cannot be found is an error now, not in the middle of a run
+
+    def phases(self, steps: int) -> list[Phase]:
+        """The phase of every step; steps between which nothing changes share one."""
+        of_targets = [
+            self._wishes(target, edit, steps)
+            for target, edit in zip(self.targets, self.edits, strict=True)
+        ]
+        found: list[Phase] = []
+        before = None
+        for wishes in zip(*of_targets, strict=True):
+            if before is None or any(a is not b for a, b in zip(wishes, before, strict=True)):
+                found.append(Phase(wishes))
+            else:
+                found.append(found[-1])
+            before = wishes
+        return found
+
+    def _wishes(self, target: str, edit: Edit, steps: int) -> list[Wish]:
+        """What a target asks for in every step; the same object as long as it is the same."""
+        side = self.tokenizer.model_max_length
+        s, t = (
+            m.detach().float().cpu()
+            for m in edit.matrices(self.tokenizer, self.source, target, steps)
+        )
+        if not (
+            s.shape == t.shape == (steps, side, side) and s.isfinite().all() and t.isfinite().all()
+        ):
+            raise InputError(
+                f"{edit!r} gave S {tuple(s.shape)} and T {tuple(t.shape)} for {steps} steps of {side} tokens; both must "
+                f"be {(steps, side, side)} and finite."
+            )
+        injected = edit.self_schedule(steps).tolist()
+        size = SELF_SIZE if edit.self_size is None else edit.self_size
+        found: list[Wish] = []
+        for step in range(steps):
+            same = step > 0 and injected[step] == injected[step - 1]
+            if same and torch.equal(s[step], s[step - 1]) and torch.equal(t[step], t[step - 1]):
+                found.append(found[-1])
+            else:
+                # Copies, so that a phase does not keep the matrices of all steps.
+                pair = _pair(s[step].clone(), t[step].clone())
+                found.append(Wish(pair, size if injected[step] else 0.0))
+        return found
+
+
+def _pair(s: Tensor, t: Tensor) -> Pair | None:
+    """S and T with None for zero, or None where the target keeps its own maps.
+
+    We check this once, before the run. Checking on a GPU inside the loop would make it wait.
+    """
+    if not s.any():
+        return None if torch.equal(t, torch.eye(len(t))) else (None, t)
+    return (s, t if t.any() else None)
+
+
+def step_of(call: int, calls: int, steps: int) -> int:
+    """The step of a schedule that a turn of the pipeline's loop belongs to.
+
+    Most schedulers take one turn for a step. PNDM takes one more at the end, which belongs to the last step; the authors
+    count the same way. Heun and others take about two turns for a step.
+    """
+    return min(call, steps - 1) if calls <= steps + 1 else call * steps // calls
+
+
+def steps_of(scheduler, calls: int) -> int:
+    """How many steps a run of so many turns has; fewer than the scheduler was set to where a picture is the start."""
+    set_to, all_calls = getattr(scheduler, "num_inference_steps", None), len(scheduler.timesteps)
+    if not set_to or all_calls == set_to:
+        return calls
+    order = max(1, round(all_calls / set_to))
+    return max(1, (calls - (all_calls - set_to * order)) // order)

@@ -1,0 +1,273 @@
+"""One run of one pipeline: what it changes, the step it is in, and everything put back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import AttentionControlError
+from .families import bare, family_of, stand_in
+from .intercept import leave_modes, mark_of, modes
+from .interrupts import Interrupts, block, shielded
+from .observe import Observer
+from .phases import Plan
+from .run import Run
+
+_OWNER = "_p2p_session"  # where a model keeps the session that has it
+_MISSING = object()
+
+Change = Callable[[tuple, dict], tuple[tuple, dict]]  # of the model's arguments
+
+
+class Session:
+    """A `with` block in which a pipeline is changed; at its end the pipeline is as it was, whatever happens.
+
+    All that a run changes is changed through `set` and `undo`, which say first how to put it back. A Ctrl-C waits until a
+    change or the putting back is complete.
+
+    Args:
+        pipe: a diffusers pipeline of a known family.
+        doing: "edited", "inverted", "recorded", for the message to whoever wants it at the same time.
+        calls_back: whether whoever runs the pipeline tells the session when a step has ended (`end_step`). If not, the
+            session counts the steps of the scheduler, which ends every turn of a pipeline's loop.
+
+    Raises:
+        AttentionControlError: no family knows the pipeline, or another session has it.
+    """
+
+    def __init__(self, pipe, doing: str, *, calls_back: bool = True):
+        self.pipe, self.doing, self.calls_back = pipe, doing, calls_back
+        self.family = family_of(pipe)
+        self.model = bare(self.family.model(pipe))
+        self.thread = threading.get_ident()
+        self.changes: list[Change] = []
+        self.step = 0  # how often the pipeline has called back in this run
+        self.run: Run | None = None
+        self._stacks = [
+            contextlib.ExitStack()
+        ]  # how to put things back: one, and one for each block within
+        self._interrupts = Interrupts()
+        self._marks: list = []
+        self._inner: Callable | None = None
+
+    @shielded
+    def __enter__(self) -> Session:
+        self._interrupts.begin()
+        try:
+            self._claim()
+            self.undo(leave_modes, modes())
+            self.undo(torch.set_grad_enabled, torch.is_grad_enabled())
+            self._surround()
+            self._follow_scheduler()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    @shielded
+    def __exit__(self, *error):
+        try:
+            while self._stacks:
+                self._stacks.pop().close()
+        finally:
+            self._interrupts.end()
+
+    def _claim(self):
+        """Take the model, or say who has it."""
+        owner = vars(self.model).setdefault(_OWNER, self)  # one step: of two threads one gets it
+        if owner is self:
+            self.undo(vars(self.model).pop, _OWNER, None)
+            return
+        if owner.thread == threading.get_ident():
+            raise AttentionControlError(
+                f"This pipeline is being {owner.doing} already. To record an edit, take edit(..., record=True) outside of "
+                "record(); otherwise end the `with` block first."
+            )
+        raise AttentionControlError(
+            f"This pipeline is being {owner.doing} in another thread. Wait until that has ended, or load a second pipeline: "
+            "one pipeline does one thing at a time."
+        )
+
+    # What is changed, and put back at the end.
+
+    @shielded
+    def undo(self, function: Callable, *args):
+        """Call this at the end of the session, or of the block within it; the last one first."""
+        self._stacks[-1].callback(function, *args)
+
+    @shielded
+    def set(self, owner: Any, name: str, value: Any):
+        """Give an object another attribute for the length of the session."""
+        self.undo(_restore, owner, name, vars(owner).get(name, _MISSING))
+        if isinstance(owner, nn.Module):
+            vars(owner)[name] = (
+                value  # as it is, past torch's bookkeeping and torch.compile's wrapper
+            )
+        else:
+            setattr(owner, name, value)
+
+    @shielded
+    def quiet(self, disable: bool = True, **config):
+        """Another setting of the pipeline's progress bar."""
+        before = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        self.undo(lambda: self.pipe.set_progress_bar_config(**before))
+        self.pipe.set_progress_bar_config(**{**before, "disable": disable, **config})
+
+    @shielded
+    def scheduler(self, scheduler):
+        """Another scheduler."""
+        self.set(self.pipe, "scheduler", scheduler)
+        self._follow_scheduler()
+
+    @shielded
+    def change(self, function: Change):
+        """Change the arguments of every call of the model."""
+        self.undo(self.changes.remove, function)
+        self.changes.append(function)
+
+    def _surround(self):
+        """Stand around every call of the model: outside of what torch.compile makes of it, and of its hooks."""
+        outer = self.family.model(self.pipe)
+        self._inner = vars(outer).get("_compiled_call_impl") or outer._call_impl
+        self.set(outer, "_compiled_call_impl", self._call)
+
+    @shielded
+    def begin(
+        self,
+        prompts: int,
+        plan: Plan | None = None,
+        observers: Sequence[Observer] = (),
+        known: Tensor | None = None,
+    ):
+        """Begin a run of the pipeline with so many prompts, source first. In `record` there may be several, one by one.
+
+        Args:
+            plan: what the edits ask for.
+            observers: who sees attention maps.
+            known: the source's latents after every step, (step, channel, height, width), if they need not be worked out.
+        """
+        self.step, self.thread = 0, threading.get_ident()
+        self._install()
+        self.run = Run(self, self._marks, prompts, plan, observers, known)
+
+    def _install(self):
+        """Put the marks into the attention layers."""
+        if self._marks:
+            return
+        layers = self.family.layers(self.model)
+        if not layers:
+            raise AttentionControlError(
+                f"{type(self.model).__name__} has no attention layers that can be controlled."
+            )
+        for layer, module in layers.items():
+            mark = mark_of(module)
+            self.undo(mark.clear)
+            self.undo(setattr, mark, "forward", None)
+            plain = stand_in(module)
+            if plain is not None:
+                self.undo(module.set_processor, module.processor)
+                module.set_processor(plain)
+            mark.clear()
+            mark.layer, mark.places, mark.forward = layer, layer.places, module.forward
+            self.set(module, "forward", mark)
+            self._marks.append(mark)
+
+    # What happens in a run.
+
+    def _call(self, *args, **kwargs):
+        """In the place of the model's call."""
+        self._interrupts.check()
+        if threading.get_ident() != self.thread:
+            raise AttentionControlError(
+                f"This pipeline is being {self.doing} in another thread, and runs here, too. Wait until that has ended."
+            )
+        for change in self.changes:
+            args, kwargs = change(args, kwargs)
+        if self.run is None:
+            return self._inner(*args, **kwargs)
+        rows = len(self.family.sample(args, kwargs))
+        keep = self.run.before_call(self.family.sample(args, kwargs))
+        if keep is None:
+            return self._inner(*args, **kwargs)
+        args, kwargs = self.family.narrowed(args, kwargs, keep, rows)
+        return self.family.widened(self._inner(*args, **kwargs), keep, rows)
+
+    def end_step(self, turn: int, latents: Tensor) -> Tensor:
+        """The pipeline has called back after a turn of its loop, from 0: the latents to go on with."""
+        self._interrupts.check()
+        self.step = turn + 1
+        return latents if self.run is None else self.run.end_step(latents)
+
+    def schedule_step(self, turn: int) -> tuple[int, int]:
+        """The step of a schedule that a turn of the loop belongs to, and how many there are."""
+        return self.run.schedule_step(turn)
+
+    def finish(self):
+        """The run is over: observers copy what they have to the CPU, once."""
+        if self.run is not None:
+            self.run.finish()
+
+    def _follow_scheduler(self):
+        """Count the turns of a pipeline that somebody else calls, without a callback of ours."""
+        if self.calls_back:
+            return
+        scheduler = self.pipe.scheduler
+        step, set_timesteps = scheduler.step, scheduler.set_timesteps
+
+        @functools.wraps(step)  # pipelines ask for its arguments
+        def counted(*args, **kwargs):
+            done = step(*args, **kwargs)
+            self.step += 1
+            if self.run is not None and self.step == self.run.turns:
+                self.finish()
+            return done
+
+        @functools.wraps(set_timesteps)
+        def begun(*args, **kwargs):
+            self.step = 0
+            return set_timesteps(*args, **kwargs)
+
+        self.set(scheduler, "step", counted)
+        self.set(scheduler, "set_timesteps", begun)
+
+    @block
+    def within(self) -> Iterator[Session]:
+        """A `with` block within the session, at whose end what was changed in it is put back."""
+        stack = contextlib.ExitStack()
+        self._stacks.append(stack)
+        try:
+            yield self
+        finally:
+            while stack in self._stacks:
+                self._stacks.pop().close()
+
+
+@block
+def joined(pipe, doing: str) -> Iterator[Session]:
+    """A block within the session that this thread has with a pipeline, or else a session of its own.
+
+    Raises:
+        AttentionControlError: as `Session`.
+    """
+    owner = vars(bare(family_of(pipe).model(pipe))).get(_OWNER)
+    if owner is not None and owner.thread == threading.get_ident():
+        with owner.within():
+            yield owner
+    else:
+        with Session(pipe, doing, calls_back=False) as session:
+            yield session
+
+
+def _restore(owner: Any, name: str, value: Any):
+    if value is _MISSING:
+        vars(owner).pop(name, None)
+    elif isinstance(owner, nn.Module):
+        vars(owner)[name] = value
+    else:
+        setattr(owner, name, value)

@@ -1,0 +1,178 @@
+"""A step of an edit is a sum of terms: out_t = Σ W_k · sdpa(Q_{r_k}, K_{r_k}, S_k V_t). Pure tensors, no model.
+
+Every edit of attention maps is linear in them, and a linear change of the maps can be made on the values instead:
+(A S) V = A (S V). So the fused kernel runs once for each term, and no map is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+SAME = "same"  # stands for an identity matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One attention of a target.
+
+    Args:
+        row: of the batch, whose queries, keys and attention mask are used: the source's or the target's own.
+        values: for each segment of the keys what multiplies the target's values there: a matrix over the keys of that
+            segment, "same", or None for zero.
+        queries: what multiplies the result: a matrix over the pixels (a warp), or "same".
+    """
+
+    row: int
+    values: Mapping[str, Tensor | str | None]
+    queries: Tensor | str = SAME
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where pixels stand among the queries of a layer, and text and pixels among its keys."""
+
+    keys: Mapping[str, slice]  # "text", "pixels": in this order along the keys
+    pixels: slice = field(default_factory=lambda: slice(None))
+
+
+def multiplied(matrix: Tensor | str | None, x: Tensor) -> Tensor:
+    """matrix · x, where "same" is the identity and None is zero."""
+    if matrix is None:
+        return torch.zeros_like(x)
+    if isinstance(matrix, str):
+        return x
+    return matrix.to(x.dtype) @ x
+
+
+def _values(term: Term, value: Tensor, keys: Mapping[str, slice]) -> Tensor:
+    """S V_t of one term, segment by segment: (head, key, width)."""
+    if len(keys) == 1:
+        (name,) = keys
+        return multiplied(term.values.get(name), value)
+    parts = [multiplied(term.values.get(name), value[:, where]) for name, where in keys.items()]
+    return torch.cat(parts, dim=1)
+
+
+def _mask_of(mask: Tensor | None, rows: Sequence[int], batch: int) -> Tensor | None:
+    """The attention mask of some rows. One that is the same for every row stays as it is."""
+    if mask is None or mask.dim() < 4 or mask.shape[0] != batch:
+        return mask
+    return mask[list(rows)]
+
+
+def attend(
+    query: Float[Tensor, "row head query width"],
+    key: Float[Tensor, "row head key width"],
+    value: Float[Tensor, "row head key value"],
+    terms: Mapping[int, Sequence[Term]],
+    places: Places,
+    mask: Tensor | None = None,
+    **options,
+) -> Float[Tensor, "row head query value"]:
+    """Scaled dot-product attention in which some rows are sums of terms; the others are as ever.
+
+    Every call of the kernel is 4-D. The first one has the whole batch, so that rows without terms come out to the bit as
+    they would without us. Only pixel queries are edited: the text's queries of joint attention stay the target's.
+
+    Args:
+        terms: row → its terms. A row with an empty sequence comes out as zeros.
+        mask: what is added to the scores, or True where a query may look.
+        options: of torch's scaled_dot_product_attention.
+    """
+    batch = len(query)
+    whole = query[:, :, places.pixels].shape[2] == query.shape[2]
+    rounds = max((len(own) for own in terms.values()), default=0)
+    if whole:
+        out = _first(query, key, value, terms, places, mask, options)
+        later = range(1, rounds)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+        for row in terms:
+            out[row][:, places.pixels] = 0
+        later = range(rounds)
+    for number in later:
+        rows = [row for row, own in terms.items() if len(own) > number]
+        chosen = [terms[row][number] for row in rows]
+        lent = [term.row for term in chosen]
+        values = torch.stack(
+            [_values(term, value[row], places.keys) for row, term in zip(rows, chosen, strict=True)]
+        )
+        own_mask = _mask_of(mask, lent, batch)
+        if own_mask is not None and own_mask.shape[-2] == query.shape[2]:
+            own_mask = own_mask[..., places.pixels, :]
+        more = F.scaled_dot_product_attention(
+            query[lent][:, :, places.pixels], key[lent], values, attn_mask=own_mask, **options
+        )
+        for row, term, one in zip(rows, chosen, more, strict=True):
+            out[row][:, places.pixels] += multiplied(term.queries, one)
+    return out
+
+
+def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
+    """The whole batch with the first term of each row that has any."""
+    batch = len(query)
+    lent = [terms[row][0].row if terms.get(row) else row for row in range(batch)]
+    if lent != list(range(batch)):
+        query, key, mask = query[lent], key[lent], _mask_of(mask, lent, batch)
+    if any(own and not _keeps_values(own[0]) for own in terms.values()):
+        rows = [
+            _values(terms[row][0], value[row], places.keys) if terms.get(row) else value[row]
+            for row in range(batch)
+        ]
+        value = torch.stack(rows)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+    for row, own in terms.items():
+        if not own:
+            out[row] = 0
+        elif not isinstance(own[0].queries, str):
+            out[row] = multiplied(own[0].queries, out[row])
+    return out
+
+
+def _keeps_values(term: Term) -> bool:
+    return all(isinstance(matrix, str) for matrix in term.values.values())
+
+
+def attention_maps(
+    query: Float[Tensor, "row head query width"],
+    key: Float[Tensor, "row head key width"],
+    mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "row head query key"]:
+    """softmax(QKᵀ/√d) in float32 with the attention mask, written out for those who want to look."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        else:
+            scores = scores + mask.float()
+    return scores.softmax(-1)
+
+
+def edited_map(
+    own: Mapping[int, Float[Tensor, "head pixel key"]], terms: Sequence[Term], places: Places
+) -> Float[Tensor, "head pixel key"]:
+    """Σ W_k A_{r_k} S_k: the map that the terms draw with.
+
+    Args:
+        own: row → its own map, for every row that a term names.
+    """
+    total = None
+    for term in terms:
+        parts = []
+        for name, where in places.keys.items():
+            columns, matrix = own[term.row][..., where], term.values.get(name)
+            if isinstance(matrix, Tensor):
+                parts.append(columns @ matrix.to(columns.dtype))
+            else:
+                parts.append(multiplied(matrix, columns))
+        one = multiplied(term.queries, parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
+        total = one if total is None else total + one
+    return torch.zeros_like(next(iter(own.values()))) if total is None else total
