@@ -9,72 +9,112 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import PromptMismatch
-from .words import _same, words
+from .split import spelling
+from .words import Word, words
 
 
-def _spread(matrix: Tensor, source: list[int], target: list[int]):
-    """Line up p source tokens with q target tokens: one to one if p = q, else every source token shares itself over all q."""
+def _spread(matrix: Tensor, source: Sequence[int], target: Sequence[int]):
+    """Line up p source tokens with q target tokens.
+
+    If p = q they map one to one. Otherwise every source token shares itself over all q.
+    """
+    rows = torch.tensor(source, dtype=torch.long)
+    columns = torch.tensor(target, dtype=torch.long)
     if len(source) == len(target):
-        matrix[source, target] = 1.0
+        matrix[rows, columns] = 1.0
     else:
-        matrix[torch.tensor(source)[:, None], torch.tensor(target)] = 1.0 / len(target)
+        matrix[rows[:, None], columns] = 1.0 / len(target)
 
 
-def _align_rest(matrix: Tensor, tokenizer, source: str, target: str):
-    """Line up the end tokens and the padding after them; what one side has more is shared at the end."""
-    ends = [len(tokenizer(prompt).input_ids) - 1 for prompt in (source, target)]
-    source_rest, target_rest = (list(range(end, len(matrix))) for end in ends)
+def _ends(tokenizer, source: str, target: str) -> tuple[int, int]:
+    """The positions of the two prompts' end tokens."""
+    return len(tokenizer(source).input_ids) - 1, len(tokenizer(target).input_ids) - 1
+
+
+def _align_rest_in_order(matrix: Tensor, source_end: int, target_end: int):
+    """Line up the end tokens, then the padding in its order.
+
+    What one prompt has more of it is shared at the end.
+    """
+    source_rest = range(source_end, len(matrix))
+    target_rest = range(target_end, len(matrix))
     shared = min(len(source_rest), len(target_rest)) - 1
     _spread(matrix, source_rest[:shared], target_rest[:shared])
     _spread(matrix, source_rest[shared:], target_rest[shared:])
 
 
-def replacement_matrix(tokenizer, source: str, target: str) -> Float[Tensor, "source_token target_token"]:
-    """Which source token lends its attention map to each target token (word swap).
+def _align_rest_by_position(matrix: Tensor, source_end: int, target_end: int):
+    """Line up the end tokens, then each position that is padding in both prompts with itself."""
+    matrix[source_end, target_end] = 1.0
+    both = torch.arange(max(source_end, target_end) + 1, len(matrix))
+    matrix[both, both] = 1.0
 
-    Unchanged words map one to one, however far a swap shifts them; a swapped word's p tokens share their maps over its q new tokens.
-    Padding maps one to one as far as both prompts have it; what one side has more is shared at the end, so every row sums to 1
-    (attention stays a probability) and no target token is left without a map.
+
+def _mismatch(source: Sequence[Word], target: Sequence[Word]) -> PromptMismatch:
+    """What to say of a word swap between prompts of different numbers of words."""
+    return PromptMismatch(
+        "A word swap needs prompts with the same number of words.\n"
+        f"  source, {len(source)} words: {' | '.join(word.text for word in source)}\n"
+        f"  target, {len(target)} words: {' | '.join(word.text for word in target)}\n"
+        "Swap words one for one; adding or removing words is a refinement."
+    )
+
+
+def replacement_matrix(
+    tokenizer, source: str, target: str
+) -> Float[Tensor, "source_token target_token"]:
+    """Say which source token lends its attention map to each target token (word swap).
+
+    Unchanged words map one to one, however far a swap shifts them. The p tokens of a swapped word
+    share their maps over the q tokens of the new one. Padding maps one to one in its order as far
+    as both prompts have it. What one prompt has more is shared at the end. So every row sums to 1
+    (attention stays a probability), and every target token has a map.
 
     Raises:
-        PromptMismatch: the prompts do not have the same number of words; the message shows both lists.
-        PromptError: a prompt is too long for the model.
+        PromptMismatch: the prompts do not have the same number of words; the message shows both
+            lists.
+        PromptError: a prompt is too long for the model, or has half a character in it.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Word Swap".
     """
-    source_words, target_words = words(tokenizer, source), words(tokenizer, target)
+    source_words = words(tokenizer, source)
+    target_words = words(tokenizer, target)
     if len(source_words) != len(target_words):
-        raise PromptMismatch(
-            "A word swap needs prompts with the same number of words.\n"
-            f"  source, {len(source_words)} words: {' | '.join(w.text for w in source_words)}\n"
-            f"  target, {len(target_words)} words: {' | '.join(w.text for w in target_words)}\n"
-            "Swap words one for one; adding or removing words is a refinement."
-        )
-    length = tokenizer.model_max_length
-    matrix = torch.zeros(length, length)
+        raise _mismatch(source_words, target_words)
+    matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
     matrix[0, 0] = 1.0  # the start token
-    for a, b in zip(source_words, target_words, strict=True):
-        _spread(matrix, list(a.tokens), list(b.tokens))
-    _align_rest(matrix, tokenizer, source, target)
+    for old, new in zip(source_words, target_words, strict=True):
+        _spread(matrix, old.tokens, new.tokens)
+    _align_rest_in_order(matrix, *_ends(tokenizer, source, target))
     return matrix
 
 
-def _matches(source: Sequence, target: Sequence) -> list[tuple[int, int]]:
-    """Needleman–Wunsch (1970) with gap 0, match 1, mismatch −1: the pairs (i, j) of equal items in the best alignment.
+def _scores(source: Sequence, target: Sequence) -> list[list[int]]:
+    """Needleman–Wunsch (1970) with gap 0, match 1, mismatch −1.
 
-    Of several best ones it takes the last: in "a house" → "a photo of a house" the article stays with its noun.
+    The best score of the first i and the first j items.
     """
-    rows, columns = len(source), len(target)
-    score = torch.zeros(rows + 1, columns + 1, dtype=torch.long)
-    for i in range(1, rows + 1):
-        for j in range(1, columns + 1):
-            same = 1 if source[i - 1] == target[j - 1] else -1
-            score[i, j] = max(score[i - 1, j - 1] + same, score[i - 1, j], score[i, j - 1])
-    pairs, i, j = [], rows, columns
+    score = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
+    for i, a in enumerate(source, start=1):
+        for j, b in enumerate(target, start=1):
+            same = 1 if a == b else -1
+            score[i][j] = max(score[i - 1][j - 1] + same, score[i - 1][j], score[i][j - 1])
+    return score
+
+
+def _matches(source: Sequence, target: Sequence) -> list[tuple[int, int]]:
+    """The pairs (i, j) of equal items in the best alignment.
+
+    Of several best ones it takes the last: in "a house" → "a photo of a house" the article stays
+    with its noun.
+    """
+    score = _scores(source, target)
+    pairs = []
+    i, j = len(source), len(target)
     while i and j:
-        if source[i - 1] == target[j - 1] and score[i, j] == score[i - 1, j - 1] + 1:
+        if source[i - 1] == target[j - 1] and score[i][j] == score[i - 1][j - 1] + 1:
             i, j = i - 1, j - 1
             pairs.append((i, j))
-        elif score[i, j] == score[i, j - 1]:
+        elif score[i][j] == score[i][j - 1]:
             j -= 1
         else:
             i -= 1
@@ -84,23 +124,26 @@ def _matches(source: Sequence, target: Sequence) -> list[tuple[int, int]]:
 def refinement_alignment(
     tokenizer, source: str, target: str
 ) -> tuple[Float[Tensor, "source_token target_token"], Bool[Tensor, " target_token"]]:
-    """Which tokens of a refined prompt were in the source prompt (P), and where (m): P is 0 for a new word, whose m is False.
+    """Say which tokens of a refined prompt were in the source prompt (P), and where (m).
 
-    Words are aligned by Needleman–Wunsch, and the tokens of an unchanged word map one to one. (The authors align tokens; by words, a
-    piece that two different words share, as `ter` in butterfly and watercolor, is not taken for a match.) Padding maps one to one,
-    and what one side has more of it is shared at the end.
+    P is 0 for a new word, whose m is False.
+
+    Words are aligned by Needleman–Wunsch, and the tokens of an unchanged word map one to one.
 
     Returns:
         P, 0…1, and m.
 
     Raises:
-        PromptError: a prompt is too long for the model.
+        PromptError: a prompt is too long for the model, or has half a character in it.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Adding a New Phrase".
     """
-    source_words, target_words = words(tokenizer, source), words(tokenizer, target)
+    source_words = words(tokenizer, source)
+    target_words = words(tokenizer, target)
+    old = [spelling(word.text) for word in source_words]
+    new = [spelling(word.text) for word in target_words]
     matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
     matrix[0, 0] = 1.0  # the start token
-    for i, j in _matches([_same(w.text) for w in source_words], [_same(w.text) for w in target_words]):
-        _spread(matrix, list(source_words[i].tokens), list(target_words[j].tokens))
-    _align_rest(matrix, tokenizer, source, target)
+    for i, j in _matches(old, new):
+        _spread(matrix, source_words[i].tokens, target_words[j].tokens)
+    _align_rest_in_order(matrix, *_ends(tokenizer, source, target))
     return matrix, matrix.any(0)
