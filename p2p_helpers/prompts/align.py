@@ -128,7 +128,17 @@ def refinement_alignment(
 
     P is 0 for a new word, whose m is False.
 
-    Words are aligned by Needleman–Wunsch, and the tokens of an unchanged word map one to one.
+    Words are aligned by Needleman–Wunsch, and the tokens of an unchanged word map one to one. A
+    position that is padding in both prompts maps to itself, as in the authors' code. Padding takes
+    much of the attention, so this matters: against padding lined up in its order, as in
+    `replacement_matrix`, it brings a refined picture 1.3 ± 0.5 dB closer to the true result (60
+    scenes of Toyland, 50 of them closer), and the edit is seen as often (77 % against 82 %, a
+    paired difference of −5 ± 6 %; `python -m benchmarks.padding`).
+
+    Two things differ from the authors' code. They align tokens. By words, a piece that two
+    different words share, as `ter` in butterfly and watercolor, is not taken for a match. And where
+    a shorter target has padding at a position at which the source still has words, they lend it
+    those words' maps. Here such padding keeps its own.
 
     Returns:
         P, 0…1, and m.
@@ -145,5 +155,5 @@ def refinement_alignment(
     matrix[0, 0] = 1.0  # the start token
     for i, j in _matches(old, new):
         _spread(matrix, source_words[i].tokens, target_words[j].tokens)
-    _align_rest_in_order(matrix, *_ends(tokenizer, source, target))
+    _align_rest_by_position(matrix, *_ends(tokenizer, source, target))
     return matrix, matrix.any(0)
