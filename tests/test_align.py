@@ -175,15 +175,13 @@ def test_refinement_lines_up_padding_by_position(tokenizer, source, target):
     """As the authors do, whose map from target to source is arange(len(y), length) there."""
     source, target = " ".join(source), " ".join(target)
     matrix, old = p2p.refinement_alignment(tokenizer, source, target)
-    ends = [len(tokenizer(prompt).input_ids) - 1 for prompt in (source, target)]
-    assert matrix[ends[0], ends[1]] == 1
-    for j in range(ends[1] + 1, len(matrix)):
-        itself = torch.zeros(len(matrix))
-        itself[j] = float(j > ends[0])  # the source has padding there, too
-        assert torch.equal(matrix[:, j], itself) and old[j] == (j > ends[0])
-    assert not matrix[
-        ends[0] + 1 : ends[1] + 1
-    ].any()  # padding where the target has words lends to none
+    source_end, target_end = (len(tokenizer(text).input_ids) - 1 for text in (source, target))
+    padding = slice(target_end + 1, None)
+    assert torch.equal(matrix[:, padding], torch.eye(len(matrix))[:, padding])
+    assert old[padding].all()
+    assert matrix[source_end, target_end] == 1
+    lent = matrix[source_end + 1 : target_end + 1]  # the target has words in these places
+    assert not lent.any()
 
 
 def test_different_word_counts_show_both_prompts(tokenizer):
