@@ -71,7 +71,11 @@ class Materialised:
             f(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for f, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        maps = torch.softmax(torch.einsum("bhnd,bhld->bhnl", q, k) * attn.scale, dim=-1)
+        scores = torch.einsum("bhnd,bhld->bhnl", q, k) * attn.scale
+        if attention_mask is not None:
+            mask = attn.prepare_attention_mask(attention_mask, k.shape[2], len(k))
+            scores = scores + mask.view(len(k), attn.heads, -1, k.shape[2])
+        maps = torch.softmax(scores, dim=-1)
         count = 1 + len(self.edits)
         words = maps[len(maps) - count :]  # the half with prompts
         for i, (new_maps, alpha) in enumerate(self.edits, start=1):

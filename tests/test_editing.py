@@ -315,20 +315,6 @@ def test_half_precision(random_pipe):
     assert np.abs(pixels(a.image).astype(int) - pixels(b.image)).mean() < 3
 
 
-def test_a_compiled_unet(random_pipe):
-    """With torch.compile's graph capture (without its code generation, which would need a minute and a C++ compiler)."""
-    arguments = {"steps": 6, "progress": False}
-    change = p2p.Refine(cross_steps=0.5, self_steps=0.3)
-    expected = p2p.edit(random_pipe, CAT, "a cat on the beach at night", change, **arguments)
-    parts = random_pipe.components
-    compiled = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    compiled.unet = torch.compile(parts["unet"], backend="eager")
-    torch._dynamo.reset()
-    result = p2p.edit(compiled, CAT, "a cat on the beach at night", change, **arguments)
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(expected.image).astype(int), atol=1)
-    assert {type(p).__name__ for p in parts["unet"].attn_processors.values()} == {"AttnProcessor2_0"}
-
-
 def test_an_offloaded_unet(random_pipe):
     """Weights live elsewhere and come when a layer runs, so the UNet itself is on no device."""
     expected = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)

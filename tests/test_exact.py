@@ -1,10 +1,11 @@
 """The two-matrix edit equals the paper's equations with every map written out, over whole runs and through every layer."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 import p2p_helpers as p2p
 
@@ -87,6 +88,51 @@ def test_a_whole_run_equals_the_equations(request, name, numbers, steps, self_si
     theirs, _ = materialised.run(pipe, [CAT, target], [(equation(pipe.tokenizer), alpha)], steps, int(0.4 * steps), self_pixels=pixels)
     assert apart(ours, theirs) <= limit
     assert apart(ours[1:], ours[:1]) > 0.1  # it is an edit
+
+
+@contextlib.contextmanager
+def masked_text(pipe):
+    """Every prompt's attention to the text ends somewhere else."""
+    ends = (9, 9, 6, 8)  # negative prompts, then source and target
+
+    def mask(module, args, kwargs):
+        words = kwargs["encoder_hidden_states"]
+        seen = torch.arange(words.shape[1]) < torch.tensor(ends)[:, None]
+        return args, {**kwargs, "encoder_attention_mask": seen}
+
+    hook = pipe.unet.register_forward_pre_hook(mask, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", ["swap", "swap, each word its schedule", "refine and reweight"])
+def test_attention_masks_travel_with_borrowed_queries(double, name):
+    target, change, equation, schedule = CASES[name]
+    alpha = materialised.schedule(double.tokenizer, target, 4, schedule)
+    with masked_text(double):
+        ours, _ = latents_of(double, [CAT, target], change, steps=4)
+        edits = [(equation(double.tokenizer), alpha)]
+        theirs, _ = materialised.run(double, [CAT, target], edits, 4, int(0.4 * 4), self_pixels=16)
+    free, _ = latents_of(double, [CAT, target], change, steps=4)
+    assert apart(ours, theirs) <= 1e-9
+    assert apart(ours, free) > 1e-3  # the masks do something
+
+
+def test_pndm_equals_the_equations(double):
+    """Its one turn more belongs to the last step."""
+    before = double.scheduler
+    double.scheduler = PNDMScheduler.from_config(before.config, skip_prk_steps=True)
+    try:
+        target, change, equation, schedule = CASES["swap"]
+        ours, _ = latents_of(double, [CAT, target], change, steps=6)
+        alpha = materialised.schedule(double.tokenizer, target, 6, schedule)
+        edits = [(equation(double.tokenizer), torch.cat([alpha, alpha[-1:]]))]
+        theirs, _ = materialised.run(double, [CAT, target], edits, 6, int(0.4 * 6), self_pixels=16)
+    finally:
+        double.scheduler = before
+    assert apart(ours, theirs) <= 1e-9
 
 
 def test_local_blend_equals_the_original(toyland):

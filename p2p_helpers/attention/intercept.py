@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from ..errors import AttentionControlError
 from .families import CURE, Layer
 from .observe import Observer
-from .terms import Places, Term, attend, attention_maps, edited_map
+from .terms import Places, Term, attend, attention_maps, edited_map, rows_of
 
 
 class Mark:
@@ -82,8 +82,8 @@ class Mark:
                 needed |= {term.row for term in terms[row]} if row in terms else {row}
         rows = sorted(needed)
         if mask is not None and mask.dim() == 4 and mask.shape[0] == self.rows:
-            mask = mask[rows]
-        made = attention_maps(query[rows], key[rows], mask, scale)
+            mask = rows_of(mask, rows)
+        made = attention_maps(rows_of(query, rows), rows_of(key, rows), mask, scale)
         own = {row: made[place] for place, row in enumerate(rows)}
         for before in (False, True):
             watching = [observer for observer in self.watching if observer.before == before]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from .run import Run
 
 _OWNER = "_p2p_session"  # where a model keeps the session that has it
 _MISSING = object()
+GRAPHS = 64  # of one model, as many as torch.compile may make in a session
 
 Change = Callable[[tuple, dict], tuple[tuple, dict]]  # of the model's arguments
 
@@ -65,6 +67,7 @@ class Session:
             self.undo(torch.set_grad_enabled, torch.is_grad_enabled())
             self._surround()
             self._follow_scheduler()
+            self._let_compile()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -136,6 +139,14 @@ class Session:
         outer = self.family.model(self.pipe)
         self._inner = vars(outer).get("_compiled_call_impl") or outer._call_impl
         self.set(outer, "_compiled_call_impl", self._call)
+
+    def _let_compile(self):
+        """Every combination of terms and observers is a graph of its own, some more than torch.compile allows."""
+        compiler = sys.modules.get("torch._dynamo")
+        limit = getattr(getattr(compiler, "config", None), "recompile_limit", GRAPHS)
+        if limit < GRAPHS:
+            self.undo(setattr, compiler.config, "recompile_limit", limit)
+            compiler.config.recompile_limit = GRAPHS
 
     @shielded
     def begin(

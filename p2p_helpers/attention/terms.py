@@ -59,11 +59,16 @@ def _values(term: Term, value: Tensor, keys: Mapping[str, slice]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a batch. A list of numbers as an index would make a GPU wait for it."""
+    return torch.stack([x[row] for row in rows])
+
+
 def _mask_of(mask: Tensor | None, rows: Sequence[int], batch: int) -> Tensor | None:
     """The attention mask of some rows. One that is the same for every row stays as it is."""
     if mask is None or mask.dim() < 4 or mask.shape[0] != batch:
         return mask
-    return mask[list(rows)]
+    return rows_of(mask, rows)
 
 
 def attend(
@@ -87,7 +92,7 @@ def attend(
     """
     batch = len(query)
     whole = query[:, :, places.pixels].shape[2] == query.shape[2]
-    rounds = max((len(own) for own in terms.values()), default=0)
+    rounds = max([0, *[len(own) for own in terms.values()]])
     if whole:
         out = _first(query, key, value, terms, places, mask, options)
         later = range(1, rounds)
@@ -107,7 +112,11 @@ def attend(
         if own_mask is not None and own_mask.shape[-2] == query.shape[2]:
             own_mask = own_mask[..., places.pixels, :]
         more = F.scaled_dot_product_attention(
-            query[lent][:, :, places.pixels], key[lent], values, attn_mask=own_mask, **options
+            rows_of(query, lent)[:, :, places.pixels],
+            rows_of(key, lent),
+            values,
+            attn_mask=own_mask,
+            **options,
         )
         for row, term, one in zip(rows, chosen, more, strict=True):
             out[row][:, places.pixels] += multiplied(term.queries, one)
@@ -119,7 +128,8 @@ def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
     batch = len(query)
     lent = [terms[row][0].row if terms.get(row) else row for row in range(batch)]
     if lent != list(range(batch)):
-        query, key, mask = query[lent], key[lent], _mask_of(mask, lent, batch)
+        query, key = rows_of(query, lent), rows_of(key, lent)
+        mask = _mask_of(mask, lent, batch)
     if any(own and not _keeps_values(own[0]) for own in terms.values()):
         rows = [
             _values(terms[row][0], value[row], places.keys) if terms.get(row) else value[row]
@@ -149,10 +159,9 @@ def attention_maps(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query.float() * scale) @ key.float().transpose(-1, -2)
     if mask is not None:
-        if mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        else:
-            scores = scores + mask.float()
+        scores = (
+            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        )
     return scores.softmax(-1)
 
 

@@ -1,0 +1,260 @@
+"""A session: everything put back whatever happens, one run at a time, and the step is the pipeline's."""
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+
+import p2p_helpers as p2p
+from p2p_helpers.attention import session as session_module
+from p2p_helpers.attention.phases import step_of, steps_of
+
+CAT, DOG = "a cat on the beach", "a dog on the beach"
+
+
+@pytest.fixture(scope="module")
+def tiny(random_pipe):
+    """A UNet of one block, eight attention layers, on 4×4 latents: a run takes a few milliseconds."""
+    block = {
+        "block_out_channels": (16,),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    unet = UNet2DConditionModel(
+        sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **block, **blocks
+    )
+    pipe = StableDiffusionPipeline(
+        **{**random_pipe.components, "unet": unet}, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def state(pipe) -> dict:
+    """Everything that a session may change."""
+    model = pipe.unet
+    return {
+        "processors": dict(model.attn_processors),
+        "attributes": [sorted(vars(part)) for part in model.modules()],
+        "hooks": [
+            len(part._forward_pre_hooks) + len(part._forward_hooks) for part in model.modules()
+        ],
+        "scheduler": (
+            id(pipe.scheduler),
+            sorted(set(vars(pipe.scheduler)) & {"step", "set_timesteps"}),
+        ),
+        "pipeline": sorted(set(vars(pipe)) & {"encode_prompt"}),
+        "bar": dict(pipe._progress_bar_config),
+        "gradients": [p.requires_grad for p in model.parameters()],
+        "grad mode": torch.is_grad_enabled(),
+        "modes": session_module.modes(),
+        "handler": signal.getsignal(signal.SIGINT),
+    }
+
+
+def edit(pipe):
+    p2p.edit(
+        pipe,
+        CAT,
+        DOG,
+        local_blend=p2p.LocalBlend(("cat", "dog")),
+        record=True,
+        steps=1,
+        progress=False,
+    )
+
+
+def invert(pipe):
+    picture = Image.new("RGB", (32, 32), "red")
+    p2p.invert(pipe, picture, CAT, steps=1, inner_steps=1, guidance_scale=2.0, progress=False)
+
+
+def record(pipe):
+    with p2p.record(pipe):
+        pipe([CAT], num_inference_steps=1)
+
+
+WAYS = (edit, invert, record)
+
+
+@pytest.mark.parametrize("run", WAYS)
+def test_a_ctrl_c_at_a_line_of_ours_leaves_everything_as_it_was(tiny, run):
+    """A real interrupt at some of the lines that the package runs, those of the cleanup included."""
+    before, lines = state(tiny), itertools.count()
+
+    def trace_to(at):
+        def trace(frame, event, arg):
+            if "p2p_helpers" not in frame.f_code.co_filename:
+                return None
+            if event == "line" and next(lines) == at:
+                signal.raise_signal(signal.SIGINT)
+            return trace
+
+        return trace
+
+    def attempt(at):
+        nonlocal lines
+        lines = itertools.count()
+        sys.settrace(trace_to(at))
+        try:
+            run(tiny)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    attempt(-1)
+    total = next(lines)
+    chosen = sorted(random.Random(0).sample(range(total), min(total, 40)))
+    interrupted = 0
+    for at in chosen:
+        interrupted += attempt(at)
+        assert state(tiny) == before, f"line {at} of {total}"
+    assert interrupted == len(chosen)  # none was lost
+
+
+@pytest.mark.parametrize("run", WAYS)
+def test_real_interrupts_at_random_moments(tiny, run):
+    before, moments, hits = state(tiny), random.Random(1), 0
+    start = time.perf_counter()
+    run(tiny)
+    usual = time.perf_counter() - start
+    for _ in range(30):
+        timer = threading.Timer(moments.uniform(0, usual), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            try:
+                run(tiny)
+            finally:
+                timer.join()
+                time.sleep(0)
+        except KeyboardInterrupt:
+            hits += 1
+        assert state(tiny) == before
+    assert hits
+
+
+def test_an_interrupt_while_it_is_put_back_comes_afterwards(tiny, monkeypatch):
+    before = state(tiny)
+    restore = session_module._restore
+    monkeypatch.setattr(
+        session_module,
+        "_restore",
+        lambda *args: (signal.raise_signal(signal.SIGINT), restore(*args)),
+    )
+    for run in WAYS:
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny)
+        assert state(tiny) == before
+
+
+@contextlib.contextmanager
+def being_edited(pipe):
+    """An edit in another thread, held in its first step."""
+    inside, go = threading.Event(), threading.Event()
+    found = []
+
+    def hold(pipe, step, timestep, tensors):
+        inside.set()
+        go.wait(30)
+        return tensors
+
+    def work():
+        found.append(p2p.edit(pipe, CAT, DOG, steps=3, callback=hold, progress=False))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(30)
+    try:
+        yield found
+    finally:
+        go.set()
+        thread.join()
+
+
+def test_of_two_threads_the_second_is_refused(tiny):
+    """And the first one's picture is what it is alone."""
+    alone = p2p.edit(tiny, CAT, DOG, steps=3, progress=False)
+    with being_edited(tiny) as found:
+        for run in (*WAYS, lambda pipe: pipe(CAT, num_inference_steps=1)):
+            with pytest.raises(p2p.AttentionControlError, match="edited in another thread.*Wait"):
+                run(tiny)
+    other = np.asarray(found[0].image).astype(int)  # another thread may add up in another order
+    np.testing.assert_allclose(other, np.asarray(alone.image).astype(int), atol=1)
+    edit(tiny)  # and now it is free
+
+
+def test_edits_in_two_threads_on_two_pipelines(tiny, random_pipe):
+    alone = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    with being_edited(tiny):
+        beside = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
+    np.testing.assert_array_equal(np.asarray(beside.image), np.asarray(alone.image))
+
+
+def turns_with_terms(pipe, kind: str, steps: int, change) -> list[bool]:
+    """For every turn of a run's loop whether a layer is edited in it."""
+    seen = []
+    layer = next(m for n, m in pipe.unet.named_modules() if n.endswith(kind))
+    hook = layer.register_forward_pre_hook(
+        lambda module, args: seen.append(bool(module.forward.terms))
+    )
+    try:
+        p2p.edit(pipe, CAT, DOG, change, steps=steps, progress=False)
+    finally:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "turns", "cross", "own"),
+    [
+        (DDIMScheduler, 50, 40, 20),
+        (LCMScheduler, 50, 40, 20),
+        (PNDMScheduler, 51, 40, 20),  # as the authors count: int(0.8 · 51) of 51 turns
+        (HeunDiscreteScheduler, 99, 80, 40),  # two turns to a step
+    ],
+)
+def test_schedules_are_the_authors_under_every_scheduler(tiny, scheduler, turns, cross, own):
+    extra = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+    before, tiny.scheduler = tiny.scheduler, scheduler.from_config(tiny.scheduler.config, **extra)
+    try:
+        change = p2p.Replace(cross_steps=0.8, self_steps=0.4, self_size=1.0)
+        edited = turns_with_terms(tiny, "attn2", 50, change)
+        injected = turns_with_terms(tiny, "attn1", 50, change)
+    finally:
+        tiny.scheduler = before
+    assert edited == [True] * cross + [False] * (turns - cross)
+    assert injected == [True] * own + [False] * (turns - own)
+
+
+def test_a_run_that_starts_in_the_middle_has_fewer_steps():
+    class Scheduler:
+        num_inference_steps, timesteps = 50, range(51)
+
+    assert steps_of(Scheduler, 51) == 50
+    assert steps_of(Scheduler, 26) == 25  # an img2img pipeline of strength 0.5
+    assert [step_of(turn, 4, 3) for turn in range(4)] == [0, 1, 2, 2]
+    assert [step_of(turn, 5, 3) for turn in range(5)] == [0, 0, 1, 1, 2]
