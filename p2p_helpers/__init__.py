@@ -22,8 +22,10 @@ from .errors import (
 from .images import load_image
 from .inversion.artefact import Inversion
 from .inversion.methods import invert
-from .maps.heatmap import AttentionMaps, Heatmap, Record, SelfAttention
+from .maps.heatmap import Heatmap
 from .maps.record import record
+from .maps.recorded import AttentionMaps, Record
+from .maps.self_attention import SelfAttention
 from .pipelines import load_pipeline
 from .prompts.align import refinement_alignment, replacement_matrix
 from .prompts.words import find_words, words

@@ -15,7 +15,7 @@ from .blend import LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
-from .maps.heatmap import AttentionMaps
+from .maps.recorded import AttentionMaps
 
 
 @dataclass(frozen=True, eq=False)

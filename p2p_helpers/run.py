@@ -18,7 +18,7 @@ from .blend import BlendRun, LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
-from .maps.heatmap import AttentionMaps, Record
+from .maps.recorded import AttentionMaps, Record
 from .maps.record import Recorder
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of

@@ -16,7 +16,7 @@ from ..attention.observe import Geometry
 from ..attention.session import Session
 from ..errors import InputError
 from ..prompts.words import as_read
-from .heatmap import AttentionMaps, Record
+from .recorded import AttentionMaps, Record
 
 SELF_EVERY = 4  # self-attention maps are large, and change little from step to step
 

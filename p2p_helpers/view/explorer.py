@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..maps.heatmap import AttentionMaps, Heatmap
+from ..maps.heatmap import Heatmap
+from ..maps.recorded import AttentionMaps
 from ..result import EditResult
 from .figures import short_layer_names, word_colour
 

@@ -19,7 +19,8 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..edits.edit import Edit
-    from ..maps.heatmap import AttentionMaps, Heatmap
+    from ..maps.heatmap import Heatmap
+    from ..maps.recorded import AttentionMaps
     from ..result import EditResult
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light

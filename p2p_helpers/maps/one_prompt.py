@@ -1,0 +1,111 @@
+"""The attention maps of one prompt, found by word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
+
+from ..errors import InputError
+from ..prompts.words import Phrase, find_words, words
+from .heatmap import Heatmap
+from .self_attention import SelfAttention
+
+if TYPE_CHECKING:
+    from .recorded import AttentionMaps
+
+
+@dataclass(frozen=True)
+class OnePrompt:
+    """The maps of one prompt, found like those of `AttentionMaps`."""
+
+    maps: AttentionMaps
+    prompt: int
+
+    def __getitem__(self, what: Phrase | SupportsIndex | slice) -> Heatmap:
+        """The map of a word or phrase of this prompt, or of its tokens by their positions.
+
+        Raises:
+            PromptError: the prompt does not have the word. InputError: no such position.
+        """
+        if isinstance(what, (SupportsIndex, slice)):
+            return self._tokens(what)
+        tokens = find_words(self.maps.tokenizer, self.maps.prompts[self.prompt], what)
+        name = what if isinstance(what, str) else f"{what[0]} ({what[1]})"
+        return Heatmap(self.maps, self.prompt, name, tuple(tokens))
+
+    def _tokens(self, where: SupportsIndex | slice) -> Heatmap:
+        """The map of one token, or of several together."""
+        length = self.maps.tokenizer.model_max_length
+        if isinstance(where, slice):
+            shown = f"{where.start}:{where.stop}"
+            tokens = tuple(range(length)[where])
+        else:
+            shown = index(where)
+            tokens = (shown % length,) if -length <= shown < length else ()
+        if not tokens:
+            raise InputError(
+                f"Token {shown} is not one of {length}; count from 0, the start token."
+            )
+        name = f"token {tokens[0]}" if len(tokens) == 1 else f"tokens {tokens[0]} to {tokens[-1]}"
+        return Heatmap(self.maps, self.prompt, name, tokens)
+
+    def __contains__(self, what: object) -> bool:
+        """Whether the prompt has a word or phrase, or whether there is a token of such a number."""
+        try:
+            return bool(self[what])
+        except (InputError, TypeError):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        """The prompt's words, each once."""
+        return iter(dict.fromkeys(heat.name for heat in self.words))
+
+    def __len__(self) -> int:
+        """How many words the prompt has, each counted once."""
+        return len(list(iter(self)))
+
+    @property
+    def words(self) -> list[Heatmap]:
+        """A heatmap for each word, in the prompt's order."""
+        found = words(self.maps.tokenizer, self.maps.prompts[self.prompt])
+        return [Heatmap(self.maps, self.prompt, word.text, word.tokens) for word in found]
+
+    @property
+    def start(self) -> Heatmap:
+        """The start token."""
+        return replace(self[0], name="start")
+
+    @property
+    def end(self) -> Heatmap:
+        """The end token, where the words end."""
+        return replace(self[self._end], name="end")
+
+    @property
+    def padding(self) -> Heatmap:
+        """All tokens after the end, which fill up the model's positions.
+
+        Pixels look at them, too.
+        """
+        rest = range(self._end + 1, self.maps.tokenizer.model_max_length)
+        return replace(self.end, name="padding", tokens=tuple(rest))
+
+    @property
+    def _end(self) -> int:
+        return len(self.maps.tokenizer(self.maps.prompts[self.prompt]).input_ids) - 1
+
+    @property
+    def self_attention(self) -> SelfAttention:
+        """The mean self-attention map at the map level.
+
+        Raises:
+            InputError: none was recorded.
+        """
+        maps = self.maps
+        own = [layer for layer in maps.sums if maps.kinds[layer] == "self"]
+        layers = [layer for layer in own if maps.shapes[layer] == maps.level]
+        if not layers:
+            raise InputError("No self-attention layer at the map level was recorded.")
+        means = [maps.sums[name][self.prompt].float().cpu() / maps.counts[name] for name in layers]
+        return SelfAttention(sum(means) / len(means), maps.level)

@@ -1,0 +1,110 @@
+"""Recorded maps in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import InputError
+from .recorded import AttentionMaps, Record
+
+FORMAT = 1
+MEANS = ("sums", "by_head")  # layer → tensor
+SINGLE = ("by_step", "all")  # layer, step → tensor
+
+
+def _packed(tokenizer) -> Tensor:
+    """A tokenizer in bytes, with all that was added to it.
+
+    Maps are found by words without the model.
+    """
+    text = tokenizer.backend_tokenizer.to_str()
+    return torch.from_numpy(np.frombuffer(zlib.compress(text.encode()), np.uint8).copy())
+
+
+def _unpacked(packed: Tensor, length: int) -> PreTrainedTokenizerFast:
+    """The tokenizer again. Its backend writes the start and end tokens itself."""
+    text = zlib.decompress(packed.numpy().tobytes()).decode()
+    tokenizer = Tokenizer.from_str(text)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length)
+
+
+def _stacked(single: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+    """Layer → (step, …), from layer and step → tensor."""
+    layers = dict.fromkeys(layer for layer, _ in single)
+    steps = {layer: sorted(step for name, step in single if name == layer) for layer in layers}
+    return {layer: torch.stack([single[layer, step] for step in steps[layer]]) for layer in layers}
+
+
+def save(maps: AttentionMaps, path: Path):
+    """Write maps; a file of this name is replaced when the new one is complete."""
+    tensors = {"tokenizer": _packed(maps.tokenizer)}
+    for kind in MEANS:
+        tensors |= {f"{kind}/{layer}": tensor for layer, tensor in getattr(maps, kind).items()}
+    for kind in SINGLE:
+        stacked = _stacked(getattr(maps, kind))
+        tensors |= {f"{kind}/{layer}": tensor for layer, tensor in stacked.items()}
+    about = {
+        "format": FORMAT,
+        "prompts": maps.prompts,
+        "length": maps.tokenizer.model_max_length,
+        "record": vars(maps.record),
+        "steps": maps.steps,
+        "level": maps.level,
+        "shapes": maps.shapes,
+        "kinds": maps.kinds,
+        "counts": maps.counts,
+    }
+    unfinished = path.with_name(path.name + ".part")
+    save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
+    os.replace(unfinished, path)
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """What a file says of itself, and its tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get("attention maps")
+            if said is None:
+                raise InputError(
+                    f"{path} holds no attention maps. Write them with maps.save(path)."
+                )
+            about = json.loads(said)
+            if about["format"] > FORMAT:
+                raise InputError(f"A newer p2p_helpers wrote {path}. Update this one to read it.")
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}. Write maps with maps.save(path)."
+        ) from None
+
+
+def load(path: Path) -> AttentionMaps:
+    """Read what `save` wrote. Raises InputError."""
+    about, tensors = _read(path)
+    tokenizer = _unpacked(tensors.pop("tokenizer"), about["length"])
+    maps = AttentionMaps(tokenizer, about["prompts"], Record(**about["record"]))
+    maps.steps = about["steps"]
+    maps.level = tuple(about["level"])
+    maps.shapes = {layer: tuple(shape) for layer, shape in about["shapes"].items()}
+    maps.kinds = about["kinds"]
+    maps.counts = about["counts"]
+    for name, tensor in tensors.items():
+        kind, layer = name.split("/", 1)
+        kept = getattr(maps, kind)
+        if kind in MEANS:
+            kept[layer] = tensor
+        else:
+            kept.update({(layer, step): one for step, one in enumerate(tensor)})
+    return maps
