@@ -40,6 +40,7 @@ check: $(READY) ## print what this machine has, with one timed edit
 test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
 
@@ -79,4 +80,4 @@ evaluate: $(READY) ## measure the embedded model on 500 test prompts
 	$(BIN)/python -m p2p_helpers.toyland.evaluate
 
 clean: ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build
+	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage dist docs/_build

@@ -51,9 +51,10 @@ def load_image(
         size = tuple(s * pipe.vae_scale_factor for s in (side if isinstance(side, (tuple, list)) else (side, side)))
     if size is None or size == (image.height, image.width):
         return image
-    make = ImageOps.fit if fit == "crop" else ImageOps.pad
-    extra = {} if fit == "crop" else {"color": "white"}
-    return make(image, size[::-1], Image.Resampling.LANCZOS, **extra)
+    height, width = size
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color="white")
 
 
 def _opened(source) -> Image.Image:

@@ -71,6 +71,15 @@ def test_an_unreachable_hub_names_the_offline_choices(monkeypatch):
         p2p.load_pipeline("nobody/nothing-of-this-name")
 
 
+def test_a_users_type_checker_reads_the_annotations():
+    """`make test` runs mypy over the package and tests/public.py."""
+    assert (Path(p2p.__file__).parent / "py.typed").exists()
+
+
+def test_the_changelog_has_this_version():
+    assert f"\n## {p2p.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_importing_the_package_loads_nothing_that_draws():
     code = "import sys, p2p_helpers as p2p; print([m for m in ('matplotlib', 'ipywidgets') if m in sys.modules]); p2p.show; p2p.Explorer"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

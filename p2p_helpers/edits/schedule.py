@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..prompts.words import Phrase, find_words
 
 Interval = float | tuple[float, float]  # a share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too
-Schedule = Interval | Mapping[Phrase, Interval]  # or each word its own: {"default": 0.8, "dog": (0.1, 0.5)}
+# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5)}. A mapping's keys are of one type, so both are named.
+Schedule = Interval | Mapping[str, Interval] | Mapping[Phrase, Interval]
 
 
 def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bool[Tensor, " step"]:

@@ -61,7 +61,7 @@ class Reweight(Edit):
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Attention Re-weighting".
     """
 
-    weights: Mapping[Phrase, float]
+    weights: Mapping[str, float] | Mapping[Phrase, float]
 
     def __post_init__(self):
         super().__post_init__()

@@ -42,8 +42,8 @@ class OnePrompt:
             shown = f"{where.start}:{where.stop}"
             tokens = tuple(range(length)[where])
         else:
-            shown = index(where)
-            tokens = (shown % length,) if -length <= shown < length else ()
+            shown = str(index(where))
+            tokens = (index(where) % length,) if -length <= index(where) < length else ()
         if not tokens:
             raise InputError(
                 f"Token {shown} is not one of {length}; count from 0, the start token."
@@ -54,7 +54,7 @@ class OnePrompt:
     def __contains__(self, what: object) -> bool:
         """Whether the prompt has a word or phrase, or whether there is a token of such a number."""
         try:
-            return bool(self[what])
+            return bool(self[what])  # type: ignore[index]  # of no such type: not there
         except (InputError, TypeError):
             return False
 

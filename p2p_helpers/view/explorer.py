@@ -48,11 +48,11 @@ def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | 
     Raises:
         InputError: nothing was recorded, or there are not as many pictures as prompts.
     """
+    maps = result.maps if isinstance(result, EditResult) else result
+    if maps is None:
+        raise InputError("This edit recorded no maps. Make it again with edit(..., record=True).")
     if isinstance(result, EditResult):
         images = [result.source, *result.images]
-        if result.maps is None:
-            raise InputError("This edit recorded no maps. Make it again with edit(..., record=True).")
-    maps = result.maps if isinstance(result, EditResult) else result
     if images is None or len(images) != len(maps.prompts):
         raise InputError(f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each.")
     layers, heads, steps = maps.level_layers, maps.heads, maps.spread_steps(STEPS)
