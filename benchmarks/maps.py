@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDIMInverseScheduler
 
 import p2p_helpers as p2p
-from p2p_helpers import inversion
+from p2p_helpers.inversion.pivot import _pivot
 from p2p_helpers.toyland import caption, render, scene_at
 from p2p_helpers.toyland.world import SIZE
 
@@ -33,7 +34,7 @@ WAYS = {
 def maps_of(pipe, scene):
     """Recorded maps of a scene's picture."""
     picture, masks = render(scene)
-    pivot = inversion._pivot(pipe, picture, caption(scene), STEPS, inversion.DDIMInverseScheduler.from_config)
+    pivot = _pivot(pipe, picture, caption(scene), STEPS, DDIMInverseScheduler.from_config)
     with p2p.record(pipe) as maps:
         start = {"num_inference_steps": STEPS, "guidance_scale": 1.0, "output_type": "latent"}
         pipe([caption(scene)], latents=pivot[:1], **start)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
 import p2p_helpers as p2p
-from p2p_helpers import inversion
+from p2p_helpers.inversion.null_text import _frozen, _optimise_null
+from p2p_helpers.inversion.pivot import _pivot
 from p2p_helpers.toyland import photos
 from tests.pipelines import DDIM, build
 
@@ -72,8 +73,8 @@ def original(pipe, pivot, prompt: str, steps: int, inner: int):
 def ours(pipe, pivot, prompt: str, steps: int, inner: int, init: str, gradient_checkpointing: bool = False):
     """The package's optimisation on the same pivot."""
     run = {"prompt": prompt, "steps": steps, "guidance": GUIDANCE, "inner": inner, "init": init}
-    with inversion._frozen(pipe.unet, gradient_checkpointing):
-        return inversion._optimise_null(pipe, pivot, run, None, lambda step: None, False)
+    with _frozen(pipe.unet, gradient_checkpointing):
+        return _optimise_null(pipe, pivot, run, None, lambda step: None, False)
 
 
 WAYS = {
@@ -96,7 +97,7 @@ def measure(model: str, way: str) -> dict:
     photo = photos()["rabbit-beach"]
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     picture = p2p.load_image(photo.path).resize((side, side))
-    pivot = inversion._pivot(pipe, picture, photo.prompt, steps, inversion.DDIMInverseScheduler.from_config)
+    pivot = _pivot(pipe, picture, photo.prompt, steps, DDIMInverseScheduler.from_config)
     words = pipe.encode_prompt([photo.prompt], pipe.device, 1, False)[0]
     reset_peak()
     with torch.no_grad():

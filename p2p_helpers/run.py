@@ -18,8 +18,8 @@ from .blend import BlendRun, LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
-from .maps.recorded import AttentionMaps, Record
 from .maps.record import Recorder
+from .maps.recorded import AttentionMaps, Record
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
 

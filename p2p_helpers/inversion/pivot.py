@@ -1,0 +1,81 @@
+"""The pivot: the trajectory from a picture's noise to its latent, without guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ..attention.session import joined
+from .samplers import _arguments, _scheduler
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy in plain memory order, as a file gives it back.
+
+    Kernels round by the order of memory, so what is kept and what is read again must have the same.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _encode(
+    pipe, pixels: Float[Tensor, "1 3 height width"]
+) -> Float[Tensor, "1 channel row column"]:
+    """The mode of a picture's latent in float32, also for autoencoders that overflow in float16.
+
+    SDXL's says so itself.
+    """
+    vae = pipe.vae
+    with joined(pipe, "inverted") as session:
+        dtype = vae.dtype
+        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            session.undo(partial(vae.to, dtype=dtype))
+            vae.to(dtype=torch.float32)
+        with torch.no_grad():
+            latent = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    return _normalised(vae.config, latent)
+
+
+def _normalised(
+    config, latent: Float[Tensor, "1 channel row column"]
+) -> Float[Tensor, "1 channel row column"]:
+    """A latent as the UNet knows it: what the pipeline's last step undoes before it decodes."""
+    mean, std = (getattr(config, key, None) for key in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return (latent - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latent) for value in (mean, std))
+    return (latent - mean) / std * config.scaling_factor
+
+
+def _pivot(
+    pipe,
+    image: Image.Image,
+    prompt: str,
+    steps: int,
+    inverse: Callable,
+    stepped: Callable[[int], None] = lambda step: None,
+) -> Float[Tensor, "moment channel row column"]:
+    """The trajectory by the inverse of a sampler, noise first, in float32 on the CPU."""
+    latent = _encode(pipe, pipe.image_processor.preprocess(image).to(pipe._execution_device))
+    kept = [latent.cpu()]
+
+    def keep(pipe, step, timestep, tensors):
+        exact = getattr(pipe.scheduler, "history", None)  # before rounding to half precision
+        kept.append((exact[-1] if exact else tensors["latents"]).float().cpu())
+        stepped(step)
+        return tensors
+
+    with _scheduler(pipe, inverse):
+        pipe(
+            prompt=[prompt],
+            guidance_scale=1.0,
+            num_inference_steps=steps,
+            callback_on_step_end=keep,
+            output_type="latent",
+            **_arguments(pipe, latent),
+        )
+    return plain(torch.cat(kept[::-1]))
