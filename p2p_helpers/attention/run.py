@@ -122,7 +122,7 @@ class Run:
             out |= set() if source_runs else {first}
             keep = [row for row in range(first + self.prompts) if row not in out]
             self._keep[bool(first), source_runs] = (
-                torch.tensor(keep, device=device) if out else None
+                torch.tensor(keep).to(device) if out else None
             )
         return self._keep[bool(first), source_runs]
 
