@@ -2,7 +2,10 @@
 
 
 class P2PError(Exception):
-    """The base of every exception of this package; each message says what was wrong, what was expected, and what to try."""
+    """The base of every exception of this package.
+
+    Each message says what was wrong, what was expected, and what to try.
+    """
 
 
 class InputError(P2PError, ValueError):

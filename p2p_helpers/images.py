@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from .errors import ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that starts another program, as EPS does
+# None of them starts another program, as EPS does.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000
 
 
@@ -24,31 +25,41 @@ def load_image(
 ) -> Image.Image:
     """A photograph as an RGB picture of the model's size.
 
-    Rotated as its EXIF says; transparency is laid on white; grey, palette, CMYK and 16-bit pictures become 8-bit RGB.
+    Rotated as its EXIF says; transparency is laid on white; grey, palette, CMYK and 16-bit pictures
+    become 8-bit RGB.
 
     Args:
-        source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3 or 4), uint8 or 0…1.
+        source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3
+            or 4), uint8 or 0…1.
         pipe: a pipeline, whose size is taken: its latent's times its autoencoder's factor.
-        crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of it when not given.
-        fit: "crop" cuts off what does not fit the model's aspect, evenly on both sides; "pad" keeps everything on white.
+        crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of
+            it when not given.
+        fit: "crop" cuts off what does not fit the model's aspect, evenly on both sides; "pad" keeps
+            everything on white.
         size: height and width in the pipeline's place; the picture's own when neither is given.
 
     Raises:
-        ImageError: no such file, not a picture, a damaged or a gigantic one, a box outside the picture.
+        ImageError: no such file, not a picture, a damaged or a gigantic one, a box outside the
+            picture.
     """
     if fit not in ("crop", "pad"):
-        raise ImageError(f'fit={fit!r}: it is "crop" (cut off what does not fit) or "pad" (keep all of it on white).')
+        raise ImageError(
+            f'fit={fit!r}: it is "crop" (cut off what does not fit) or "pad" (keep all of it on '
+            "white)."
+        )
     image = _rgb(_opened(source))
     if crop is not None:
         left, top, right, bottom = crop
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise ImageError(
-                f"crop={crop} is not a box in this picture of {image.width}×{image.height}: left, top, right, bottom in pixels."
+                f"crop={crop} is not a box in this picture of {image.width}×{image.height}: left, "
+                "top, right, bottom in pixels."
             )
         image = image.crop(crop)
     if size is None and pipe is not None:
         side = pipe.unet.config.sample_size
-        size = tuple(s * pipe.vae_scale_factor for s in (side if isinstance(side, (tuple, list)) else (side, side)))
+        sides = side if isinstance(side, (tuple, list)) else (side, side)
+        size = tuple(latent * pipe.vae_scale_factor for latent in sides)
     if size is None or size == (image.height, image.width):
         return image
     height, width = size
@@ -63,11 +74,16 @@ def _opened(source) -> Image.Image:
         return _from_array(source)
     name = str(source) if isinstance(source, (str, Path)) else "The picture"
     if "://" in name:
-        raise ImageError(f"{name} is an address; nothing is downloaded here. Save the picture and give its path.")
+        raise ImageError(
+            f"{name} is an address; nothing is downloaded here. Save the picture and give its path."
+        )
     try:
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"{name} has {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}. Make it smaller first.")
+            raise ImageError(
+                f"{name} has {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}. Make "
+                "it smaller first."
+            )
         image.load()
         return ImageOps.exif_transpose(image)
     except ImageError:
@@ -78,7 +94,8 @@ def _opened(source) -> Image.Image:
         raise ImageError(f"{name} is too large: {error}") from None
     except Exception as error:  # decoders raise almost anything when a file is damaged
         raise ImageError(
-            f"{name} cannot be read as a picture ({type(error).__name__}: {error}). It may be damaged, cut off, empty, or no picture; "
+            f"{name} cannot be read as a picture ({type(error).__name__}: {error}). It may be "
+            "damaged, cut off, empty, or no picture; "
             f"readable are {', '.join(FORMATS)}."
         ) from error
 
@@ -86,25 +103,39 @@ def _opened(source) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 0
     if array.ndim not in (2, 3) or channels not in (0, 3, 4) or array.size == 0:
-        raise ImageError(f"An array of shape {array.shape} is no picture: give (height, width) or (height, width, 3 or 4).")
+        raise ImageError(
+            f"An array of shape {array.shape} is no picture: give (height, width) or (height, "
+            "width, 3 or 4)."
+        )
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(f"The array has {array.shape[0]}×{array.shape[1]} pixels, more than {MAX_PIXELS:,}. Make it smaller first.")
+        raise ImageError(
+            f"The array has {array.shape[0]}×{array.shape[1]} pixels, more than {MAX_PIXELS:,}. "
+            "Make it smaller first."
+        )
     if array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating) or not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        real = np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
+        if not real or array.min() < 0 or array.max() > 1:
             raise ImageError("An array that is not uint8 must hold finite floats from 0 to 1.")
         array = (array * 255).round().astype(np.uint8)
     return Image.fromarray(array)
+
+
+def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
+    """Black and white: the smallest usual range that holds all values, or their own."""
+    usual = {"F": (1, 255, 65535), "I": (255, 65535)}.get(mode, (65535,))
+    for top in usual:
+        if values.min() >= 0 and values.max() <= top:
+            return 0, top
+    return values.min(), values.max()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB, transparency laid on white."""
     if image.mode.startswith(("I", "F")):  # more than 8 bits a pixel
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        ranges = [65535] if image.mode.startswith("I;16") else [1, 255, 65535] if image.mode == "F" else [255, 65535]
-        low, high = 0, next((top for top in ranges if 0 <= values.min() and values.max() <= top), None)
-        if high is None:  # no usual range: its own
-            low, high = values.min(), values.max()
-        image = Image.fromarray(((values - low) / max(high - low, 1e-9) * 255).round().astype(np.uint8))
+        low, high = _range(image.mode, values)
+        shares = (values - low) / max(high - low, 1e-9)
+        image = Image.fromarray((shares * 255).round().astype(np.uint8))
     if image.mode == "La":
         image = image.convert("LA")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:

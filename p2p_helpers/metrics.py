@@ -8,9 +8,10 @@ from .errors import InputError
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures (height, width, 3), in the pixels where the bool mask is set.
+    """Peak signal-to-noise ratio in dB of two uint8 pictures (height, width, 3).
 
-    Identical pixels give 60 dB, not infinity, so that means stay finite. Raises InputError if no pixel is set.
+    Only pixels where the bool mask is set count. Identical pixels give 60 dB, not infinity, so that
+    means stay finite. Raises InputError if no pixel is set.
     """
     error = (a.astype(float) - b.astype(float)) ** 2
     if where is not None:

@@ -36,4 +36,6 @@ def maps(pipe) -> np.ndarray:
 def prompts(tokenizer) -> list[int]:
     matrix = p2p.replacement_matrix(tokenizer, "a cat", "a dog")
     p2p.alignment(matrix, tokenizer, "a cat", "a dog")
-    return p2p.find_words(tokenizer, "a cat", ("cat", 1)) + list(p2p.words(tokenizer, "a cat")[0].tokens)
+    return p2p.find_words(tokenizer, "a cat", ("cat", 1)) + list(
+        p2p.words(tokenizer, "a cat")[0].tokens
+    )

@@ -73,7 +73,8 @@ def test_every_row_is_a_share_and_every_token_has_a_map(tokenizer, old, new, ind
             assert all(matrix[i, j] == 1 for i, j in zip(a.tokens, b.tokens, strict=True))
 
 
-REFINEMENTS = [  # source, target, (source word, target word) that must be lined up, target words that must be new
+# Source, target, (source word, target word) that must be lined up, target words that must be new.
+REFINEMENTS = [
     (
         "a house in space",
         "a photo of a house in space",

@@ -80,14 +80,10 @@ def test_accents_and_emoji(tokenizer):
             assert "café" in tokenizer.decode(tokenizer(prompt).input_ids[found[0] : found[-1] + 1])
         emoji = p2p.find_words(tokenizer, prompt, "🙂🏽")
         assert len(emoji) > 2 and emoji[-1] + 1 == p2p.find_words(tokenizer, prompt, "in")[0]
-    mapping = p2p.replacement_matrix(tokenizer, "a 🙂 café, in space", "a cat cake, in space")
-    assert (
-        mapping[
-            p2p.find_words(tokenizer, "a 🙂 café, in space", "space"),
-            p2p.find_words(tokenizer, "a cat cake, in space", "space"),
-        ]
-        == 1
-    )
+    source, target = "a 🙂 café, in space", "a cat cake, in space"
+    mapping = p2p.replacement_matrix(tokenizer, source, target)
+    old, new = (p2p.find_words(tokenizer, prompt, "space") for prompt in (source, target))
+    assert mapping[old, new] == 1
 
 
 PIECES = ["horse", "Émile", "naïve", "🙂", "🏽👍", "don't", "don’t", "7up", "t-shirt", "a_b"]
@@ -104,7 +100,7 @@ def as_typed(word: str) -> str:
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(pieces, gaps), min_size=1, max_size=6), st.data())
 def test_find_words_inverts_tokenisation(tokenizer, spaced, data):
-    """The tokens found for a word spell that word, every time it occurs, and no token belongs to two words."""
+    """The tokens found for a word spell it, every time it occurs; no token has two words."""
     prompt = "".join(a + b for a, b in spaced)
     try:
         found = p2p.words(tokenizer, prompt)
@@ -139,7 +135,7 @@ def test_any_text_has_words_or_an_explanation(tokenizer, source, target):
 
 @pytest.fixture(scope="module")
 def clips_apostrophes(tokenizer):
-    """A tokenizer with CLIP's token `'s`, which it takes from any quoted word that begins with an s."""
+    """A tokenizer with CLIP's token `'s`, taken from any quoted word that begins with an s."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"]["'s</w>"] = len(state["model"]["vocab"])
     state["model"]["merges"].append(["'", "s</w>"])

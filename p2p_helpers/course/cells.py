@@ -1,4 +1,7 @@
-"""For the course's notebooks, `%load_ext p2p_helpers.course`: what only makes sense on the embedded model skips itself on another."""
+"""For the course's notebooks, `%load_ext p2p_helpers.course`.
+
+What only makes sense on the embedded model skips itself on another.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ ONLY = "# Toyland only"
 
 
 def skip_elsewhere(lines: list[str], namespace: dict) -> list[str]:
-    """A cell as it shall run: as it is, or if it begins with "# Toyland only" and MODEL is another model, a line that says so.
+    """A cell as it shall run.
+
+    As it is, or if it begins with "# Toyland only" and MODEL is another model, a line that says so.
 
     Args:
         lines: of the cell.

@@ -1,4 +1,7 @@
-"""An edit is two small matrices per step: Â_t = A_s S + A_t T. Pure tensors; no model is needed to make, print or test one."""
+"""An edit is two small matrices per step: Â_t = A_s S + A_t T.
+
+Pure tensors; no model is needed to make, print or test one.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,29 @@ from torch import Tensor
 from ..errors import InputError
 from .schedule import Interval, Schedule, active_steps
 
-Matrices = tuple[Float[Tensor, "step source_token target_token"], Float[Tensor, "step target_token target_token"]]
+Matrices = tuple[
+    Float[Tensor, "step source_token target_token"], Float[Tensor, "step target_token target_token"]
+]
 
-SELF_STEPS, SELF_SIZE = 0.4, 0.25  # what an edit that does not say otherwise uses, as in the authors' code
+# What an edit that does not say otherwise uses, as in the authors' code.
+SELF_STEPS = 0.4
+SELF_SIZE = 0.25
 
 
 @dataclass(frozen=True, repr=False)
 class Edit(ABC):
-    """What every edit has. A new kind of edit is a subclass that gives `matrices`; `a | b` is an edit that does b after a.
+    """What every edit has.
+
+    A new kind of edit is a subclass that gives `matrices`; `a | b` is an edit that does b after a.
 
     Args:
-        cross_steps: when the source's cross-attention maps are used (τ in the paper): one schedule, or each word its own.
-        self_steps: when the source's self-attention maps are used; None is 0.4, or what the other part of a composition says.
-        self_size: the largest self-attention map to inject, as a share of the latent's side; the paper's 16×16 of 64×64 is 0.25,
-            1.0 is every layer. None is 0.25, or what the other part of a composition says.
+        cross_steps: when the source's cross-attention maps are used (τ in the paper): one schedule,
+            or each word its own.
+        self_steps: when the source's self-attention maps are used; None is 0.4, or what the other
+            part of a composition says.
+        self_size: the largest self-attention map to inject, as a share of the latent's side; the
+            paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is 0.25, or what the other part
+            of a composition says.
 
     Raises:
         InputError: a schedule outside 0…1 or reversed, or a self_size outside 0…1.
@@ -39,35 +51,51 @@ class Edit(ABC):
     def __post_init__(self):
         if isinstance(self.cross_steps, Mapping):  # a copy: the caller's may change
             object.__setattr__(self, "cross_steps", dict(self.cross_steps))
-        schedules = self.cross_steps.values() if isinstance(self.cross_steps, Mapping) else [self.cross_steps]
-        for schedule in [*schedules, *([] if self.self_steps is None else [self.self_steps])]:
-            active_steps(schedule, 1)
+            schedules = list(self.cross_steps.values())
+        else:
+            schedules = [self.cross_steps]
+        if self.self_steps is not None:
+            schedules.append(self.self_steps)
+        for schedule in schedules:
+            active_steps(schedule, 1)  # raises what is wrong with it
         if self.self_size is not None and not 0 < self.self_size <= 1:
-            raise InputError(f"self_size is a share of the latent's side, 0 < self_size ≤ 1, not {self.self_size}.")
+            raise InputError(
+                "self_size is a share of the latent's side, 0 < self_size ≤ 1, not "
+                f"{self.self_size}."
+            )
 
     @abstractmethod
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step, for one source and one target prompt; called for one step too, to find errors early."""
+        """S and T for every step, for one source and one target prompt.
+
+        Called for one step too, to find errors early.
+        """
 
     def self_schedule(self, steps: int) -> Bool[Tensor, " step"]:
-        """The steps in which the source's self-attention maps are used, counted as in the authors' code."""
-        return active_steps(SELF_STEPS if self.self_steps is None else self.self_steps, steps, of=steps)
+        """When the source's self-attention maps are used, counted as in the authors' code."""
+        share = SELF_STEPS if self.self_steps is None else self.self_steps
+        return active_steps(share, steps, of=steps)
 
     def __or__(self, other: Edit) -> Edit:
         return Composition(self, other) if isinstance(other, Edit) else NotImplemented
 
     def __repr__(self):
-        said = ((f, getattr(self, f.name)) for f in sorted(dataclasses.fields(self), key=lambda f: f.kw_only))
-        parts = [f"{value!r}" if not f.kw_only else f"{f.name}={value!r}" for f, value in said if value is not None]
+        parts = []
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only):
+            value = getattr(self, field.name)
+            if value is not None:
+                parts.append(f"{field.name}={value!r}" if field.kw_only else f"{value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
 @dataclass(frozen=True, repr=False)
 class Composition(Edit):
-    """One edit after another: the second takes the first one's maps for its source (S = S₁S₂, T = T₁S₂ + T₂). Write it `first | second`.
+    """One edit after another; write it `first | second`.
 
-    Associative: Â = A_s S + A_t T is affine in A_s, and affine maps chain. The second one's prompt is the target already. Of
-    `self_steps` and `self_size` the last that is said counts; `cross_steps` are the parts' own.
+    The second takes the first one's maps for its source: S = S₁S₂, T = T₁S₂ + T₂. Its prompt is the
+    target already. This is associative, since Â = A_s S + A_t T is affine in A_s, and affine maps
+    chain. Of `self_steps` and `self_size` the last that is said counts; `cross_steps` are the
+    parts' own.
     """
 
     first: Edit

@@ -12,37 +12,49 @@ from torch import Tensor
 from ..errors import InputError
 from ..prompts.words import Phrase, find_words
 
-Interval = float | tuple[float, float]  # a share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too
-# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5)}. A mapping's keys are of one type, so both are named.
+# A share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too.
+Interval = float | tuple[float, float]
+# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5)}. A mapping's keys are of one type, so
+# both are named.
 Schedule = Interval | Mapping[str, Interval] | Mapping[Phrase, Interval]
 
 
 def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bool[Tensor, " step"]:
     """The steps in which a schedule is on.
 
-    A share x ends before step int(x · (steps + 1)), as the authors' code counts for cross-attention.
+    A share x ends before step int(x · (steps + 1)), as the authors' code counts for
+    cross-attention.
 
     Args:
         schedule: 0.8 means the first 80 % of the steps; (0.2, 0.8) leaves out the first fifth too.
         steps: number of denoising steps.
-        of: what the share is taken of; steps + 1 when not given. The authors take it of `steps` for self-attention.
+        of: what the share is taken of; steps + 1 when not given. The authors take it of `steps` for
+            self-attention.
 
     Raises:
         InputError: outside 0…1, or an interval that ends before it begins.
     """
     ends = schedule if isinstance(schedule, (tuple, list)) else (0.0, schedule)
-    if len(ends) != 2 or not all(isinstance(end, numbers.Real) for end in ends) or not 0 <= ends[0] <= ends[1] <= 1:
-        raise InputError(f"A schedule is a share of the steps: 0 ≤ start ≤ end ≤ 1, not {schedule!r}. 0.8 means the first 80 %.")
-    step, of = torch.arange(steps), steps + 1 if of is None else of
-    return (step >= int(ends[0] * of)) & (step < int(ends[1] * of))
+    are_two = len(ends) == 2 and all(isinstance(end, numbers.Real) for end in ends)
+    if not are_two or not 0 <= ends[0] <= ends[1] <= 1:
+        raise InputError(
+            f"A schedule is a share of the steps: 0 ≤ start ≤ end ≤ 1, not {schedule!r}. 0.8 means "
+            "the first 80 %."
+        )
+    whole = steps + 1 if of is None else of
+    step = torch.arange(steps)
+    return (step >= int(ends[0] * whole)) & (step < int(ends[1] * whole))
 
 
-def word_schedule(tokenizer, prompt: str, schedule: Schedule, steps: int) -> Float[Tensor, "step token"]:
-    """α: for each token of the target prompt, 1 in the steps in which its schedule is on and 0 in the others.
+def word_schedule(
+    tokenizer, prompt: str, schedule: Schedule, steps: int
+) -> Float[Tensor, "step token"]:
+    """α: for each token of the target prompt, 1 in the steps in which its schedule is on, else 0.
 
     Args:
         tokenizer, prompt: the target prompt's.
-        schedule: one for all, or a mapping from words and phrases to theirs; the others get its "default", or all steps without one.
+        schedule: one for all, or a mapping from words and phrases to theirs; the others get its
+            "default", or all steps without one.
         steps: number of denoising steps.
 
     Raises:
@@ -50,7 +62,9 @@ def word_schedule(tokenizer, prompt: str, schedule: Schedule, steps: int) -> Flo
         PromptError: a word that is not in the prompt.
     """
     per_word = dict(schedule) if isinstance(schedule, Mapping) else {"default": schedule}
-    alpha = active_steps(per_word.pop("default", 1.0), steps).float()[:, None].repeat(1, tokenizer.model_max_length)
+    usual = active_steps(per_word.pop("default", 1.0), steps).float()
+    alpha = usual[:, None].repeat(1, tokenizer.model_max_length)
     for phrase, interval in per_word.items():
-        alpha[:, find_words(tokenizer, prompt, phrase)] = active_steps(interval, steps).float()[:, None]
+        tokens = find_words(tokenizer, prompt, phrase)
+        alpha[:, tokens] = active_steps(interval, steps).float()[:, None]
     return alpha

@@ -18,7 +18,9 @@ from .schedule import word_schedule
 
 @dataclass(frozen=True, repr=False)
 class Replace(Edit):
-    """Word swap: each target token looks where its counterpart in the source looked (S = M diag(α), T = diag(1 − α)).
+    """Word swap: each target token looks where its counterpart in the source looked.
+
+    S = M diag(α), T = diag(1 − α).
 
     Args and errors: as for `Edit`.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Word Swap".
@@ -27,13 +29,16 @@ class Replace(Edit):
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
         """S and T for every step. Raises PromptMismatch if the word counts differ."""
         mapping = replacement_matrix(tokenizer, source, target)
-        alpha = word_schedule(tokenizer, target, self.cross_steps, steps)[:, None]  # (step, 1, target token)
+        alpha = word_schedule(tokenizer, target, self.cross_steps, steps)
+        alpha = alpha[:, None]  # (step, 1, target token)
         return mapping * alpha, torch.eye(len(mapping)) * (1 - alpha)
 
 
 @dataclass(frozen=True, repr=False)
 class Refine(Edit):
-    """Refinement: words added to a prompt keep their own maps, all others look where they looked (S = P diag(m∘α), T = diag(1 − m∘α)).
+    """Refinement: words added to a prompt keep their own maps, all others look where they looked.
+
+    S = P diag(m∘α), T = diag(1 − m∘α).
 
     Args and errors: as for `Edit`.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Adding a New Phrase".
@@ -42,19 +47,24 @@ class Refine(Edit):
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
         """S and T for every step."""
         mapping, old = refinement_alignment(tokenizer, source, target)
-        alpha = word_schedule(tokenizer, target, self.cross_steps, steps)[:, None] * old  # (step, 1, target token)
+        alpha = word_schedule(tokenizer, target, self.cross_steps, steps) * old
+        alpha = alpha[:, None]  # (step, 1, target token)
         return mapping * alpha, torch.eye(len(mapping)) * (1 - alpha)
 
 
 @dataclass(frozen=True, repr=False)
 class Reweight(Edit):
-    """Reweighting: turn words up or down by scaling their maps, without renormalising (S = diag(α∘c), T = diag(1 − α)).
+    """Reweighting: turn words up or down by scaling their maps, without renormalising.
 
-    Alone it needs one prompt as source and target. After another edit, `Replace() | Reweight({"dog": 2})`, it scales the maps that one
-    gives, inside its own schedule; with `cross_steps=1.0` it goes on when the other one has ended.
+    S = diag(α∘c), T = diag(1 − α).
+
+    Alone it needs one prompt as source and target. After another edit,
+    `Replace() | Reweight({"dog": 2})`, it scales the maps that one gives, inside its own schedule;
+    with `cross_steps=1.0` it goes on when the other one has ended.
 
     Args:
-        weights: c for words and phrases of the target prompt; 1 leaves a word as it is, 0 silences it, negative ones push it away.
+        weights: c for words and phrases of the target prompt; 1 leaves a word as it is, 0 silences
+            it, negative ones push it away.
 
     Raises:
         InputError: a weight is not a finite number, or see `Edit`.
@@ -66,20 +76,32 @@ class Reweight(Edit):
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.weights, Mapping):
-            raise InputError(f"Reweight takes a mapping from words to weights, e.g. {{'snow': 2.0}}, not {self.weights!r}.")
+            raise InputError(
+                f"Reweight takes a mapping from words to weights, e.g. {{'snow': 2.0}}, not "
+                f"{self.weights!r}."
+            )
         object.__setattr__(self, "weights", dict(self.weights))
         for phrase, weight in self.weights.items():
             if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
-                raise InputError(f"The weight of {phrase!r} is {weight}; it must be a finite number. −2 … 4 is usual, 1 changes nothing.")
+                raise InputError(
+                    f"The weight of {phrase!r} is {weight}; it must be a finite number. −2 … 4 is "
+                    "usual, 1 changes nothing."
+                )
 
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step. Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them."""
+        """S and T for every step.
+
+        Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them.
+        """
         if tokenizer(source).input_ids != tokenizer(target).input_ids:
             raise PromptMismatch(
-                f"Reweight alone works on one prompt, but source and target differ: {source!r} and {target!r}. "
-                "Say how to line them up first, e.g. Replace() | Reweight(...) or Refine() | Reweight(...)."
+                f"Reweight alone works on one prompt, but source and target differ: {source!r} and "
+                f"{target!r}. "
+                "Say how to line them up first, e.g. Replace() | Reweight(...) or Refine() | "
+                "Reweight(...)."
             )
-        alpha = word_schedule(tokenizer, target, self.cross_steps, steps)[:, None]  # (step, 1, target token)
+        alpha = word_schedule(tokenizer, target, self.cross_steps, steps)
+        alpha = alpha[:, None]  # (step, 1, target token)
         weight = torch.ones(alpha.shape[-1])
         for phrase, c in self.weights.items():
             weight[find_words(tokenizer, target, phrase)] = float(c)

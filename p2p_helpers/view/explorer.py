@@ -24,7 +24,10 @@ STEPS = 12  # shown at most, evenly spread, so that the page stays small
 
 @dataclass(frozen=True)
 class Explorer:
-    """A page that needs no kernel and no network. Shown by a notebook as it is; `save` writes it to a file."""
+    """A page that needs no kernel and no network.
+
+    Shown by a notebook as it is; `save` writes it to a file.
+    """
 
     page: str
     height: int = 460
@@ -35,11 +38,16 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         style = f"width:100%;height:{self.height}px;border:0"
-        return f'<iframe title="Attention explorer" style="{style}" srcdoc="{html.escape(self.page)}"></iframe>'
+        page = html.escape(self.page)
+        return f'<iframe title="Attention explorer" style="{style}" srcdoc="{page}"></iframe>'
 
 
-def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | None = None) -> Explorer:
-    """A view of recorded maps: hover a word for its map over the picture, a pixel for its words; choose picture, step, layer and head.
+def explore(
+    result: EditResult | AttentionMaps, images: Sequence[Image.Image] | None = None
+) -> Explorer:
+    """A view of recorded maps: hover a word for its map over the picture, a pixel for its words.
+
+    Choose picture, step, layer and head.
 
     Args:
         result: an edit made with `record=True`, or maps from `p2p.record`.
@@ -54,22 +62,45 @@ def explore(result: EditResult | AttentionMaps, images: Sequence[Image.Image] | 
     if isinstance(result, EditResult):
         images = [result.source, *result.images]
     if images is None or len(images) != len(maps.prompts):
-        raise InputError(f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each.")
+        raise InputError(
+            f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, "
+            "images) one for each."
+        )
     layers, heads, steps = maps.level_layers, maps.heads, maps.spread_steps(STEPS)
-    prompts = [_prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)]
-    data = {"grid": maps.level, "steps": steps, "layers": short_layer_names(layers), "heads": heads, "prompts": prompts}
+    prompts = [
+        _prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)
+    ]
+    data = {
+        "grid": maps.level,
+        "steps": steps,
+        "layers": short_layer_names(layers),
+        "heads": heads,
+        "prompts": prompts,
+    }
     page = (Path(__file__).parent / "explorer.html").read_text(encoding="utf-8")
     return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("<", "\\u003c")))
 
 
-def _prompt(maps: AttentionMaps, number: int, image: Image.Image, layers: Sequence[str], heads: int, steps: Sequence[int]) -> dict:
-    """One prompt's picture, words and maps for the page: average, steps, and each layer's mean and heads, in bytes."""
+def _prompt(
+    maps: AttentionMaps,
+    number: int,
+    image: Image.Image,
+    layers: Sequence[str],
+    heads: int,
+    steps: Sequence[int],
+) -> dict:
+    """One prompt's picture, words and maps for the page.
+
+    Average, steps, and each layer's mean and heads, in bytes.
+    """
     own = maps.of(number)
     words = [own.start, *own.words, own.end, *([own.padding] if own.padding.tokens else [])]
     views = [words, *([w.at(step=s) for w in words] for s in steps)]
     for layer in layers:
-        views += [[w.at(layer=layer) for w in words], *([w.at(layer=layer, head=h) for w in words] for h in range(heads))]
-    values = np.stack([[heat.numpy() for heat in view] for view in views]).clip(0)  # (view, word, row, column); a negative fader's is dark
+        views.append([w.at(layer=layer) for w in words])
+        views += [[w.at(layer=layer, head=head) for w in words] for head in range(heads)]
+    values = np.stack([[heat.numpy() for heat in view] for view in views])
+    values = values.clip(0)  # (view, word, row, column); a negative fader's is dark
     scales = values.max((2, 3), keepdims=True)
     small = np.round(values / np.maximum(scales, 1e-9) * 255).astype(np.uint8)
     return {
@@ -91,5 +122,7 @@ def _most_telling(words: Sequence[Heatmap]) -> int:
 
 def _data_url(image: Image.Image) -> str:
     buffer, small = io.BytesIO(), max(image.size) <= 256
-    image.convert("RGB").save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 88}))
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    kind = "png" if small else "jpeg"
+    options = {} if small else {"quality": 88}
+    image.convert("RGB").save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,7 @@
-"""The studio: type two prompts, turn words up and down, see the edit. Built on ipywidgets, for a notebook or for Voilà."""
+"""The studio: type two prompts, turn words up and down, see the edit.
+
+Built on ipywidgets, for a notebook or for Voilà.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ FADER = (-2.0, 4.0)
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a picture of the studio; `json.dumps(dataclasses.asdict(settings))` is its export."""
+    """All that decides a picture of the studio.
+
+    `json.dumps(dataclasses.asdict(settings))` is its export.
+    """
 
     source: str = "a cat on the beach"
     target: str = "a dog on the beach"
@@ -48,11 +54,13 @@ class Settings:
     seed: int = 3
     steps: int = 20
     method: str = ""  # of inversion, if a picture was uploaded
-    phrases: tuple = field(default=(), compare=False)  # the target's words as Reweight takes them, one for each weight
+    # The target's words as Reweight takes them, one for each weight.
+    phrases: tuple = field(default=(), compare=False)
 
     def __post_init__(self):  # JSON knows no tuples
         object.__setattr__(self, "weights", tuple(self.weights))
-        object.__setattr__(self, "phrases", tuple(p if isinstance(p, str) else tuple(p) for p in self.phrases))
+        phrases = tuple(p if isinstance(p, str) else tuple(p) for p in self.phrases)
+        object.__setattr__(self, "phrases", phrases)
 
     @property
     def edit(self) -> Edit:
@@ -76,12 +84,27 @@ class Settings:
         start = repr(self.source)
         if self.method:
             lines += ['image = p2p.load_image("my-photo.png", pipe)']
-            lines += [f"inversion = p2p.invert(pipe, image, {self.source!r}, method={self.method!r}, steps={self.steps})"]
+            lines += [
+                f"inversion = p2p.invert(pipe, image, {self.source!r}, method={self.method!r}, "
+                f"steps={self.steps})"
+            ]
             start = "inversion"
         end = [f"    seed={self.seed},", f"    steps={self.steps},"] if not self.method else []
-        blend = [f"    local_blend=p2p.LocalBlend({self.local_blend.words!r}),"] if self.local_blend else []
+        blend = []
+        if self.local_blend:
+            blend = [f"    local_blend=p2p.LocalBlend({self.local_blend.words!r}),"]
         return "\n".join(
-            [*lines, "result = p2p.edit(", "    pipe,", f"    {start},", f"    {self.target!r},", f"    {change},", *blend, *end, ")"]
+            [
+                *lines,
+                "result = p2p.edit(",
+                "    pipe,",
+                f"    {start},",
+                f"    {self.target!r},",
+                f"    {change},",
+                *blend,
+                *end,
+                ")",
+            ]
         )
 
 
@@ -92,9 +115,9 @@ class Cancelled(Exception):
 class Studio:
     """The studio for one pipeline; a notebook shows it as it is.
 
-    A run goes on in a thread of its own, and looks after every step whether another one was asked for. `settings` is what the controls
-    say, `result` the edit shown, `history` the settings, uploaded picture and result of the finished ones that were not undone, the last
-    twenty.
+    A run goes on in a thread of its own, and looks after every step whether another one was asked
+    for. `settings` is what the controls say, `result` the edit shown, `history` the settings,
+    uploaded picture and result of the finished ones that were not undone, the last twenty.
 
     Args:
         pipe: a pipeline, e.g. from `load_pipeline`.
@@ -105,7 +128,8 @@ class Studio:
         self.pipe, self.result, self.history = pipe, None, []
         self._photo: Image.Image | None = None
         self._inversion: tuple[tuple, Inversion] | None = None
-        self._tokenizer = copy.deepcopy(pipe.tokenizer)  # a tokenizer serves one thread at a time, and the run uses the pipeline's
+        # A tokenizer serves one thread at a time, and the run uses the pipeline's.
+        self._tokenizer = copy.deepcopy(pipe.tokenizer)
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # held where a run ends, is shown or stops counting
         self._wanted = 0  # the number of the run that counts
@@ -115,23 +139,47 @@ class Studio:
 
     def _build(self):
         wide, style = w.Layout(width="auto"), {"description_width": "7em"}
-        self.source = w.Text(description="source", layout=wide, style=style, continuous_update=False)
-        self.target = w.Text(description="target", layout=wide, style=style, continuous_update=False)
+        self.source = w.Text(
+            description="source", layout=wide, style=style, continuous_update=False
+        )
+        self.target = w.Text(
+            description="target", layout=wide, style=style, continuous_update=False
+        )
         self.kind = w.Dropdown(options=list(KINDS), description="kind of edit", style=style)
-        self.cross = w.FloatSlider(min=0, max=1, step=0.05, description="cross steps", style=style, continuous_update=False)
-        self.self_ = w.FloatSlider(min=0, max=1, step=0.05, description="self steps", style=style, continuous_update=False)
-        self.blend = w.Text(description="local blend", placeholder="words, e.g. cat, dog", style=style, continuous_update=False)
+        self.cross = w.FloatSlider(
+            min=0, max=1, step=0.05, description="cross steps", style=style, continuous_update=False
+        )
+        self.self_ = w.FloatSlider(
+            min=0, max=1, step=0.05, description="self steps", style=style, continuous_update=False
+        )
+        self.blend = w.Text(
+            description="local blend",
+            placeholder="words, e.g. cat, dog",
+            style=style,
+            continuous_update=False,
+        )
         self.seed = w.IntText(description="seed", style=style)
         self.steps = w.BoundedIntText(min=1, max=200, description="steps", style=style)
-        self.upload = w.FileUpload(accept="image/*", multiple=False, description="edit a picture of mine", layout=wide)
-        self.method = w.Dropdown(options=METHODS, value="direct", description="inversion", style=style)
+        self.upload = w.FileUpload(
+            accept="image/*", multiple=False, description="edit a picture of mine", layout=wide
+        )
+        self.method = w.Dropdown(
+            options=METHODS, value="direct", description="inversion", style=style
+        )
         self.forget = w.Button(description="without picture")
         self.run = w.Button(description="Edit", button_style="primary")
-        self.cancel, self.undo = w.Button(description="Cancel", disabled=True), w.Button(description="Undo", disabled=True)
-        self.bar = w.IntProgress(min=0, max=1, description="", layout=w.Layout(width="auto", height="20px"))
+        self.cancel = w.Button(description="Cancel", disabled=True)
+        self.undo = w.Button(description="Undo", disabled=True)
+        self.bar = w.IntProgress(
+            min=0, max=1, description="", layout=w.Layout(width="auto", height="20px")
+        )
         self.error, self.mask = w.HTML(), w.HTML()
         self.faders, self.words = [], w.VBox()
-        self.pictures, self.code, self.files = w.HTML(), w.Textarea(rows=12, layout=wide, description="as Python"), w.HTML()
+        self.pictures, self.code, self.files = (
+            w.HTML(),
+            w.Textarea(rows=12, layout=wide, description="as Python"),
+            w.HTML(),
+        )
         for control in (self.source, self.target, self.kind):
             control.observe(lambda change: self._line_up(), "value")
         self.run.on_click(lambda button: self.start())
@@ -145,9 +193,12 @@ class Studio:
         sides = w.Layout(flex="1 1 330px", min_width="300px")
         left = w.VBox([self.source, self.target, *how, *picture, buttons], layout=sides)
         right = w.VBox(
-            [self.bar, self.error, self.mask, self.pictures, self.code, self.files], layout=w.Layout(flex="2 1 420px", min_width="300px")
+            [self.bar, self.error, self.mask, self.pictures, self.code, self.files],
+            layout=w.Layout(flex="2 1 420px", min_width="300px"),
         )
-        self.view = w.Box([left, right], layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="24px"))
+        self.view = w.Box(
+            [left, right], layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="24px")
+        )
         self._take(None)
 
     def _ipython_display_(self):
@@ -162,12 +213,29 @@ class Studio:
         schedules = round(self.cross.value, 2), round(self.self_.value, 2)
         method = self.method.value if self._photo else ""
         prompts = self.source.value, self.target.value, self.kind.value
-        return Settings(*prompts, weights, *schedules, self.blend.value, self.seed.value, self.steps.value, method, self._phrases)
+        return Settings(
+            *prompts,
+            weights,
+            *schedules,
+            self.blend.value,
+            self.seed.value,
+            self.steps.value,
+            method,
+            self._phrases,
+        )
 
     def _load(self, settings: Settings):
         """Put the controls where settings say."""
-        self.source.value, self.target.value, self.kind.value = settings.source, settings.target, settings.kind
-        self.cross.value, self.self_.value, self.blend.value = settings.cross_steps, settings.self_steps, settings.blend
+        self.source.value, self.target.value, self.kind.value = (
+            settings.source,
+            settings.target,
+            settings.kind,
+        )
+        self.cross.value, self.self_.value, self.blend.value = (
+            settings.cross_steps,
+            settings.self_steps,
+            settings.blend,
+        )
         self.seed.value, self.steps.value = settings.seed, settings.steps
         self.method.value = settings.method or self.method.value
         self._line_up()
@@ -193,12 +261,24 @@ class Studio:
             takes = [o.text for o in old if lends[list(o.tokens)][:, list(word.tokens)].any()]
             said = f"map of “{' '.join(takes)}”" if takes else "its own map: new"
             key = f"{word.text} {names.count(word.text)}"
-            fader = w.FloatSlider(before.get(key, 1.0), min=FADER[0], max=FADER[1], step=0.25, description=word.text, tooltip=key)
+            fader = w.FloatSlider(
+                before.get(key, 1.0),
+                min=FADER[0],
+                max=FADER[1],
+                step=0.25,
+                description=word.text,
+                tooltip=key,
+            )
             fader.style = {**style, "handle_color": word_colour(word.text)}
-            fader.layout, fader.continuous_update = w.Layout(flex="1 1 auto", width="auto", min_width="0"), False
+            fader.layout, fader.continuous_update = (
+                w.Layout(flex="1 1 auto", width="auto", min_width="0"),
+                False,
+            )
             self.faders.append(fader)
             lines.append(w.HBox([fader, w.Label(said, layout=w.Layout(width="9.5em"))]))
-        self._phrases = tuple((n, names[: i + 1].count(n)) if names.count(n) > 1 else n for i, n in enumerate(names))
+        self._phrases = tuple(
+            (n, names[: i + 1].count(n)) if names.count(n) > 1 else n for i, n in enumerate(names)
+        )
         self.words.children = lines
 
     def _take(self, uploaded):
@@ -225,8 +305,15 @@ class Studio:
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
         number, before, settings, photo = self._wanted, self._thread, self.settings, self._photo
-        self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = "", 0, max(settings.steps, 1), False
-        self._thread = threading.Thread(target=self._work, args=(number, before, settings, photo), daemon=True)
+        self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = (
+            "",
+            0,
+            max(settings.steps, 1),
+            False,
+        )
+        self._thread = threading.Thread(
+            target=self._work, args=(number, before, settings, photo), daemon=True
+        )
         self._thread.start()
 
     def stop(self):
@@ -240,7 +327,13 @@ class Studio:
         if self._thread:
             self._thread.join()
 
-    def _work(self, number: int, before: threading.Thread | None, settings: Settings, photo: Image.Image | None):
+    def _work(
+        self,
+        number: int,
+        before: threading.Thread | None,
+        settings: Settings,
+        photo: Image.Image | None,
+    ):
         if before:
             before.join()  # it ends after its step; a pipeline runs one thing at a time
 
@@ -253,7 +346,9 @@ class Studio:
             stepped(step)
             if "mask" in tensors:
                 said = f"step {step + 1}: white may change"
-                self.mask.value = f'<img alt="" src="{_url(_mask_picture(tensors["mask"][0], (96, 96)))}"> {said}'
+                self.mask.value = (
+                    f'<img alt="" src="{_url(_mask_picture(tensors["mask"][0], (96, 96)))}"> {said}'
+                )
             return tensors
 
         try:
@@ -279,26 +374,47 @@ class Studio:
             if number == self._wanted:
                 self.cancel.disabled = True
 
-    def _from(self, settings: Settings, photo: Image.Image | None, stepped: Callable[[int], None]) -> tuple[str | Inversion, dict]:
-        """The source prompt, or the uploaded picture's inversion, the last one kept for the same picture, prompt, method and steps."""
+    def _from(
+        self, settings: Settings, photo: Image.Image | None, stepped: Callable[[int], None]
+    ) -> tuple[str | Inversion, dict]:
+        """The source prompt, or the uploaded picture's inversion.
+
+        The last one is kept for the same picture, prompt, method and steps.
+        """
         if not settings.method:
             return settings.source, {"seed": settings.seed, "steps": settings.steps}
         key = (settings.source, settings.method, settings.steps, photo)
         if self._inversion is None or self._inversion[0] != key:
-            how = {"method": settings.method, "steps": settings.steps, "callback": stepped, "progress": False}
+            how = {
+                "method": settings.method,
+                "steps": settings.steps,
+                "callback": stepped,
+                "progress": False,
+            }
             self._inversion = (key, invert(self.pipe, photo, settings.source, **how))
         return self._inversion[1], {}
 
     def _show(self, settings: Settings, result: EditResult):
         self.result = result
         self.undo.disabled = len(self.history) < 2
-        shown = [(result.source, f"source: {settings.source}"), (result.image, f"target: {settings.target}")]
+        shown = [
+            (result.source, f"source: {settings.source}"),
+            (result.image, f"target: {settings.target}"),
+        ]
         if result.masks is not None:
-            shown.append((_mask_picture(result.masks[-1, 0], result.source.size), "white: where it may change"))
+            shown.append(
+                (
+                    _mask_picture(result.masks[-1, 0], result.source.size),
+                    "white: where it may change",
+                )
+            )
         self.pictures.value = _figures(shown)
         self.code.value = settings.python()
         exported = json.dumps(dataclasses.asdict(settings), indent=1).encode()
-        links = [("picture (PNG)", "edit.png", _url(result.image)), ("settings (JSON)", "edit.json", _url(exported))]
+        links = [
+            ("picture (PNG)", "edit.png", _url(result.image)),
+            ("settings (JSON)", "edit.json", _url(exported)),
+        ]
         link = '<a style="text-decoration:underline" download="{}" href="{}">{}</a>'
         self.files.value = " · ".join(link.format(file, url, name) for name, file, url in links)
 
@@ -315,7 +431,9 @@ class Studio:
 
 def _mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:
     """A mask (row, column) as a picture of this size (width, height), white where it is true."""
-    return Image.fromarray((mask.cpu().numpy() * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    return Image.fromarray((mask.cpu().numpy() * 255).astype(np.uint8)).resize(
+        size, Image.Resampling.NEAREST
+    )
 
 
 def _figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
@@ -324,13 +442,15 @@ def _figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
     for image, name in pictures:
         said = html.escape(name)
         figures.append(
-            f'<figure style="{style}"><img alt="{said}" src="{_url(image)}" style="width:100%"><figcaption>{said}</figcaption></figure>'
+            f'<figure style="{style}"><img alt="{said}" src="{_url(image)}" '
+            f'style="width:100%"><figcaption>{said}</figcaption></figure>'
         )
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
 def _message(error: Exception) -> str:
-    return f'<div role="alert" style="border-left:4px solid #b3005e;padding:4px 10px">{html.escape(str(error))}</div>'
+    style = "border-left:4px solid #b3005e;padding:4px 10px"
+    return f'<div role="alert" style="{style}">{html.escape(str(error))}</div>'
 
 
 def _url(content: Image.Image | bytes) -> str:

@@ -1,4 +1,7 @@
-"""Checks for the course's exercises: each says what is wrong with an answer, without giving the right one."""
+"""Checks for the course's exercises.
+
+Each says what is wrong with an answer, without giving the right one.
+"""
 
 from .base import NotYet
 from .blend import check_blend, check_only_first, check_own_mask, check_word_mask
@@ -15,7 +18,13 @@ from .edits import (
     check_scores,
     check_swap_matrix,
 )
-from .inversions import check_bdia_inverse, check_ceiling, check_counterfactual, check_frugal, check_put_back
+from .inversions import (
+    check_bdia_inverse,
+    check_ceiling,
+    check_counterfactual,
+    check_frugal,
+    check_put_back,
+)
 from .models import check_fit, check_last_steps, check_map_bytes, check_size
 from .start import check_boxes, check_guidance, check_head, check_map, check_mask, check_seed
 

@@ -27,55 +27,118 @@ def _ceiling(pipe, image: Image.Image) -> float:
 def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
     """Exercise 06.1: the PSNR in dB of a picture that went through the autoencoder and back."""
     right = _ceiling(pipe, image)
-    need(np.isfinite(answer) and 0 < answer <= 60, f"{answer} is no PSNR in dB. Use metrics.psnr on two pictures as uint8 arrays.")
-    need(answer < right + 1, f"{answer:.1f} dB is better than the autoencoder can do. Did the picture go through it?")
-    need(answer > right - 1, f"{answer:.1f} dB is too low. Are the two pictures of the same thing, and was the latent scaled as it came?")
+    need(
+        np.isfinite(answer) and 0 < answer <= 60,
+        f"{answer} is no PSNR in dB. Use metrics.psnr on two pictures as uint8 arrays.",
+    )
+    need(
+        answer < right + 1,
+        f"{answer:.1f} dB is better than the autoencoder can do. Did the picture go through it?",
+    )
+    need(
+        answer > right - 1,
+        f"{answer:.1f} dB is too low. Are the two pictures of the same thing, and was the latent "
+        "scaled as it came?",
+    )
     return passed("nothing that inverts a latent can do better than this")
 
 
 def check_frugal(inversion: Inversion, ceiling: float, limit: int) -> str:
-    """Exercise 06.2: a null-text inversion at guidance 4 or more, within 1 dB of the ceiling, in at most `limit` optimiser steps."""
-    need(inversion.method == "null-text", f"This is method={inversion.method!r}. The exercise is about null-text inversion.")
-    need(inversion.guidance_scale >= 4, f"The guidance is {inversion.guidance_scale}. The exercise asks for 4, where edits work.")
+    """Exercise 06.2.
+
+    A null-text inversion at guidance 4 or more, within 1 dB of the ceiling, in at most `limit`
+    optimiser steps.
+    """
+    need(
+        inversion.method == "null-text",
+        f"This is method={inversion.method!r}. The exercise is about null-text inversion.",
+    )
+    need(
+        inversion.guidance_scale >= 4,
+        f"The guidance is {inversion.guidance_scale}. The exercise asks for 4, where edits work.",
+    )
     used = int((~inversion.loss_curve.isnan()).sum())
-    need(used <= limit, f"It took {used} optimiser steps, more than {limit}. How many does each denoising step get at most?")
+    need(
+        used <= limit,
+        f"It took {used} optimiser steps, more than {limit}. How many does each denoising step get "
+        "at most?",
+    )
     short = ceiling - inversion.psnr
-    need(short < 1, f"The picture comes back {short:.1f} dB below the ceiling. Could the optimisation start from a better place?")
+    need(
+        short < 1,
+        f"The picture comes back {short:.1f} dB below the ceiling. Could the optimisation start "
+        "from a better place?",
+    )
     return passed("a good start saves most of the work")
 
 
 def check_counterfactual(
-    image: Image.Image, wanted: Counterfactual, reading: Reading, limit: float, inversion: Inversion | None = None, pipe=None
+    image: Image.Image,
+    wanted: Counterfactual,
+    reading: Reading,
+    limit: float,
+    inversion: Inversion | None = None,
+    pipe=None,
 ) -> str:
-    """Exercises 06.3 and 07.3: an edit in which the reader sees what is new, and that changed the rest by no more than `limit` (0…1) on
-    average; if an inversion is given, with its pipeline, made from one that comes within 1 dB of the autoencoder's ceiling.
+    """Exercises 06.3 and 07.3.
+
+    An edit in which the reader sees what is new, and that changed the rest by no more than `limit`
+    (0…1) on average; if an inversion is given, with its pipeline, made from one that comes within 1
+    dB of the autoencoder's ceiling.
     """
-    need(image.size == wanted.pictures[0].size, f"The picture is {image.size}, the photograph {wanted.pictures[0].size}.")
+    need(
+        image.size == wanted.pictures[0].size,
+        f"The picture is {image.size}, the photograph {wanted.pictures[0].size}.",
+    )
     if inversion:
         short = _ceiling(pipe, wanted.pictures[0]) - inversion.psnr
-        need(short <= 1, f"The inversion gives the picture back {short:.1f} dB below the ceiling. Which methods come within 1 dB?")
+        need(
+            short <= 1,
+            f"The inversion gives the picture back {short:.1f} dB below the ceiling. Which methods "
+            "come within 1 dB?",
+        )
     rest = difference(wanted.pictures[0], image)[~wanted.changed].mean()
     why = f"Much changed ({rest:.0%}), but not to this. Is guidance too hard, or a word too loud?"
     why = why if rest > 2 * limit else "Is the edit strong enough, and is the target this prompt?"
     need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. {why}")
     how = "What keeps an edit local?" if wanted.local_blend else "What makes an edit gentler?"
-    need(rest <= limit, f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. {how}")
+    need(
+        rest <= limit,
+        f"The rest of the picture changed by {rest:.1%}, more than {limit:.0%}. {how}",
+    )
     return passed(f"the new is there, and the rest changed by {rest:.0%} on average")
 
 
 def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
-    """Exercise 07.1: a function of latents (row, …), pivot (moment, …) and the step, that puts the source back on the pivot."""
-    latents, pivot = torch.arange(24.0).reshape(3, 2, 2, 2), 100 + torch.arange(32.0).reshape(4, 2, 2, 2)
+    """Exercise 07.1.
+
+    A function of latents (row, …), pivot (moment, …) and the step, that puts the source back on the
+    pivot.
+    """
+    latents, pivot = (
+        torch.arange(24.0).reshape(3, 2, 2, 2),
+        100 + torch.arange(32.0).reshape(4, 2, 2, 2),
+    )
     given = latents.clone(), pivot.clone()
     for step in range(3):
         made = answer(latents, pivot, step)
         need(
             isinstance(made, Tensor) and made.shape == latents.shape,
-            f"It should return a tensor {tuple(latents.shape)}, all rows; it returned {tuple(getattr(made, 'shape', ()))}.",
+            f"It should return a tensor {tuple(latents.shape)}, all rows; it returned "
+            f"{tuple(getattr(made, 'shape', ()))}.",
         )
-        need(torch.equal(latents, given[0]) and torch.equal(pivot, given[1]), "It changed what it was given. Return something new.")
-        need(torch.equal(made[1:], latents[1:]), "It changed another row than the source's, which is the first.")
-        need(not torch.equal(made[0], latents[0]), "The source is where it was. Where does the pivot say it should be?")
+        need(
+            torch.equal(latents, given[0]) and torch.equal(pivot, given[1]),
+            "It changed what it was given. Return something new.",
+        )
+        need(
+            torch.equal(made[1:], latents[1:]),
+            "It changed another row than the source's, which is the first.",
+        )
+        need(
+            not torch.equal(made[0], latents[0]),
+            "The source is where it was. Where does the pivot say it should be?",
+        )
         need(
             torch.equal(made[0], pivot[step + 1]),
             f"Step {step} ends at another moment of the pivot than the one you put it on.",
@@ -84,8 +147,13 @@ def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
 
 
 def check_bdia_inverse(answer: Callable[..., Tensor]) -> str:
-    """Exercise 07.2: BDIA's equation solved for z_{i+1}: a function of z_{i−1}, z_i, Δ up, Δ down and γ."""
-    above, here, rise, fall = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """Exercise 07.2: BDIA's equation solved for z_{i+1}.
+
+    A function of z_{i−1}, z_i, Δ up, Δ down and γ.
+    """
+    above, here, rise, fall = torch.randn(
+        4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     for gamma in (1.0, 0.5):
         below = above - (1 - gamma) * (above - here) - gamma * rise + fall
         made = answer(below, here, rise, fall, gamma)

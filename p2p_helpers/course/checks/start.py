@@ -14,18 +14,32 @@ from .base import need, passed
 
 
 def check_seed(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> str:
-    """Exercise 00.1: two pictures that are alike to the pixel and a third that is not, each uint8 (height, width, 3)."""
+    """Exercise 00.1.
+
+    Two pictures that are alike to the pixel and a third that is not, each uint8 (height, width, 3).
+    """
     first, second, third = (np.asarray(picture) for picture in (first, second, third))
-    need(np.shape(first) == np.shape(second) == np.shape(third), "The three pictures have different sizes. Give three pictures as arrays.")
     need(
-        (first == second).all(), "The first two differ. What must be the same for the same picture, and did you make it anew for each run?"
+        np.shape(first) == np.shape(second) == np.shape(third),
+        "The three pictures have different sizes. Give three pictures as arrays.",
     )
-    need((first != third).any(), "The third is the same picture again. What besides the prompt decides the picture?")
+    need(
+        (first == second).all(),
+        "The first two differ. What must be the same for the same picture, and did you make it "
+        "anew for each run?",
+    )
+    need(
+        (first != third).any(),
+        "The third is the same picture again. What besides the prompt decides the picture?",
+    )
     return passed("prompt and seed fix the picture")
 
 
 def check_guidance(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
-    """Exercise 00.2: classifier-free guidance: a function of the guess without the prompt, the guess with it, and the scale."""
+    """Exercise 00.2: classifier-free guidance.
+
+    A function of the guess without the prompt, the guess with it, and the scale.
+    """
     without, with_prompt = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     for w, what in (
         (1.0, "only the guess with the prompt should be left"),
@@ -33,8 +47,14 @@ def check_guidance(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         (4.0, "it should go four times the way"),
     ):
         made = answer(without.clone(), with_prompt.clone(), w)
-        need(isinstance(made, Tensor) and made.shape == (3, 4), f"It should return a tensor (3, 4), like the guesses, not {made!r:.60}.")
-        need(torch.allclose(made, without + w * (with_prompt - without), atol=1e-6), f"At w = {w:g} your answer is wrong: there {what}.")
+        need(
+            isinstance(made, Tensor) and made.shape == (3, 4),
+            f"It should return a tensor (3, 4), like the guesses, not {made!r:.60}.",
+        )
+        need(
+            torch.allclose(made, without + w * (with_prompt - without), atol=1e-6),
+            f"At w = {w:g} your answer is wrong: there {what}.",
+        )
     return passed("away from the guess that knows no prompt")
 
 
@@ -42,48 +62,107 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def check_boxes(answer: Sequence[tuple[Box, Box]]) -> str:
-    """Exercise 00.3: an object's boxes before and after a word changed, ten pairs of (left, top, right, bottom)."""
+    """Exercise 00.3.
+
+    An object's boxes before and after a word changed, ten pairs of (left, top, right, bottom).
+    """
     need(len(answer) == 10, f"{len(answer)} pairs; ten seeds make ten.")
     answer = [tuple(tuple(box) if np.ndim(box) else box for box in pair) for pair in answer]
     for pair in answer:
-        need(len(pair) == 2 and all(len(box) == 4 for box in pair), f"{pair!r} is no pair of boxes, each left, top, right, bottom.")
-        need(all(left < right and top < bottom for left, top, right, bottom in pair), f"A box of {pair!r} is empty or turned over.")
+        need(
+            len(pair) == 2 and all(len(box) == 4 for box in pair),
+            f"{pair!r} is no pair of boxes, each left, top, right, bottom.",
+        )
+        need(
+            all(left < right and top < bottom for left, top, right, bottom in pair),
+            f"A box of {pair!r} is empty or turned over.",
+        )
     need(len(set(answer)) > 1, "All ten pairs are the same. Did the seed change?")
-    need(any(before != after for before, after in answer), "No box moved in any pair. Did the word change?")
+    need(
+        any(before != after for before, after in answer),
+        "No box moved in any pair. Did the word change?",
+    )
     middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in answer]
-    stayed = sum(left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles)
-    shift = np.mean([max(abs(x - (a[0] + a[2]) / 2), abs(y - (a[1] + a[3]) / 2)) for x, y, a in middles])
-    return passed(f"the middle moves by {shift:.1f} pixels on average and lies in the old box in {stayed} of 10; keep the numbers")
+    stayed = sum(
+        left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles
+    )
+    shift = np.mean(
+        [max(abs(x - (a[0] + a[2]) / 2), abs(y - (a[1] + a[3]) / 2)) for x, y, a in middles]
+    )
+    return passed(
+        f"the middle moves by {shift:.1f} pixels on average and lies in the old box in {stayed} of "
+        "10; keep the numbers"
+    )
 
 
 def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
-    """Exercise 01.1: a function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token)."""
-    query, key = (3 * torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 5))
-    made, right = torch.as_tensor(answer(query, key)), attention_maps(query[None, None], key[None, None])[0, 0]
+    """Exercise 01.1.
+
+    A function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token).
+    """
+    query, key = (
+        3 * torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 5)
+    )
+    made, right = (
+        torch.as_tensor(answer(query, key)),
+        attention_maps(query[None, None], key[None, None])[0, 0],
+    )
     shape = tuple(getattr(made, "shape", ()))
-    need(shape == (9, 5), f"9 pixels and 5 tokens gave {shape}; a map has a row for each pixel and a column for each token.")
+    need(
+        shape == (9, 5),
+        f"9 pixels and 5 tokens gave {shape}; a map has a row for each pixel and a column for each "
+        "token.",
+    )
     need((made >= 0).all().item(), "Some entries are negative. A map holds shares of attention.")
     rows = made.sum(1)
-    need(torch.allclose(rows, torch.ones(9), atol=1e-4), "The rows do not sum to 1. Each pixel shares out its attention over the tokens.")
+    need(
+        torch.allclose(rows, torch.ones(9), atol=1e-4),
+        "The rows do not sum to 1. Each pixel shares out its attention over the tokens.",
+    )
     which = "decided" if made.max() > right.max() else "even"
-    need(torch.allclose(made, right, atol=1e-4), f"Nearly: the rows sum to 1, but the shares are too {which}. How long is a row of Q?")
+    need(
+        torch.allclose(made, right, atol=1e-4),
+        f"Nearly: the rows sum to 1, but the shares are too {which}. How long is a row of Q?",
+    )
     return passed("a pixel's question, and its answers")
 
 
 def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> str:
-    """Exercise 01.2: a bool mask with at least so much intersection over union with the true one, both (height, width)."""
+    """Exercise 01.2.
+
+    A bool mask with at least so much intersection over union with the true one, both (height,
+    width).
+    """
     mask = np.asarray(answer)
-    need(mask.shape == truth.shape and mask.dtype == bool, f"The mask is {mask.dtype} {mask.shape}; it should be bool {truth.shape}.")
-    need(mask.any() and not mask.all(), "The mask holds nothing or everything. Try a threshold between 0 and 1.")
+    need(
+        mask.shape == truth.shape and mask.dtype == bool,
+        f"The mask is {mask.dtype} {mask.shape}; it should be bool {truth.shape}.",
+    )
+    need(
+        mask.any() and not mask.all(),
+        "The mask holds nothing or everything. Try a threshold between 0 and 1.",
+    )
     overlap = (mask & truth).sum() / (mask | truth).sum()
     ratio = mask.sum() / truth.sum()
-    size = "too large" if ratio > 1.15 else "too small" if ratio < 0.85 else "of about the right size, but not in the right place"
-    need(overlap >= least, f"Intersection over union is {overlap:.2f}, less than {least}; the mask is {size}.")
+    size = (
+        "too large"
+        if ratio > 1.15
+        else "too small"
+        if ratio < 0.85
+        else "of about the right size, but not in the right place"
+    )
+    need(
+        overlap >= least,
+        f"Intersection over union is {overlap:.2f}, less than {least}; the mask is {size}.",
+    )
     return passed(f"intersection over union {overlap:.2f}")
 
 
 def check_head(heat: Heatmap, layer: int, head: int) -> str:
-    """Exercise 01.3: the layer's number and the head whose map has the largest share within the mean map's mask."""
+    """Exercise 01.3.
+
+    The layer's number and the head whose map has the largest share within the mean map's mask.
+    """
     mask, layers = heat.mask(0.5), heat.maps.layers
 
     def inside(which: int, number: int) -> float:
@@ -91,10 +170,17 @@ def check_head(heat: Heatmap, layer: int, head: int) -> str:
         return (found[mask].sum() / found.sum()).item()
 
     at_level = [layers.index(name) for name in heat.maps.level_layers]
-    need(layer in at_level, f"Layer {layer} is none of those at the map level, whose numbers are {at_level}.")
+    need(
+        layer in at_level,
+        f"Layer {layer} is none of those at the map level, whose numbers are {at_level}.",
+    )
     count = heat.maps.heads
     need(0 <= head < count, f"There is no head {head}; count {count} heads from 0.")
     best = max(inside(a, b) for a in at_level for b in range(count))
     mine = inside(layer, head)
-    need(mine >= best - 1e-4, f"{mine:.0%} of this head's attention is within the mask; another has more. Have you tried all?")
+    need(
+        mine >= best - 1e-4,
+        f"{mine:.0%} of this head's attention is within the mask; another has more. Have you tried "
+        "all?",
+    )
     return passed(f"{mine:.0%} of its attention to the cat is on the cat")
