@@ -111,6 +111,14 @@ class Inversion:
                 + "\n  ".join(other)
                 + "\nLoad that model with the same adapters, or invert it again with this one."
             )
+        height, width, _ = self.pixels.shape
+        factor = pipe.vae_scale_factor
+        latent = (pipe.vae.config.latent_channels, height // factor, width // factor)
+        if tuple(self.pivot.shape[1:]) != latent:
+            raise InversionError(
+                f"The inversion's pivot has latents of {tuple(self.pivot.shape[1:])}, the model "
+                f"has {latent}. Its file is damaged; invert the picture again."
+            )
 
     @block
     def sampling(self, pipe) -> Iterator[None]:
@@ -124,6 +132,11 @@ class Inversion:
         def use_null(args, kwargs):
             words = kwargs["encoder_hidden_states"]
             half = len(words) // 2
+            if null.shape[1:] != words.shape[1:]:
+                raise InversionError(
+                    f"The inversion's null has embeddings of {tuple(null.shape[1:])}, the model "
+                    f"has {tuple(words.shape[1:])}. Its file is damaged; invert it again."
+                )
             own = null[session.step].to(words).expand(half, -1, -1)
             return args, {**kwargs, "encoder_hidden_states": torch.cat([own, words[half:]])}
 
