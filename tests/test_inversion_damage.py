@@ -80,7 +80,7 @@ WRONG = {  # what is wrong → how, and the field that the message names
     "a word of its own": (word("exec", "rm"), "exec does not belong"),
     "facts are a list": (word("facts", []), "facts"),
     "no facts": (lambda said, tensors: said.pop("facts"), "facts"),
-    "fact missing": (lambda said, tensors: said["facts"].pop("FreeU"), "FreeU is missing"),
+    "fact missing": (lambda said, tensors: said["facts"].pop("weights"), "weights is missing"),
     "fact too many": (fact("x", 1), "x does not belong"),
     "weights are no hash": (fact("weights", {"float16": "zz", "bfloat16": "0"}), "weights"),
     "weights are a text": (fact("weights", "0123456789abcdef"), "weights"),

@@ -65,7 +65,8 @@ FACTS: dict[str, Check] = {
     "settings": lambda value: isinstance(value, dict) and all(map(_is_setting, value.values())),
     "noise schedule": lambda value: isinstance(value, dict),
 }
-IN_FORMAT_1 = ("weights", "noise schedule")  # what the first files have of them at least
+# An inversion that an older version made knows less, and is compared by what it knows.
+NEEDED = ("weights", "noise schedule")
 
 
 def check_fields(stored: Stored, fits: Mapping[str, Check]):
@@ -73,7 +74,7 @@ def check_fields(stored: Stored, fits: Mapping[str, Check]):
     fits = {**fits, "facts": lambda value: isinstance(value, dict)}
     _check(stored, stored.said, fits, needed=fits)
     facts = stored.said["facts"]
-    _check(stored, facts, FACTS, needed=FACTS if stored.format > 1 else IN_FORMAT_1)
+    _check(stored, facts, FACTS, needed=NEEDED)
     try:
         facts["noise schedule"] = noise_schedule(facts["noise schedule"])
     except InversionError as error:
