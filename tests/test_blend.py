@@ -79,6 +79,16 @@ def test_blending_starts_late(toyland):
     assert never.masks.shape[0] == 10  # they can be looked at all the same
 
 
+def test_the_start_is_rounded_down(tokenizer):
+    """As in the authors' code: half of seven steps is three."""
+    layers = [Layer("down.0", "cross", "down", 0, 4)]
+    run = BlendRun(p2p.LocalBlend(mask=np.zeros((16, 16)), start=0.5), tokenizer, [CAT, DOG], 8)
+    run.begin(Geometry(layers, (16, 16), 2, 32, 7, torch.device("cpu")))
+    latents = torch.arange(2.0)[:, None, None, None].expand(2, 8, 16, 16)
+    blended_in = [bool((run(latents, step, 7)[1] == 0).all()) for step in range(7)]
+    assert blended_in == [False] * 3 + [True] * 4
+
+
 def test_the_original_mask_by_hand(tokenizer):
     """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size."""
     layers = [Layer(f"{part}.{level}", "cross", part, level, 4) for part in ("down", "mid", "up") for level in (0, 1)]

@@ -60,6 +60,6 @@ def test_exact_leaves_the_targets_their_own_null_text(tmp_path):
         p2p.edit(pipe, inv, TARGET, callback=edit_begins, progress=False)
         hook.remove()
     for ddim, exact in zip(seen["ddim"], seen["exact"], strict=True):
-        torch.testing.assert_close(exact[1:], ddim[1:])
-        torch.testing.assert_close(exact[0], ddim[2])
+        # The source without a prompt is not run: its latents are known.
+        torch.testing.assert_close(exact, ddim[1:])
         assert not ddim[:2].any()

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 import p2p_helpers as p2p
 from p2p_helpers.attention import intercept
-from p2p_helpers.attention.families import UNet, layers_of
+from p2p_helpers.attention.families import Layer, UNet, halved, layers_of
+from p2p_helpers.attention.phases import Wish
 from p2p_helpers.attention.terms import Places, Term, attend, attention_maps, edited_map
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
@@ -324,3 +325,17 @@ def test_a_pipelines_copy_may_be_edited_beside_it(random_pipe):
     other = copy.deepcopy(pipe)
     a, b = (p2p.edit(one, CAT, DOG, steps=1, progress=False) for one in (pipe, other))
     np.testing.assert_array_equal(np.asarray(a.image), np.asarray(b.image))
+
+
+@pytest.mark.parametrize(("pixels", "injected"), [(9, True), (10, False)])
+def test_the_share_of_the_latents_side_is_rounded_up(pixels, injected):
+    """A quarter of 10 is 3, as a UNet's own layers have 3 × 3 pixels there."""
+    wish = Wish(None, 0.25)
+
+    class Grid(Layer):
+        def grid(self, height, width):
+            return 1, pixels
+
+    layer = Grid("mid_block.attn1", "self", "mid", 2, 1)
+    assert halved(10, 10, 2) == (3, 3)
+    assert (wish.terms(layer, (10, 10), 0, 1) is not None) == injected

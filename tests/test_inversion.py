@@ -268,3 +268,22 @@ def test_what_does_not_fit_is_explained(toyland, random_pipe, made, tmp_path):
     ]:
         with pytest.raises(p2p.InputError, match="(?s)" + says):
             run()
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_encodes_in_float32(tmp_path, monkeypatch):
+    """One that says so itself, as SDXL's does, and it is in half precision again afterwards."""
+    pipe, seen = build("sd1", tmp_path, dtype=torch.float16), []
+    encode = pipe.vae.encode
+
+    def watched(pixels):
+        seen.append(pixels.dtype)
+        return encode(pixels)
+
+    monkeypatch.setattr(pipe.vae, "encode", watched)
+    for says in (False, True):
+        pipe.vae.register_to_config(force_upcast=says)
+        p2p.invert(
+            pipe, PICTURE, PROMPT, method="ddim", steps=1, guidance_scale=2.0, progress=False
+        )
+        assert pipe.vae.dtype == torch.float16
+    assert seen == [torch.float16, torch.float32]

@@ -130,6 +130,14 @@ def test_what_cannot_be_recorded_is_explained(toyland):
             look()
 
 
+def test_fused_layers_leave_out_the_middle_block(result):
+    heat = result.maps["cat"]
+    names = [name for name in result.maps.layers if not name.startswith("mid")]
+    assert len(names) == len(result.maps.layers) - 1
+    outer = torch.stack([heat.at(layer=name).upsample((16, 16)) for name in names]).mean(0)
+    torch.testing.assert_close(heat.fused((16, 16)), outer)
+
+
 def test_masks_pictures_and_refinement(result):
     heat = result.maps["cat"]
     assert heat.mask(0.5).dtype == torch.bool
