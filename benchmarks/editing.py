@@ -46,7 +46,9 @@ def pipeline(model: str, dtype: torch.dtype):
     if model == "toyland":
         pipe = p2p.load_pipeline("toyland")
     else:
-        pipe = build(model, OUT / "tokenizer", small=False, dtype=dtype).to("cuda" if GPU else "cpu")
+        pipe = build(model, OUT / "tokenizer", small=False, dtype=dtype).to(
+            "cuda" if GPU else "cpu"
+        )
         pipe.scheduler = DDIMScheduler(**DDIM)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -54,14 +56,27 @@ def pipeline(model: str, dtype: torch.dtype):
 
 def ways(pipe, side: int, steps: int) -> dict:
     """Name → a function that makes both pictures once."""
-    common = {"guidance_scale": 4.0, "height": side * pipe.vae_scale_factor, "width": side * pipe.vae_scale_factor}
+    common = {
+        "guidance_scale": 4.0,
+        "height": side * pipe.vae_scale_factor,
+        "width": side * pipe.vae_scale_factor,
+    }
     change = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
-    written_out = [(materialised.swap(pipe.tokenizer, *PROMPTS), torch.ones(steps, pipe.tokenizer.model_max_length))]
+    written_out = [
+        (
+            materialised.swap(pipe.tokenizer, *PROMPTS),
+            torch.ones(steps, pipe.tokenizer.model_max_length),
+        )
+    ]
     return {
         "plain": lambda: pipe(PROMPTS, num_inference_steps=steps, **common),
         "p2p.edit": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, **common),
-        "p2p.edit, recorded": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, record=True, **common),
-        "maps written out": lambda: materialised.run(pipe, PROMPTS, written_out, steps, steps, **common),
+        "p2p.edit, recorded": lambda: p2p.edit(
+            pipe, *PROMPTS, change, steps=steps, progress=False, record=True, **common
+        ),
+        "maps written out": lambda: materialised.run(
+            pipe, PROMPTS, written_out, steps, steps, **common
+        ),
     }
 
 
@@ -107,18 +122,26 @@ def measure(model: str) -> dict:
         "numbers": str(dtype).removeprefix("torch."),
         "million weights in the UNet": sum(p.numel() for p in pipe.unet.parameters()) / 1e6,
         "loaded MiB": loaded,
-        "ways": {name: {"seconds": min(spent[name]), "runs": spent[name], "peak MiB": peaks[name]} for name in runs},
+        "ways": {
+            name: {"seconds": min(spent[name]), "runs": spent[name], "peak MiB": peaks[name]}
+            for name in runs
+        },
     }
 
 
 def ratio(case: dict, way: str, to: str) -> float:
     """How much longer one way takes than another: the median over the turns."""
-    return statistics.median(a / b for a, b in zip(case["ways"][way]["runs"], case["ways"][to]["runs"], strict=True))
+    return statistics.median(
+        a / b for a, b in zip(case["ways"][way]["runs"], case["ways"][to]["runs"], strict=True)
+    )
 
 
 def table(results: dict) -> str:
     """Markdown: time and memory of each way and their ratios to the plain pipeline."""
-    lines = ["| model | way | seconds | ratio | peak memory | ratio | without weights | ratio |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | way | seconds | ratio | peak memory | ratio | without weights | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for model, case in results["models"].items():
         plain = case["ways"]["plain"]
         name = f"{NAMES[model]}, {case['size']} px, {case['steps']} step(s), {case['numbers']}"
@@ -134,25 +157,50 @@ def table(results: dict) -> str:
 def publish(results: dict):
     """Store the figures for notebook 08, and a short table in the README, between its `editing` marks."""
     MEASURED.write_text(json.dumps(results, indent=1) + "\n")
-    lines, recording = ["| | plain | `p2p.edit` | recorded | maps written out |", "|---|---|---|---|---|"], []
+    lines, recording = (
+        ["| | plain | `p2p.edit` | recorded | maps written out |", "|---|---|---|---|---|"],
+        [],
+    )
     for model, case in results["models"].items():
         plain, cells = case["ways"]["plain"], []
         for way, got in case["ways"].items():
             own, plain_own = (max(w["peak MiB"] - case["loaded MiB"], 1) for w in (got, plain))
-            cells.append(f"{got['seconds']:.2f} s, {ratio(case, way, 'plain'):.2f}; memory {own / plain_own:.2f}")
-        recording.append(f"{ratio(case, 'p2p.edit, recorded', 'p2p.edit') - 1:+.0%} on {NAMES[model]}".replace("-", "−"))
+            cells.append(
+                f"{got['seconds']:.2f} s, {ratio(case, way, 'plain'):.2f}; memory {own / plain_own:.2f}"
+            )
+        recording.append(
+            f"{ratio(case, 'p2p.edit, recorded', 'p2p.edit') - 1:+.0%} on {NAMES[model]}".replace(
+                "-", "−"
+            )
+        )
         steps = "one step" if case["steps"] == 1 else f"{case['steps']} steps"
-        lines.append(f"| {NAMES[model]}, {case['size']} px, {steps}, {case['numbers']} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {NAMES[model]}, {case['size']} px, {steps}, {case['numbers']} | "
+            + " | ".join(cells)
+            + " |"
+        )
     lines += ["", f"Recording adds to an edit: {', '.join(recording)}."]
     before, _, rest = README.read_text().partition("<!-- editing -->\n")
-    README.write_text(before + "<!-- editing -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2])
+    README.write_text(
+        before
+        + "<!-- editing -->\n"
+        + "\n".join(lines)
+        + "\n<!-- end -->"
+        + rest.partition("<!-- end -->")[2]
+    )
 
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.editing", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.editing", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--publish", action="store_true", help="store the last run's figures in data/ and the README, and run nothing")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="store the last run's figures in data/ and the README, and run nothing",
+    )
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -162,15 +210,33 @@ def main():
     if chosen.measure:
         print(json.dumps(measure(chosen.measure)))
         return
-    loads = [float(subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
-    machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    results = {"machine": machine, "torch": torch.__version__, "load seconds": statistics.median(loads), "models": {}}
+    loads = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(3)
+    ]
+    machine = (
+        torch.cuda.get_device_name()
+        if GPU
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    results = {
+        "machine": machine,
+        "torch": torch.__version__,
+        "load seconds": statistics.median(loads),
+        "models": {},
+    }
     for model in chosen.models:
         command = [sys.executable, "-m", "benchmarks.editing", "--measure", model]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         results["models"][model] = json.loads(run.stdout.splitlines()[-1])
         (OUT / "editing.json").write_text(json.dumps(results, indent=2))
-    print(f"{machine}, torch {results['torch']}; loading the embedded model takes {results['load seconds']:.2f} s\n")
+    print(
+        f"{machine}, torch {results['torch']}; loading the embedded model takes {results['load seconds']:.2f} s\n"
+    )
     print(table(results))
 
 

@@ -73,7 +73,9 @@ class Bench:
     def __init__(self):
         torch.set_num_threads(1)
         self.pipe, self.reader = p2p.load_pipeline("toyland", device="cpu"), load_reader()
-        self.img2img = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        self.img2img = StableDiffusionImg2ImgPipeline(
+            **self.pipe.components, requires_safety_checker=False
+        )
         self.img2img.set_progress_bar_config(disable=True)
         self.counter = Counter(self.pipe.unet)
 
@@ -81,7 +83,10 @@ class Bench:
         """What a piece of work gives, and its seconds and UNet evaluations."""
         rows, start = self.counter.rows, time.process_time()
         given = work()
-        return given, {"seconds": time.process_time() - start, "evaluations": self.counter.rows - rows}
+        return given, {
+            "seconds": time.process_time() - start,
+            "evaluations": self.counter.rows - rows,
+        }
 
     def ceiling(self, picture) -> float:
         """PSNR of the autoencoder alone."""
@@ -107,46 +112,89 @@ class Bench:
 
     def ways(self, wanted, seed: int):
         """Name → a function that gives an inversion or None, and one that makes the edited picture from it."""
-        picture, common = wanted.pictures[0], {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        picture, common = (
+            wanted.pictures[0],
+            {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE},
+        )
 
         def by(**how):
             def invert():
-                return p2p.invert(self.pipe, picture, wanted.source, steps=STEPS, guidance_scale=GUIDANCE, progress=False, **how)
+                return p2p.invert(
+                    self.pipe,
+                    picture,
+                    wanted.source,
+                    steps=STEPS,
+                    guidance_scale=GUIDANCE,
+                    progress=False,
+                    **how,
+                )
 
             def edit(inversion):
                 blend = wanted.local_blend
-                return p2p.edit(self.pipe, inversion, wanted.target, wanted.edit, local_blend=blend, progress=False).image
+                return p2p.edit(
+                    self.pipe,
+                    inversion,
+                    wanted.target,
+                    wanted.edit,
+                    local_blend=blend,
+                    progress=False,
+                ).image
 
             return invert, edit
 
         def uncontrolled(inversion):
             self.pipe.set_progress_bar_config(disable=True)
             with inversion.sampling(self.pipe):
-                return self.pipe([wanted.target], **inversion.arguments(self.pipe, 1), **common).images[0]
+                return self.pipe(
+                    [wanted.target], **inversion.arguments(self.pipe, 1), **common
+                ).images[0]
 
         def noised(strength):
-            start = {"image": picture, "strength": strength, "generator": torch.Generator().manual_seed(seed)}
+            start = {
+                "image": picture,
+                "strength": strength,
+                "generator": torch.Generator().manual_seed(seed),
+            }
             return self.img2img(wanted.target, **start, **common).images[0]
 
         return {
             **{method: by(method=method) for method in METHODS},
             FASTER: by(init="prompt", inner_steps=FASTER_INNER),
             NO_CONTROL: (by(method="ddim")[0], uncontrolled),
-            **{f"img2img, {strength}": (lambda: None, lambda _, s=strength: noised(s)) for strength in STRENGTHS},
+            **{
+                f"img2img, {strength}": (lambda: None, lambda _, s=strength: noised(s))
+                for strength in STRENGTHS
+            },
         }
 
     def scene(self, case: dict) -> list[dict]:
         """All ways on one scene, a row for each."""
-        wanted, rows = counterfactual(scene_at("test", case["scene"]), case["kind"], np.random.default_rng(case["seed"])), []
+        wanted, rows = (
+            counterfactual(
+                scene_at("test", case["scene"]), case["kind"], np.random.default_rng(case["seed"])
+            ),
+            [],
+        )
         best = self.ceiling(wanted.pictures[0])
         for name, (invert, edit) in self.ways(wanted, case["seed"]).items():
             inversion, inverting = self.cost(invert)
             if inversion:
-                inverting["evaluations"] -= 2 * STEPS  # its reconstruction, which an edit does not need
+                inverting["evaluations"] -= (
+                    2 * STEPS
+                )  # its reconstruction, which an edit does not need
             image, editing = self.cost(lambda edit=edit, inversion=inversion: edit(inversion))
             cost = {key: inverting[key] + editing[key] for key in editing}
             back = inversion.psnr if inversion and name != NO_CONTROL else None
-            rows.append({"scene": case["scene"], "way": name, **self.judge(wanted, image), **cost, "reconstruction": back, "ceiling": best})
+            rows.append(
+                {
+                    "scene": case["scene"],
+                    "way": name,
+                    **self.judge(wanted, image),
+                    **cost,
+                    "reconstruction": back,
+                    "ceiling": best,
+                }
+            )
         return rows
 
 
@@ -163,7 +211,12 @@ def work(case: dict) -> list[dict]:
 def memory(case: dict, name: str) -> float:
     """Peak MiB of one way above the loaded model. In a process that has done nothing else."""
     bench = Bench()
-    invert, edit = bench.ways(counterfactual(scene_at("test", case["scene"]), case["kind"], np.random.default_rng(case["seed"])), 0)[name]
+    invert, edit = bench.ways(
+        counterfactual(
+            scene_at("test", case["scene"]), case["kind"], np.random.default_rng(case["seed"])
+        ),
+        0,
+    )[name]
     reset_peak()
     before = peak_mib()
     edit(invert())
@@ -173,7 +226,11 @@ def memory(case: dict, name: str) -> float:
 def interval(values: list[float]) -> tuple[float, float] | None:
     """Mean, and half of its 95 % interval (1.96 standard errors)."""
     known = np.asarray([v for v in values if v is not None], float)
-    return (float(known.mean()), float(1.96 * known.std(ddof=1) / len(known) ** 0.5)) if len(known) > 1 else None
+    return (
+        (float(known.mean()), float(1.96 * known.std(ddof=1) / len(known) ** 0.5))
+        if len(known) > 1
+        else None
+    )
 
 
 def share(seen: list[bool]) -> float | None:
@@ -195,7 +252,9 @@ MEASURES = {  # of a row; scale and digits in the table
 
 def ways_rows(rows: list[dict], way: str) -> list[dict]:
     """The rows of one way, in the order of the scenes."""
-    return sorted((row for row in rows if row["way"] == way), key=lambda row: (row["scene"], row["kind"]))
+    return sorted(
+        (row for row in rows if row["way"] == way), key=lambda row: (row["scene"], row["kind"])
+    )
 
 
 def difference(a: float | None, b: float | None) -> float | None:
@@ -206,17 +265,26 @@ def difference(a: float | None, b: float | None) -> float | None:
 def summarise(rows: list[dict], peaks: dict[str, float]) -> dict:
     """Way → measure → mean and half interval; img2img at the strength whose edits are seen most, and in a tie err least."""
     for row in rows:
-        row["short"] = None if row["reconstruction"] is None else row["ceiling"] - row["reconstruction"]
+        row["short"] = (
+            None if row["reconstruction"] is None else row["ceiling"] - row["reconstruction"]
+        )
     summary, direct = {}, ways_rows(rows, "direct")
     for name in NAMES:
         own = ways_rows(rows, name)
         summary[name] = {measure: interval([row[measure] for row in own]) for measure in MEASURES}
         summary[name]["peak MiB"] = peaks.get(name)
         summary[name]["over direct"] = {  # the same scenes, so what makes a scene hard falls out
-            measure: interval([difference(row[measure], other[measure]) for row, other in zip(own, direct, strict=True)])
+            measure: interval(
+                [
+                    difference(row[measure], other[measure])
+                    for row, other in zip(own, direct, strict=True)
+                ]
+            )
             for measure in ("background psnr", "error", "seen")
         }
-        summary[name]["by kind"] = {k: share([row["seen"] for row in own if row["kind"] == k]) for k in KINDS}
+        summary[name]["by kind"] = {
+            k: share([row["seen"] for row in own if row["kind"] == k]) for k in KINDS
+        }
     tried = [name for name in NAMES if name.startswith("img2img")]
     best = max(tried, key=lambda name: (summary[name]["seen"][0], -summary[name]["error"][0]))
     return {name: figures for name, figures in summary.items() if name not in tried or name == best}
@@ -228,20 +296,30 @@ def table(summary: dict) -> str:
     lines = ["| | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
     for name, figures in summary.items():
         cells = [
-            "–" if figures[m] is None else f"{round(figures[m][0] * scale, digits) + 0.0:.{digits}f} ± {figures[m][1] * scale:.{digits}f}"
+            "–"
+            if figures[m] is None
+            else f"{round(figures[m][0] * scale, digits) + 0.0:.{digits}f} ± {figures[m][1] * scale:.{digits}f}"
             for m, (_, scale, digits) in MEASURES.items()
         ]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{figures['peak MiB']:.0f}"]) + " |")
-    lines += ["", "| more than direct, same scenes | background PSNR, dB | error inside, % | edit seen, % |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| more than direct, same scenes | background PSNR, dB | error inside, % | edit seen, % |",
+        "|---|---|---|---|",
+    ]
     for name, figures in summary.items():
         cells = [
             f"{scale * a:+.{n}f} ± {scale * da:.{n}f}"
-            for (a, da), scale, n in zip(figures["over direct"].values(), (1, 100, 100), (1, 1, 0), strict=True)
+            for (a, da), scale, n in zip(
+                figures["over direct"].values(), (1, 100, 100), (1, 1, 0), strict=True
+            )
         ]
         lines += [] if name == "direct" else [f"| {name} | " + " | ".join(cells) + " |"]
     lines += ["", "| edit seen, % | " + " | ".join(KINDS) + " |", "|---" * (1 + len(KINDS)) + "|"]
     for name, figures in summary.items():
-        cells = ["–" if seen is None else f"{100 * seen:.0f}" for seen in figures["by kind"].values()]
+        cells = [
+            "–" if seen is None else f"{100 * seen:.0f}" for seen in figures["by kind"].values()
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -254,8 +332,20 @@ def figure(summary: dict):
     names = [f"{name}, {figures['seconds'][0]:.1f} s" for name, figures in summary.items()]
     for ax, measure, factor in ((axes[0], "background psnr", 1), (axes[1], "seen", 100)):
         for place, figures in enumerate(summary.values()):
-            ax.errorbar(factor * figures[measure][0], place, xerr=factor * figures[measure][1], fmt="o", color="black", capsize=3)
-        ax.set(xlabel=MEASURES[measure][0], yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+            ax.errorbar(
+                factor * figures[measure][0],
+                place,
+                xerr=factor * figures[measure][1],
+                fmt="o",
+                color="black",
+                capsize=3,
+            )
+        ax.set(
+            xlabel=MEASURES[measure][0],
+            yticks=range(len(names)),
+            yticklabels=names,
+            ylim=(len(names) - 0.5, -0.5),
+        )
         ax.grid(alpha=0.3)
     axes[0].set_title("What should stay, stays", loc="left")
     axes[1].set_title("What should change, changes", loc="left")
@@ -264,32 +354,50 @@ def figure(summary: dict):
 
 def publish(results: dict):
     """Summarise the rows of a run; store the figures for the notebook, the picture, and the tables in the README, between its marks."""
-    results["summary"] = summarise(results["rows"], {name: figures["peak MiB"] for name, figures in results["summary"].items()})
-    LIST.with_name("measured.json").write_text(json.dumps({k: v for k, v in results.items() if k != "rows"}, indent=1) + "\n")
+    results["summary"] = summarise(
+        results["rows"], {name: figures["peak MiB"] for name, figures in results["summary"].items()}
+    )
+    LIST.with_name("measured.json").write_text(
+        json.dumps({k: v for k, v in results.items() if k != "rows"}, indent=1) + "\n"
+    )
     figure(results["summary"]).savefig(ROOT / "data" / "pictures" / "inversion.png", dpi=100)
     before, _, rest = (ROOT / "README.md").read_text().partition("<!-- inversion -->\n")
     after = rest.partition("<!-- end -->")[2]
-    (ROOT / "README.md").write_text(f"{before}<!-- inversion -->\n{table(results['summary'])}\n<!-- end -->{after}")
+    (ROOT / "README.md").write_text(
+        f"{before}<!-- inversion -->\n{table(results['summary'])}\n<!-- end -->{after}"
+    )
 
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inversion", description=__doc__.split("\n")[0])
-    parser.add_argument("--scenes", type=int, default=63, help="how many of the list, from its start")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inversion", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=63, help="how many of the list, from its start"
+    )
     parser.add_argument("--processes", type=int, default=min(os.cpu_count(), 8))
-    parser.add_argument("--publish", action="store_true", help="store the last run's figures in data/ and the README, and run nothing")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="store the last run's figures in data/ and the README, and run nothing",
+    )
     parser.add_argument("--draw", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.draw:
         LIST.parent.mkdir(exist_ok=True)
-        LIST.write_text("[\n" + ",\n".join(json.dumps(case) for case in draw(chosen.draw)) + "\n]\n")
+        LIST.write_text(
+            "[\n" + ",\n".join(json.dumps(case) for case in draw(chosen.draw)) + "\n]\n"
+        )
         return
     if chosen.publish:
         publish(json.loads((OUT / "inversion.json").read_text()))
         return
     cases = json.loads(LIST.read_text())[: chosen.scenes]
     start, rows, alone = time.time(), [], multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(chosen.processes, alone, max_tasks_per_child=1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        chosen.processes, alone, max_tasks_per_child=1
+    ) as pool:
         peaks = dict(zip(NAMES, pool.map(memory, itertools.repeat(cases[0]), NAMES), strict=False))
     with concurrent.futures.ProcessPoolExecutor(chosen.processes, alone) as pool:
         for number, found in enumerate(pool.map(work, cases), 1):
@@ -299,7 +407,9 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     about = {"scenes": len(cases), "steps": STEPS, "guidance scale": GUIDANCE}
     about["minutes"] = (time.time() - start) / 60
-    (OUT / "inversion.json").write_text(json.dumps({**about, "summary": summary, "rows": rows}, indent=1))
+    (OUT / "inversion.json").write_text(
+        json.dumps({**about, "summary": summary, "rows": rows}, indent=1)
+    )
     figure(summary).savefig(OUT / "inversion.png", dpi=100)
     print(json.dumps(about), table(summary), sep="\n\n")
 

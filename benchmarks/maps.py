@@ -59,23 +59,38 @@ def score(pipe, split: str, count: int) -> dict[str, dict]:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.maps", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.maps", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--publish", action="store_true", help="store the figures in data/benchmark")
+    parser.add_argument(
+        "--publish", action="store_true", help="store the figures in data/benchmark"
+    )
     chosen = parser.parse_args()
     pipe = p2p.load_pipeline("toyland", device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    tuning, test = score(pipe, "validation", max(chosen.scenes // 4, 1)), score(pipe, "test", chosen.scenes)
+    tuning, test = (
+        score(pipe, "validation", max(chosen.scenes // 4, 1)),
+        score(pipe, "test", chosen.scenes),
+    )
     table = {}
     for way in WAYS:
         best = int(np.mean(tuning[way]["iou"], axis=0).argmax())
         iou = [row[best] for row in test[way]["iou"]]
-        table[way] = {"threshold": float(THRESHOLDS[best]), "iou": interval(iou), "pointing": interval(test[way]["pointing"])}
+        table[way] = {
+            "threshold": float(THRESHOLDS[best]),
+            "iou": interval(iou),
+            "pointing": interval(test[way]["pointing"]),
+        }
         table[way]["objects"] = len(iou)
         (mean, half), (hit, around) = table[way]["iou"], table[way]["pointing"]
-        print(f"{way:34} IoU {mean:.3f} ± {half:.3f} at threshold {THRESHOLDS[best]:.2f}; peak on object {hit:.1%} ± {around:.1%}")
+        print(
+            f"{way:34} IoU {mean:.3f} ± {half:.3f} at threshold {THRESHOLDS[best]:.2f}; peak on object {hit:.1%} ± {around:.1%}"
+        )
     if chosen.publish:
-        MEASURED.write_text(json.dumps({"scenes": chosen.scenes, "steps": STEPS, "ways": table}, indent=1) + "\n")
+        MEASURED.write_text(
+            json.dumps({"scenes": chosen.scenes, "steps": STEPS, "ways": table}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

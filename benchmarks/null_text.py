@@ -40,14 +40,22 @@ def original(pipe, pivot, prompt: str, steps: int, inner: int):
     embed = lambda text: pipe.encode_prompt([text], unet.device, 1, False)[0].detach()  # noqa: E731
     null, words = embed(""), embed(prompt)
     scheduler.set_timesteps(steps)
-    variance, found, losses, latent = pivot[-1].var().item(), [], torch.full((steps, inner), torch.nan), pivot[:1]
+    variance, found, losses, latent = (
+        pivot[-1].var().item(),
+        [],
+        torch.full((steps, inner), torch.nan),
+        pivot[:1],
+    )
 
     def alpha(t):
         return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
 
     def ddim(noise, t, z):
         before, after = alpha(t), alpha(t - scheduler.config.num_train_timesteps // steps)
-        return after**0.5 * (z - (1 - before) ** 0.5 * noise) / before**0.5 + (1 - after) ** 0.5 * noise
+        return (
+            after**0.5 * (z - (1 - before) ** 0.5 * noise) / before**0.5
+            + (1 - after) ** 0.5 * noise
+        )
 
     for i, t in enumerate(scheduler.timesteps):
         null = null.clone().detach().requires_grad_()
@@ -56,7 +64,9 @@ def original(pipe, pivot, prompt: str, steps: int, inner: int):
             conditional = unet(latent, t, encoder_hidden_states=words).sample
         for j in range(inner):
             guess = unet(latent, t, encoder_hidden_states=null).sample
-            loss = F.mse_loss(ddim(guess + GUIDANCE * (conditional - guess), t, latent), pivot[i + 1][None])
+            loss = F.mse_loss(
+                ddim(guess + GUIDANCE * (conditional - guess), t, latent), pivot[i + 1][None]
+            )
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -65,12 +75,22 @@ def original(pipe, pivot, prompt: str, steps: int, inner: int):
                 break
         found.append(null.detach())
         with torch.no_grad():
-            guess, conditional = unet(torch.cat([latent] * 2), t, encoder_hidden_states=torch.cat([null, words])).sample.chunk(2)
+            guess, conditional = unet(
+                torch.cat([latent] * 2), t, encoder_hidden_states=torch.cat([null, words])
+            ).sample.chunk(2)
             latent = ddim(guess + GUIDANCE * (conditional - guess), t, latent)
     return torch.cat(found), losses
 
 
-def ours(pipe, pivot, prompt: str, steps: int, inner: int, init: str, gradient_checkpointing: bool = False):
+def ours(
+    pipe,
+    pivot,
+    prompt: str,
+    steps: int,
+    inner: int,
+    init: str,
+    gradient_checkpointing: bool = False,
+):
     """The package's optimisation on the same pivot."""
     run = {"prompt": prompt, "steps": steps, "guidance": GUIDANCE, "inner": inner, "init": init}
     with _frozen(pipe.unet, gradient_checkpointing):
@@ -106,7 +126,11 @@ def measure(model: str, way: str) -> dict:
     reset_peak()
     start = time.perf_counter()
     _, losses = WAYS[way](pipe, pivot, photo.prompt, steps, inner)
-    return {"seconds": time.perf_counter() - start, "MiB": peak_mib() - forward, "losses": losses.tolist()}
+    return {
+        "seconds": time.perf_counter() - start,
+        "MiB": peak_mib() - forward,
+        "losses": losses.tolist(),
+    }
 
 
 def last(losses: list) -> torch.Tensor:
@@ -124,7 +148,11 @@ def table(results: dict) -> str:
         first = ways["original"]
         for way, got in ways.items():
             a, b = torch.tensor(first["losses"]), torch.tensor(got["losses"])
-            same = f"{((a - b).abs() / a)[:FIRST].nan_to_num(0).max():.1e}" if "from the prompt" not in way else "–"
+            same = (
+                f"{((a - b).abs() / a)[:FIRST].nan_to_num(0).max():.1e}"
+                if "from the prompt" not in way
+                else "–"
+            )
             lines.append(
                 f"| {NAMES[model]} | {way} | {got['seconds']:.1f} | {got['seconds'] / first['seconds']:.2f} | {got['MiB']:.0f} MiB "
                 f"| {got['MiB'] / first['MiB']:.2f} | {last(got['losses']).mean():.2e} | {same} |"
@@ -134,7 +162,9 @@ def table(results: dict) -> str:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.null_text", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.null_text", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

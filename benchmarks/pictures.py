@@ -40,8 +40,16 @@ def word_swaps(pipe, count: int = 4):
         after, _, old, new = swap(scene, np.random.default_rng(index - 1))
         pair = caption(scene), caption(after)
         blend = p2p.LocalBlend((old, new))
-        swapped = p2p.edit(pipe, *pair, p2p.Replace(), local_blend=blend, seed=index - 1, progress=False)
-        alone = p2p.edit(pipe, *pair, p2p.Replace(cross_steps=0.0, self_steps=0.0), seed=index - 1, progress=False)
+        swapped = p2p.edit(
+            pipe, *pair, p2p.Replace(), local_blend=blend, seed=index - 1, progress=False
+        )
+        alone = p2p.edit(
+            pipe,
+            *pair,
+            p2p.Replace(cross_steps=0.0, self_steps=0.0),
+            seed=index - 1,
+            progress=False,
+        )
         images += [swapped.source, alone.image, swapped.image]
         titles += [caption(scene), f"{old} → {new}: same seed only", f"{old} → {new}: word swap"]
     return p2p.gallery(images, titles, columns=6, width=10)
@@ -71,7 +79,9 @@ def refinements_and_faders(pipe, seed: int = 2):
         "a pencil sketch of …",
     ]
     titles += ["a yellow house …", *(f"falling snow × {w}" for w in weights)]
-    return p2p.gallery([refined.source, *refined.images, *faded.images], titles, columns=7, width=10)
+    return p2p.gallery(
+        [refined.source, *refined.images, *faded.images], titles, columns=7, width=10
+    )
 
 
 def write_photos(folder: Path):
@@ -91,7 +101,15 @@ def write_photos(folder: Path):
             "test scene": index,
             "prompt": caption(scene),
             "scene": json.loads(to_json(scene)),
-            "edits": [{"kind": e.kind, "prompt": e.target, "words": e.words, "after": json.loads(to_json(e.after))} for e in edits],
+            "edits": [
+                {
+                    "kind": e.kind,
+                    "prompt": e.target,
+                    "words": e.words,
+                    "after": json.loads(to_json(e.after)),
+                }
+                for e in edits
+            ],
         }
     (folder / "photos.json").write_text(json.dumps(described, indent=1) + "\n")
 

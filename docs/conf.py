@@ -33,7 +33,10 @@ html_theme = "furo"
 html_favicon = "static/favicon.svg"
 html_show_copyright = False
 pygments_dark_style = "a11y-dark"
-html_static_path = ["static", str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf")]
+html_static_path = [
+    "static",
+    str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"),
+]
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"defer": "defer"})]
 html_extra_path = ["root"]
@@ -67,11 +70,17 @@ def prepare(app, docname, content):
                 cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
             for name, data in cell.get("attachments", {}).items():
                 kind, picture = data.popitem()
-                cell["source"] = "".join(cell["source"]).replace(f"attachment:{name}", f"data:{kind};base64,{picture}")
+                cell["source"] = "".join(cell["source"]).replace(
+                    f"attachment:{name}", f"data:{kind};base64,{picture}"
+                )
             if cell["cell_type"] == "code":  # a widget would need a kernel
-                cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
+                cell["outputs"] = [
+                    output for output in cell["outputs"] if WIDGET not in output.get("data", {})
+                ]
         content[0] = json.dumps(notebook)
-    content[0] = content[0].replace("](notebooks/solutions)", "](docs/solutions.md)")  # a folder there, a page here
+    content[0] = content[0].replace(
+        "](notebooks/solutions)", "](docs/solutions.md)"
+    )  # a folder there, a page here
     if docname == root_doc:
         readme = (Path(app.srcdir) / "README.md").read_text(encoding="utf-8")
         table = re.search(r"^\| notebook .*?\n\n", readme, re.M | re.S).group().replace("](", "](/")

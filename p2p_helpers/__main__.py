@@ -10,7 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("p2p-helpers", "torch", "diffusers", "transformers", "numpy", "pillow", "matplotlib", "jupyterlab", "ipywidgets")
+PACKAGES = (
+    "p2p-helpers",
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "jupyterlab",
+    "ipywidgets",
+)
 
 
 def main() -> int:
@@ -37,11 +47,16 @@ def main() -> int:
     device = best_device()
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
-        line(True, f"device: {torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+        line(
+            True,
+            f"device: {torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+        )
     else:
         line(True, f"device: {device}, {torch.get_num_threads()} threads")
     if Path("/proc/meminfo").exists():
-        free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
+        free = (
+            int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
+        )
         line(True, f"memory: {free:.1f} GiB available; an edit needs about 1")
     try:
         start = time.time()

@@ -31,13 +31,17 @@ def verify_files(folder: Path):
     """
     listing = folder / "checksums.json"
     if not listing.is_file():
-        raise ModelError(f"{listing} is missing: the embedded model did not come with this copy. {_REINSTALL}")
+        raise ModelError(
+            f"{listing} is missing: the embedded model did not come with this copy. {_REINSTALL}"
+        )
     for name, expected in json.loads(listing.read_text()).items():
         file = folder / name
         if not file.is_file():
             raise ModelError(f"The embedded model's file {file} is missing. {_REINSTALL}")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ModelError(f"The embedded model's file {file} is damaged: its SHA-256 is not the one in checksums.json. {_REINSTALL}")
+            raise ModelError(
+                f"The embedded model's file {file} is damaged: its SHA-256 is not the one in checksums.json. {_REINSTALL}"
+            )
 
 
 _REINSTALL = "Reinstall the package, or restore the file with: git checkout -- data/toyland"
@@ -53,7 +57,9 @@ def best_device() -> str:
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
     """No loading bars for a load that takes less than a second; afterwards they are as they were."""
-    shown = [library for library in (logging, diffusers_logging) if library.is_progress_bar_enabled()]
+    shown = [
+        library for library in (logging, diffusers_logging) if library.is_progress_bar_enabled()
+    ]
     for library in shown:
         library.disable_progress_bar()
     try:
@@ -69,21 +75,36 @@ def _embedded(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
     Raises:
         ModelError: this version of transformers calls a weight by another name than the file does.
     """
-    text_encoder, report = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, output_loading_info=True)
+    text_encoder, report = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", dtype=dtype, output_loading_info=True
+    )
     # Buffers of positions are worked out, and versions differ in whether they stand in the file.
-    strange = [k for kind in ("missing_keys", "unexpected_keys") for k in report[kind] if not k.endswith("position_ids")]
+    strange = [
+        k
+        for kind in ("missing_keys", "unexpected_keys")
+        for k in report[kind]
+        if not k.endswith("position_ids")
+    ]
     if strange:
         raise ModelError(
             f"This version of transformers does not know the embedded text encoder's weights: {', '.join(sorted(strange)[:3])} … "
             "Its pictures would be noise. Install a version that pyproject.toml allows."
         )
     return StableDiffusionPipeline.from_pretrained(
-        folder, text_encoder=text_encoder, dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+        folder,
+        text_encoder=text_encoder,
+        dtype=dtype,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
     )
 
 
 def load_pipeline(
-    name: str | Path = "toyland", *, device: str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
+    name: str | Path = "toyland",
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
 ) -> DiffusionPipeline:
     """Load a text-to-image pipeline, ready to use and to edit.
 
@@ -112,7 +133,9 @@ def load_pipeline(
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     for variant in _variants(name, dtype):
         try:
-            pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True, revision=revision, variant=variant)
+            pipe = DiffusionPipeline.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, revision=revision, variant=variant
+            )
             return pipe.to(device)
         except Exception as error:  # the Hub client raises many kinds; all mean the same to a user
             failure = error

@@ -178,7 +178,9 @@ def _one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> lis
     return edits
 
 
-def _generators(seed: int | None, generator: torch.Generator | None, count: int) -> list[torch.Generator]:
+def _generators(
+    seed: int | None, generator: torch.Generator | None, count: int
+) -> list[torch.Generator]:
     """The same random numbers for every prompt, so that all start from one latent."""
     if generator is None:
         return [torch.Generator().manual_seed(int(seed)) for _ in range(count)]

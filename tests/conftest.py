@@ -11,7 +11,9 @@ from transformers import CLIPTokenizer
 
 from . import typecheck  # noqa: F401  (the hook below looks it up by name)
 
-with install_import_hook("p2p_helpers", "tests.typecheck.check"):  # shapes in signatures are checked in every test
+with install_import_hook(
+    "p2p_helpers", "tests.typecheck.check"
+):  # shapes in signatures are checked in every test
     import p2p_helpers as p2p
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
@@ -25,12 +27,22 @@ def no_network(monkeypatch):
     connect = socket.socket.connect
 
     def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test tried to reach {address}; tests never use the network")
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: pytest.fail(f"a test looked up {host!r}; tests never use the network"))
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: pytest.fail(
+            f"a test looked up {host!r}; tests never use the network"
+        ),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +75,12 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         try:
-            started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+            started = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            )
         except sync_api.Error as error:
-            pytest.skip(f"no browser to test in; apt install chromium, or playwright install chromium ({error.message[:80]})")
+            pytest.skip(
+                f"no browser to test in; apt install chromium, or playwright install chromium ({error.message[:80]})"
+            )
         yield started
         started.close()

@@ -35,7 +35,9 @@ def refine(tokenizer, source, target):
         out = a_t.clone()
         for j in range(len(old)):
             if old[j]:
-                out[..., j] = sum(mapping[i, j].item() * a_s[..., i] for i in mapping[:, j].nonzero().flatten())
+                out[..., j] = sum(
+                    mapping[i, j].item() * a_s[..., i] for i in mapping[:, j].nonzero().flatten()
+                )
         return out
 
     return new_maps
@@ -62,10 +64,18 @@ class Materialised:
     """
 
     def __init__(self, edits, self_steps, self_pixels=10**9, blend=None, map_pixels=None):
-        self.edits, self.self_steps, self.self_pixels, self.blend, self.map_pixels = edits, self_steps, self_pixels, blend, map_pixels
+        self.edits, self.self_steps, self.self_pixels, self.blend, self.map_pixels = (
+            edits,
+            self_steps,
+            self_pixels,
+            blend,
+            map_pixels,
+        )
         self.step, self.kept, self.masks = 0, [], []
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs
+    ):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
             f(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -86,7 +96,9 @@ class Materialised:
                 words[i] = words[0]
         if encoder_hidden_states is not None and maps.shape[2] == self.map_pixels:
             self.kept.append(words.float().mean(1))
-        return attn.to_out[1](attn.to_out[0](torch.einsum("bhnl,bhld->bhnd", maps, v).transpose(1, 2).flatten(2)))
+        return attn.to_out[1](
+            attn.to_out[0](torch.einsum("bhnl,bhld->bhnd", maps, v).transpose(1, 2).flatten(2))
+        )
 
     def after_step(self, pipe, step, timestep, tensors):
         self.step = step + 1
@@ -106,13 +118,28 @@ class Materialised:
         return tensors
 
 
-def run(pipe, prompts, edits, steps, self_steps, *, seed=0, guidance_scale=4.0, self_pixels=10**9, blend=None, map_pixels=None, **size):
+def run(
+    pipe,
+    prompts,
+    edits,
+    steps,
+    self_steps,
+    *,
+    seed=0,
+    guidance_scale=4.0,
+    self_pixels=10**9,
+    blend=None,
+    map_pixels=None,
+    **size,
+):
     """Final latents (prompt, channel, height, width) of an edit with materialised maps, and the processor."""
     processor = Materialised(edits, self_steps, self_pixels, blend, map_pixels)
     before = dict(pipe.unet.attn_processors)
     if map_pixels:  # local blend looks at down and up layers only
         aside = Materialised(edits, self_steps, self_pixels)
-        pipe.unet.set_attn_processor({n: aside if n.startswith("mid") else processor for n in before})
+        pipe.unet.set_attn_processor(
+            {n: aside if n.startswith("mid") else processor for n in before}
+        )
     else:
         aside = None
         pipe.unet.set_attn_processor(processor)

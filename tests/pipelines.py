@@ -16,7 +16,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from p2p_helpers.toyland.tokenizer import write_tokenizer
 
-NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 DDIM = {**NOISE, "clip_sample": False, "set_alpha_to_one": False}
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 SD = {
@@ -30,7 +35,13 @@ SD = {
 }
 UNETS = {  # as published; `shrink` makes them narrower
     "sd1": SD,
-    "sd2": {**SD, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True, "sample_size": 96},
+    "sd2": {
+        **SD,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+        "sample_size": 96,
+    },
     "sdxl": {
         "down_block_types": ("DownBlock2D", CROSS_DOWN, CROSS_DOWN),
         "up_block_types": (CROSS_UP, CROSS_UP, "UpBlock2D"),
@@ -51,16 +62,39 @@ UNETS = {  # as published; `shrink` makes them narrower
 def shrink(kind: str) -> dict:
     """A UNet configuration with the same blocks and layers, 16×16 latents and a twentieth of the width."""
     wide = UNETS[kind]
-    narrow = {"block_out_channels": tuple(c // 20 for c in wide["block_out_channels"]), "norm_num_groups": 8, "sample_size": 16}
+    narrow = {
+        "block_out_channels": tuple(c // 20 for c in wide["block_out_channels"]),
+        "norm_num_groups": 8,
+        "sample_size": 16,
+    }
     heads = {"sd1": 4, "sd2": (2, 4, 8, 8), "sdxl": (2, 4, 8)}[kind]
     if kind == "sdxl":
-        narrow |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24}
-    return {**wide, **narrow, "attention_head_dim": heads, "cross_attention_dim": 56 if kind == "sdxl" else 32}
+        narrow |= {
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 24,
+        }
+    return {
+        **wide,
+        **narrow,
+        "attention_head_dim": heads,
+        "cross_attention_dim": 56 if kind == "sdxl" else 32,
+    }
 
 
 def _text_encoder(tokenizer, width: int, kind=CLIPTextModel, **extra):
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "vocab_size": len(tokenizer)}
-    config = CLIPTextConfig(**ids, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=4, **extra)
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "vocab_size": len(tokenizer),
+    }
+    config = CLIPTextConfig(
+        **ids,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        **extra,
+    )
     return kind(config)
 
 
@@ -74,9 +108,19 @@ def build(kind: str, folder: Path, small: bool = True, dtype: torch.dtype = torc
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
     levels = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # weights are made as they will be used: twice the size would not fit everywhere
+    torch.set_default_dtype(
+        dtype
+    )  # weights are made as they will be used: twice the size would not fit everywhere
     try:
-        vae = AutoencoderKL(3, 3, *levels, block_out_channels=(8, 8, 16, 16), norm_num_groups=4, sample_size=128, force_upcast=False)
+        vae = AutoencoderKL(
+            3,
+            3,
+            *levels,
+            block_out_channels=(8, 8, 16, 16),
+            norm_num_groups=4,
+            sample_size=128,
+            force_upcast=False,
+        )
         unet = UNet2DConditionModel(**(shrink(kind) if small else UNETS[kind]))
         parts = {"vae": vae, "unet": unet, "tokenizer": tokenizer}
         if kind == "sdxl":
@@ -84,8 +128,12 @@ def build(kind: str, folder: Path, small: bool = True, dtype: torch.dtype = torc
             return StableDiffusionXLPipeline(
                 **parts,
                 text_encoder=_text_encoder(tokenizer, first),
-                text_encoder_2=_text_encoder(tokenizer, second, CLIPTextModelWithProjection, projection_dim=second),
-                tokenizer_2=CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="!"),
+                text_encoder_2=_text_encoder(
+                    tokenizer, second, CLIPTextModelWithProjection, projection_dim=second
+                ),
+                tokenizer_2=CLIPTokenizer.from_pretrained(
+                    folder, model_max_length=77, pad_token="!"
+                ),
                 scheduler=EulerDiscreteScheduler(**NOISE),
                 add_watermarker=False,
             ).to(dtype)

@@ -19,8 +19,21 @@ from torch.utils._pytree import tree_flatten, tree_map
 DEVICE = "fakegpu"
 CALLS: collections.Counter = collections.Counter()  # (kind, place) → how often
 # A small CPU tensor may be an index, or be copied from.
-FREE = {"aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_", "aten::copy_", "aten::_to_copy", "aten::index"}
-SYNCS = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::is_nonzero", "aten::masked_select"}
+FREE = {
+    "aten::index.Tensor",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+    "aten::copy_",
+    "aten::_to_copy",
+    "aten::index",
+}
+SYNCS = {
+    "aten::_local_scalar_dense",
+    "aten::equal",
+    "aten::nonzero",
+    "aten::is_nonzero",
+    "aten::masked_select",
+}
 _state = {"ready": False}
 
 
@@ -97,7 +110,9 @@ def _outer(value):
 
 def _run(func, args, kwargs):
     name = func._schema.name
-    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+    tensors = [
+        value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)
+    ]
     there = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
     here = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.dim() > 0]
     if there and here and name not in FREE:
@@ -132,7 +147,9 @@ def moved(pipe):
             for name, weight in list(module._parameters.items()):
                 if weight is not None:
                     on_device = OnDevice(weight.detach())
-                    module._parameters[name] = torch.nn.Parameter(on_device, requires_grad=weight.requires_grad)
+                    module._parameters[name] = torch.nn.Parameter(
+                        on_device, requires_grad=weight.requires_grad
+                    )
             for name, buffer in list(module._buffers.items()):
                 if buffer is not None:
                     module._buffers[name] = OnDevice(buffer)

@@ -22,7 +22,11 @@ def model(tmp_path_factory):
 def test_it_runs(path, model, monkeypatch):
     monkeypatch.setenv("P2P_MODEL", str(model))
     notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
-    skipped = [c for c in notebook.cells if c.cell_type == "code" and c.source.startswith("# Toyland only")]
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
+    skipped = [
+        c for c in notebook.cells if c.cell_type == "code" and c.source.startswith("# Toyland only")
+    ]
     assert all(c.outputs[0]["text"].startswith("Skipped on ") for c in skipped)
     assert "UserWarning" not in str([c.get("outputs") for c in notebook.cells])

@@ -18,12 +18,28 @@ BOX[64:128, 0:64] = 255  # where the cat of this seed is
 
 
 def blended(pipe, targets=DOG, steps=10, **arguments):
-    return p2p.edit(pipe, CAT, targets, local_blend=p2p.LocalBlend(**arguments), seed=3, steps=steps, progress=False)
+    return p2p.edit(
+        pipe,
+        CAT,
+        targets,
+        local_blend=p2p.LocalBlend(**arguments),
+        seed=3,
+        steps=steps,
+        progress=False,
+    )
 
 
 @pytest.mark.parametrize(
     "mask",
-    [BOX, Image.fromarray(BOX), BOX / 255, BOX > 0, torch.from_numpy(BOX).bfloat16(), BOX[::8, ::8], BOX // 255],
+    [
+        BOX,
+        Image.fromarray(BOX),
+        BOX / 255,
+        BOX > 0,
+        torch.from_numpy(BOX).bfloat16(),
+        BOX[::8, ::8],
+        BOX // 255,
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_a_mask_of_ones_own_says_where(toyland, mask):
@@ -32,22 +48,31 @@ def test_a_mask_of_ones_own_says_where(toyland, mask):
     changed = p2p.difference(result.source, result.image)
     inside = BOX > 0
     far = np.ones_like(inside)
-    far[48:128, 0:80] = False  # the decoder sees two latent pixels beyond the mask, and its norms a little of everything
+    far[48:128, 0:80] = (
+        False  # the decoder sees two latent pixels beyond the mask, and its norms a little of everything
+    )
     assert changed[inside].max() > 0.1
     assert changed[far].mean() < 0.01
 
 
 def test_words_and_mask_together_are_where_both_allow(toyland):
-    words, both = (blended(toyland, words=("cat", "dog"), steps=2, **more) for more in ({}, {"mask": BOX}))
+    words, both = (
+        blended(toyland, words=("cat", "dog"), steps=2, **more) for more in ({}, {"mask": BOX})
+    )
     assert (both.masks[0, 0].numpy() == words.masks[0, 0].numpy() & (BOX[::8, ::8] > 0)).all()
 
 
 def test_each_target_has_its_own_mask_from_the_words_it_has(toyland):
     both = blended(toyland, [DOG, FOX], words=("cat", "dog", "fox"))
-    alone = [blended(toyland, target, words=("cat", word)) for target, word in ((DOG, "dog"), (FOX, "fox"))]
+    alone = [
+        blended(toyland, target, words=("cat", word))
+        for target, word in ((DOG, "dog"), (FOX, "fox"))
+    ]
     assert both.masks.shape == (10, 2, 16, 16)
     for i, one in enumerate(alone):
-        assert (both.masks[:, i] != one.masks[:, 0]).float().mean() < 0.01  # the same up to rounding at the threshold
+        assert (
+            both.masks[:, i] != one.masks[:, 0]
+        ).float().mean() < 0.01  # the same up to rounding at the threshold
         assert p2p.difference(both.images[i], one.image).mean() < 0.01
 
 
@@ -68,7 +93,15 @@ def test_a_callback_sees_the_mask_of_its_step(toyland):
         seen.append(tensors["mask"])
         return tensors
 
-    result = p2p.edit(toyland, CAT, DOG, local_blend=p2p.LocalBlend("cat"), steps=3, callback=callback, progress=False)
+    result = p2p.edit(
+        toyland,
+        CAT,
+        DOG,
+        local_blend=p2p.LocalBlend("cat"),
+        steps=3,
+        callback=callback,
+        progress=False,
+    )
     assert torch.equal(torch.stack(seen), result.masks)
 
 
@@ -91,7 +124,11 @@ def test_the_start_is_rounded_down(tokenizer):
 
 def test_the_original_mask_by_hand(tokenizer):
     """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size."""
-    layers = [Layer(f"{part}.{level}", "cross", part, level, 4) for part in ("down", "mid", "up") for level in (0, 1)]
+    layers = [
+        Layer(f"{part}.{level}", "cross", part, level, 4)
+        for part in ("down", "mid", "up")
+        for level in (0, 1)
+    ]
     run = BlendRun(p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], 8)
     run.begin(Geometry(layers, (32, 32), 2, 32, 1, torch.device("cpu")))
     assert [layer.name for layer in layers if run.watches(layer, 0)] == ["down.1", "up.1"]

@@ -26,9 +26,16 @@ def served(command, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_DATA_DIR": str(folder / "data")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(folder),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+    }
     server = subprocess.Popen(
-        [sys.executable, "-m", *command, f"--port={port}", "--no-browser"], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", *command, f"--port={port}", "--no-browser"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     try:
         for _ in range(120):
@@ -46,7 +53,9 @@ def served(command, folder):
 
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
-    yield from served(["voila", str(ROOT / "notebooks" / "studio.ipynb")], tmp_path_factory.mktemp("jupyter"))
+    yield from served(
+        ["voila", str(ROOT / "notebooks" / "studio.ipynb")], tmp_path_factory.mktemp("jupyter")
+    )
 
 
 @pytest.fixture
@@ -166,7 +175,9 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
     page.set_default_timeout(PATIENCE)
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.goto(f"{lab}/lab/tree/explore.ipynb", wait_until="commit")
-    expect(page.get_by_text("| Idle").first).to_be_visible(timeout=PATIENCE)  # a kernel that still starts would miss the keys
+    expect(page.get_by_text("| Idle").first).to_be_visible(
+        timeout=PATIENCE
+    )  # a kernel that still starts would miss the keys
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     explorer = page.frame_locator("iframe[title='Attention explorer']")
@@ -181,7 +192,10 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
 
     seen = {}
     for theme in ("Light", "Dark"):
-        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {theme}")
+        page.evaluate(
+            "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })",
+            f"JupyterLab {theme}",
+        )
         expect(explorer.locator("html")).to_have_attribute("data-theme", theme.lower())
         seen[theme] = paper()
         for width in (1280, 800):
@@ -189,5 +203,8 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
             fits = "() => document.documentElement.scrollHeight <= innerHeight"  # the frame is as high as its page
             page.frame(url="about:srcdoc").wait_for_function(fits)
             page.screenshot(path=SHOTS / f"lab-{theme.lower()}-{width}.png")
-    assert seen == {"Light": "rgb(255, 255, 255)", "Dark": "rgb(23, 23, 27)"}  # as JupyterLab's own theme, not as the system's
+    assert seen == {
+        "Light": "rgb(255, 255, 255)",
+        "Dark": "rgb(23, 23, 27)",
+    }  # as JupyterLab's own theme, not as the system's
     page.close()

@@ -76,7 +76,9 @@ def test_boxes_exercise():
 
 def test_open_swap_exercise():
     F = torch.nn.functional.scaled_dot_product_attention
-    assert check_open_swap(lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M @ v)[None])[0]).startswith("✓")
+    assert check_open_swap(
+        lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M @ v)[None])[0]
+    ).startswith("✓")
     refused(
         check_open_swap,
         ((lambda qs, ks, qt, kt, v, M: F(qt[None], kt[None], v[None])[0],), "Whose maps"),
@@ -106,7 +108,9 @@ def wrong_matrices(tokenizer):
 
 
 def test_matrix_exercise(tokenizer):
-    assert check_swap_matrix(p2p.replacement_matrix(tokenizer, *PAIR), tokenizer, *PAIR).startswith("✓")
+    assert check_swap_matrix(p2p.replacement_matrix(tokenizer, *PAIR), tokenizer, *PAIR).startswith(
+        "✓"
+    )
     for answer, says in wrong_matrices(tokenizer):
         with pytest.raises(NotYet, match=says):
             check_swap_matrix(answer, tokenizer, *PAIR)
@@ -117,8 +121,12 @@ def test_schedule_exercise():
     cells = np.ones((16, 16), bool)
 
     def answer(image, *seen, target="a dog", size=1.0):
-        result = EditResult(black, [image], "a cat", [target], [p2p.Replace(self_size=size)], 0, 30, 4.0, None)
-        reading = Reading([Found(name, "natural", cells) for name in seen], "beach", "plain", False, False)
+        result = EditResult(
+            black, [image], "a cat", [target], [p2p.Replace(self_size=size)], 0, 30, 4.0, None
+        )
+        reading = Reading(
+            [Found(name, "natural", cells) for name in seen], "beach", "plain", False, False
+        )
         return check_schedule(result, reading, "a cat", "a dog", "cat", "dog", 0.05)
 
     assert answer(black, "dog").startswith("✓")
@@ -146,7 +154,10 @@ def test_line_up_exercise():
     answers = [
         ([0, None, None, None, None, None, 1, 2, 3, 4], "“snow”, is not source word 4"),
         ([0, None, None, None, None, None, 1, 2, 3, None], "away from its noun"),
-        ([None, None, None, None, 0, None, 1, None, 3, None], "3 words are lined up; it can be done with 4"),
+        (
+            [None, None, None, None, 0, None, 1, None, 3, None],
+            "3 words are lined up; it can be done with 4",
+        ),
         ([0, None, None, None, 0, None, 1, 2, 3, None], "used twice"),
         ([0, 1, 2, 3, 4], "10 words in the target"),
     ]
@@ -194,7 +205,10 @@ def test_local_edit_exercise():
 
     def answer(image, *seen, target="a red car"):
         result = EditResult(black, [image], "a car", [target], [p2p.Refine()], 0, 30, 4.0, None)
-        found = [Reading([Found(n, c, cells) for n, c in things], "city", "plain", False, False) for things in ([("car", "blue")], seen)]
+        found = [
+            Reading([Found(n, c, cells) for n, c in things], "city", "plain", False, False)
+            for things in ([("car", "blue")], seen)
+        ]
         return result, found, *pair, "car", "red", 0.02
 
     assert check_local_edit(*answer(Image.fromarray(spot), ("car", "red"))).startswith("✓")
@@ -214,9 +228,15 @@ def test_fader_matrices_exercise(tokenizer):
     shifted = eye.clone()
     shifted[4, 4] = 2.5
     assert check_fader_matrices(right, 0 * eye, tokenizer, fox, weights).startswith("✓")
-    answers = [(right, eye, "T is not zero"), (shifted, 0 * eye, "entry of token 4"), (2.5 * eye, 0 * eye, "entry of token 0")]
+    answers = [
+        (right, eye, "T is not zero"),
+        (shifted, 0 * eye, "entry of token 4"),
+        (2.5 * eye, 0 * eye, "entry of token 0"),
+    ]
     answers += [(right.roll(1, 0), 0 * eye, "off its diagonal"), (right[0], 0 * eye, "shape")]
-    refused(check_fader_matrices, *(((s, t, tokenizer, fox, weights), says) for s, t, says in answers))
+    refused(
+        check_fader_matrices, *(((s, t, tokenizer, fox, weights), says) for s, t, says in answers)
+    )
 
 
 def test_row_sums_exercise():
@@ -257,7 +277,12 @@ def test_ceiling_exercise(toyland):
     fox = p2p.load_image(photos()["fox-mushroom"].path, toyland)
     right = ceiling(toyland, fox)
     assert check_ceiling(right, toyland, fox).startswith("✓")
-    answers = [(60.0, "better than"), (right - 8, "too low"), (float("nan"), "no PSNR"), (0.0004, "too low")]
+    answers = [
+        (60.0, "better than"),
+        (right - 8, "too low"),
+        (float("nan"), "no PSNR"),
+        (0.0004, "too low"),
+    ]
     refused(check_ceiling, *(((answer, toyland, fox), says) for answer, says in answers))
 
 
@@ -267,7 +292,22 @@ def test_frugal_exercise():
         noisy = picture + np.uint8(255 * 10 ** (-(30 - short) / 20))
         curve = torch.full((20, 10), torch.nan)
         curve.flatten()[:steps] = 1.0
-        return p2p.Inversion(method, "a cat", 20, guidance, torch.zeros(21, 4, 1, 1), None, curve, picture, noisy, {}), 30.0, 40
+        return (
+            p2p.Inversion(
+                method,
+                "a cat",
+                20,
+                guidance,
+                torch.zeros(21, 4, 1, 1),
+                None,
+                curve,
+                picture,
+                noisy,
+                {},
+            ),
+            30.0,
+            40,
+        )
 
     assert check_frugal(*answer()).startswith("✓")
     refused(
@@ -297,7 +337,9 @@ def test_counterfactual_exercise():
 
 
 def test_put_back_exercise():
-    assert check_put_back(lambda z, pivot, i: torch.cat([pivot[i + 1 : i + 2], z[1:]])).startswith("✓")
+    assert check_put_back(lambda z, pivot, i: torch.cat([pivot[i + 1 : i + 2], z[1:]])).startswith(
+        "✓"
+    )
 
     def in_place(z, pivot, i):
         z[0] = pivot[i + 1]
@@ -314,7 +356,9 @@ def test_put_back_exercise():
 
 
 def test_bdia_exercise():
-    assert check_bdia_inverse(lambda below, here, up, down, g: (below - (1 - g) * here + g * up - down) / g).startswith("✓")
+    assert check_bdia_inverse(
+        lambda below, here, up, down, g: (below - (1 - g) * here + g * up - down) / g
+    ).startswith("✓")
     refused(
         check_bdia_inverse,
         ((lambda below, here, up, down, g: below + up - down,), "γ = 0.5.*At γ = 1 it is right"),
@@ -353,11 +397,22 @@ def test_mask_exercise():
 
 
 def test_head_exercise(toyland):
-    heat = p2p.edit(toyland, "a cat in space", "a cat in space", steps=2, record=True, progress=False).maps["cat"]
+    heat = p2p.edit(
+        toyland, "a cat in space", "a cat in space", steps=2, record=True, progress=False
+    ).maps["cat"]
     layers, mask = heat.maps.layers, heat.mask(0.5)
-    candidates = [(layers.index(name), head) for name in heat.maps.level_layers for head in range(4)]
-    share = {c: (m := heat.at(layer=c[0], head=c[1]).tensor())[mask].sum() / m.sum() for c in candidates}
+    candidates = [
+        (layers.index(name), head) for name in heat.maps.level_layers for head in range(4)
+    ]
+    share = {
+        c: (m := heat.at(layer=c[0], head=c[1]).tensor())[mask].sum() / m.sum() for c in candidates
+    }
     best = max(share, key=share.get)
     assert check_head(heat, *best).startswith("✓")
     worst = min(share, key=share.get)
-    refused(check_head, ((heat, *worst), "another has more"), ((heat, best[0], 9), "no head 9"), ((heat, 3, 0), "map level"))
+    refused(
+        check_head,
+        ((heat, *worst), "another has more"),
+        ((heat, best[0], 9), "no head 9"),
+        ((heat, 3, 0), "map level"),
+    )

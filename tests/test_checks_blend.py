@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.course.checks import NotYet, check_blend, check_only_first, check_own_mask, check_word_mask
+from p2p_helpers.course.checks import (
+    NotYet,
+    check_blend,
+    check_only_first,
+    check_own_mask,
+    check_word_mask,
+)
 from p2p_helpers.result import EditResult
 from p2p_helpers.toyland.reader import Found, Reading
 
@@ -37,8 +43,18 @@ def test_blend_exercise():
         ((lambda latents, mask: where(latents, ~mask),), "Inside its mask target 1"),
         ((lambda latents, mask: where(latents, mask[:1].expand_as(mask)),), "target 2"),
         ((lambda latents, mask: where(latents, mask)[1:],), "source and targets"),
-        ((lambda latents, mask: torch.cat([torch.zeros_like(latents[:1]), where(latents, mask)[1:]]),), "The source changed"),
-        ((lambda latents, mask: torch.cat([latents[:1], mask[:, None] * latents[1:]]),), "Outside its mask"),
+        (
+            (
+                lambda latents, mask: torch.cat(
+                    [torch.zeros_like(latents[:1]), where(latents, mask)[1:]]
+                ),
+            ),
+            "The source changed",
+        ),
+        (
+            (lambda latents, mask: torch.cat([latents[:1], mask[:, None] * latents[1:]]),),
+            "Outside its mask",
+        ),
         ((in_place,), "Return new ones"),
     )
 
@@ -53,16 +69,28 @@ def test_word_mask_exercise():
     def cut_first(heat, threshold):
         return pooled((heat > threshold * heat.max()).float()) > 0
 
-    assert check_word_mask(lambda heat, threshold: pooled(heat) > threshold * heat.max()).startswith("✓")
+    assert check_word_mask(
+        lambda heat, threshold: pooled(heat) > threshold * heat.max()
+    ).startswith("✓")
     assert check_word_mask(cut_first).startswith("✓")
     refused(
         check_word_mask,
         ((lambda heat, threshold: heat > threshold * heat.max(),), "A single bright cell"),
         ((lambda heat, threshold: pooled(heat) > threshold,), "fifty times fainter"),
         ((lambda heat, threshold: pooled(heat, 5) > threshold * heat.max(),), "neighbourhood"),
-        ((lambda heat, threshold: mean(heat) > threshold * mean(heat).max(),), "what is taken of it"),
+        (
+            (lambda heat, threshold: mean(heat) > threshold * mean(heat).max(),),
+            "what is taken of it",
+        ),
         ((lambda heat, threshold: pooled(heat),), "should be bool"),
-        ((lambda heat, threshold: F.max_pool2d(heat[None, None], 3, stride=1)[0, 0] > threshold,), "at the border"),
+        (
+            (
+                lambda heat, threshold: (
+                    F.max_pool2d(heat[None, None], 3, stride=1)[0, 0] > threshold
+                ),
+            ),
+            "at the border",
+        ),
         ((lambda heat, threshold: pooled(heat) > 0.3 * heat.max(),), "Is it used"),
     )
 
@@ -72,12 +100,29 @@ LEFT[8:14, 1:7] = RIGHT[8:14, 9:15] = True
 
 
 def reading(**objects):
-    return Reading([Found(name, "natural", cells) for name, cells in objects.items()], "beach", "plain", False, False)
+    return Reading(
+        [Found(name, "natural", cells) for name, cells in objects.items()],
+        "beach",
+        "plain",
+        False,
+        False,
+    )
 
 
 def result(picture, blend):
     grey = Image.new("RGB", (128, 128), (200,) * 3)
-    return EditResult(grey, [picture], "a lion and a cat", ["a dog and a cat"], [p2p.Replace()], 3, 20, 4.0, None, blend)
+    return EditResult(
+        grey,
+        [picture],
+        "a lion and a cat",
+        ["a dog and a cat"],
+        [p2p.Replace()],
+        3,
+        20,
+        4.0,
+        None,
+        blend,
+    )
 
 
 def painted(*cells):
@@ -111,7 +156,13 @@ def test_own_mask_exercise():
     before, around = reading(cat=LEFT), ~LEFT
 
     def answer(picture, mask=around, **more):
-        return result(picture, p2p.LocalBlend(mask=mask, **more) if mask is not None else None), before, "cat", 0.03, 0.05
+        return (
+            result(picture, p2p.LocalBlend(mask=mask, **more) if mask is not None else None),
+            before,
+            "cat",
+            0.03,
+            0.05,
+        )
 
     assert check_own_mask(*answer(painted(around))).startswith("✓")
     refused(
@@ -128,11 +179,25 @@ def test_exercises_on_the_model(toyland):
     """The starting cells of the notebook fail and its solutions pass, on the pictures themselves."""
     from p2p_helpers.toyland import load_reader
 
-    reader, prompts = load_reader(), ("a lion and a cat in the desert", "a dog and a cat in the desert")
+    reader, prompts = (
+        load_reader(),
+        ("a lion and a cat in the desert", "a dog and a cat in the desert"),
+    )
 
     def judged(**blend):
-        made = p2p.edit(toyland, *prompts, local_blend=p2p.LocalBlend(("lion", "dog"), **blend), seed=3, steps=20, progress=False)
+        made = p2p.edit(
+            toyland,
+            *prompts,
+            local_blend=p2p.LocalBlend(("lion", "dog"), **blend),
+            seed=3,
+            steps=20,
+            progress=False,
+        )
         return made, *reader.read([made.source, made.image]), "lion", "dog", "cat", 0.01
 
     assert check_only_first(*judged(threshold=0.5)).startswith("✓")
-    refused(check_only_first, (judged(), "The cat changed"), (judged(exclude="cat"), "The lion should be gone"))
+    refused(
+        check_only_first,
+        (judged(), "The cat changed"),
+        (judged(exclude="cat"), "The lion should be gone"),
+    )

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 import p2p_helpers as p2p
-from p2p_helpers.course.checks import NotYet, check_fit, check_last_steps, check_map_bytes, check_size
+from p2p_helpers.course.checks import (
+    NotYet,
+    check_fit,
+    check_last_steps,
+    check_map_bytes,
+    check_size,
+)
 
 
 def refused(check, *answers):
@@ -18,22 +24,57 @@ def refused(check, *answers):
 
 def test_map_bytes_exercise():
     def right(layers, tokens, prompts, guided, each):
-        return sum(heads * pixels for heads, pixels in layers) * tokens * prompts * (1 + guided) * each
+        return (
+            sum(heads * pixels for heads, pixels in layers) * tokens * prompts * (1 + guided) * each
+        )
 
     assert check_map_bytes(right).startswith("✓")
     refused(
         check_map_bytes,
-        (lambda layers, tokens, prompts, guided, each: sum(p for h, p in layers) * tokens * prompts * (1 + guided) * each, "3 heads"),
-        (lambda layers, tokens, prompts, guided, each: right(layers, tokens, prompts, False, each), "guidance"),
-        (lambda layers, tokens, prompts, guided, each: right(layers, tokens, 1, guided, each), "3 prompts"),
-        (lambda layers, tokens, prompts, guided, each: right(layers[:1], tokens, prompts, guided, each), "two layers"),
-        (lambda layers, tokens, prompts, guided, each: right(layers, tokens, prompts, guided, 1), "4 bytes"),
         (
-            lambda layers, tokens, prompts, guided, each: right(layers, tokens, prompts, guided, each) * (2 if tokens > 70 else 1),
+            lambda layers, tokens, prompts, guided, each: (
+                sum(p for h, p in layers) * tokens * prompts * (1 + guided) * each
+            ),
+            "3 heads",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: right(
+                layers, tokens, prompts, False, each
+            ),
+            "guidance",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: right(layers, tokens, 1, guided, each),
+            "3 prompts",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: right(
+                layers[:1], tokens, prompts, guided, each
+            ),
+            "two layers",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: right(layers, tokens, prompts, guided, 1),
+            "4 bytes",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: (
+                right(layers, tokens, prompts, guided, each) * (2 if tokens > 70 else 1)
+            ),
             "everything",
         ),
-        (lambda layers, tokens, prompts, guided, each: sum(h * p * p for h, p in layers) * prompts * (1 + guided) * each, "What shape"),
-        (lambda layers, tokens, prompts, guided, each: right(layers, tokens, prompts + guided, False, each), "everything comes together"),
+        (
+            lambda layers, tokens, prompts, guided, each: (
+                sum(h * p * p for h, p in layers) * prompts * (1 + guided) * each
+            ),
+            "What shape",
+        ),
+        (
+            lambda layers, tokens, prompts, guided, each: right(
+                layers, tokens, prompts + guided, False, each
+            ),
+            "everything comes together",
+        ),
         (lambda *arguments: None, "one number"),
     )
 
@@ -45,8 +86,14 @@ def test_fit_exercise():
         (lambda million, dtype: million * 1e6 * 4 / 2**30, "the same in float16"),
         (lambda million, dtype: million * 1e6 * dtype.itemsize / 1e9, "gigabytes"),
         (lambda million, dtype: million * 1e6 * dtype.itemsize / 2**20, "units"),
-        (lambda million, dtype: million * 1e6 * (2 if dtype == torch.float16 else 4) / 2**30, "itemsize"),
-        (lambda million, dtype: million * 1e6 * (2 if dtype.itemsize == 2 else 4) / 2**30, "float64"),
+        (
+            lambda million, dtype: million * 1e6 * (2 if dtype == torch.float16 else 4) / 2**30,
+            "itemsize",
+        ),
+        (
+            lambda million, dtype: million * 1e6 * (2 if dtype.itemsize == 2 else 4) / 2**30,
+            "float64",
+        ),
         (lambda million, dtype: million * 1e6 * dtype.itemsize * 8 / 2**30, "units"),
         (lambda million, dtype: (million + 1) * 1e6 * dtype.itemsize / 2**30, "Ten million"),
         (lambda million, dtype: f"{million} GiB", "one number"),
@@ -61,7 +108,10 @@ def test_last_steps_exercise():
         check_last_steps,
         ([int(0.8 * steps) for steps in (4, 30, 50)], "With 4 steps it is not on in 3"),
         ([0.8 * (steps + 1) for steps in (4, 30, 50)], "whole or not at all"),
-        ([math.ceil(0.8 * (steps + 1)) for steps in (4, 30, 50)], "With 30 steps it is not on in 25.*cut off"),
+        (
+            [math.ceil(0.8 * (steps + 1)) for steps in (4, 30, 50)],
+            "With 30 steps it is not on in 25.*cut off",
+        ),
         ([5, 24, 40], "cannot be on in 5"),
         ([4, 24], "3 numbers"),
         ([4, 24, 38], "With 50 steps"),

@@ -10,7 +10,16 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from benchmarks import inversion as benchmark
-from p2p_helpers.toyland import KINDS, SceneError, caption, counterfactual, load_reader, photos, render, scene_at
+from p2p_helpers.toyland import (
+    KINDS,
+    SceneError,
+    caption,
+    counterfactual,
+    load_reader,
+    photos,
+    render,
+    scene_at,
+)
 
 
 def drawn(index: int, kind: str):

@@ -38,7 +38,20 @@ READ = """() => {
 def built(tmp_path_factory):
     """A new site's folder, and how the building ended."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", folder / "doctrees", ".", folder / "html"]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-c",
+        "docs",
+        "-d",
+        folder / "doctrees",
+        ".",
+        folder / "html",
+    ]
     return folder / "html", subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -71,12 +84,34 @@ def pages(browser, site, address):
     """What a phone shows of every page, and what went wrong meanwhile: name → what `READ` gives and `wrong`."""
     found, wrong = {}, []
     page = browser.new_page(viewport=PHONE)
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda r: None if r.failure == "net::ERR_ABORTED" else wrong.append(f"{r.failure}: {r.url}"))  # or we left
-    page.on("response", lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
-    page.on("request", lambda request: None if request.url.startswith((address, "data:")) else wrong.append(f"leaves: {request.url}"))
-    for name in sorted({path.relative_to(site).as_posix() for path in site.rglob("*.html")} - {"index.html"}):  # which leads on at once
+    page.on(
+        "requestfailed",
+        lambda r: (
+            None if r.failure == "net::ERR_ABORTED" else wrong.append(f"{r.failure}: {r.url}")
+        ),
+    )  # or we left
+    page.on(
+        "response",
+        lambda answer: (
+            wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
+        ),
+    )
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith((address, "data:"))
+            else wrong.append(f"leaves: {request.url}")
+        ),
+    )
+    for name in sorted(
+        {path.relative_to(site).as_posix() for path in site.rglob("*.html")} - {"index.html"}
+    ):  # which leads on at once
         wrong.clear()
         page.goto(address + name, wait_until="load")
         found[name] = {**page.evaluate(READ), "wrong": list(wrong)}
@@ -94,12 +129,23 @@ def test_every_page_loads_without_an_error_and_without_the_network(pages):
 
 def test_every_notebook_is_a_page_and_the_first_page_is_the_landing_page(pages, browser, address):
     notebooks = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/solutions/*.ipynb")]
-    assert {path.relative_to(ROOT).with_suffix(".html").as_posix() for path in notebooks} <= set(pages)
+    assert {path.relative_to(ROOT).with_suffix(".html").as_posix() for path in notebooks} <= set(
+        pages
+    )
     page = browser.new_page()
     page.goto(address)
     page.wait_for_url(f"{address}docs/index.html")
-    order = [a.get_attribute("href") for a in page.locator(".sidebar-tree > ul").first.locator("> li > a").all()]
-    assert order[:9] == [f"../{path.relative_to(ROOT).with_suffix('.html')}" for path in sorted(ROOT.glob("notebooks/0*.ipynb"))][:9]
+    order = [
+        a.get_attribute("href")
+        for a in page.locator(".sidebar-tree > ul").first.locator("> li > a").all()
+    ]
+    assert (
+        order[:9]
+        == [
+            f"../{path.relative_to(ROOT).with_suffix('.html')}"
+            for path in sorted(ROOT.glob("notebooks/0*.ipynb"))
+        ][:9]
+    )
     page.close()
 
 
@@ -117,7 +163,12 @@ def test_every_link_leads_somewhere(pages, site, address):
 
 
 def test_every_image_is_shown_and_has_a_text_alternative(pages):
-    bare = [(name, alt) for name, facts in pages.items() for alt, width in facts["images"] if not width or not alt or alt.endswith(".png")]
+    bare = [
+        (name, alt)
+        for name, facts in pages.items()
+        for alt, width in facts["images"]
+        if not width or not alt or alt.endswith(".png")
+    ]
     assert bare == []
 
 
@@ -129,28 +180,54 @@ def test_formulas_are_drawn_in_the_font_that_comes_along(pages):
 
 
 def test_no_page_is_wider_than_a_phone(pages):
-    assert {name: facts["wide"] for name, facts in pages.items() if facts["wide"] or facts["width"] > PHONE["width"]} == {}
+    assert {
+        name: facts["wide"]
+        for name, facts in pages.items()
+        if facts["wide"] or facts["width"] > PHONE["width"]
+    } == {}
 
 
 def test_the_api_page_has_every_public_name(pages):
     public = {
-        name for module in (figures, metrics) for name, what in vars(module).items() if getattr(what, "__module__", "") == module.__name__
+        name
+        for module in (figures, metrics)
+        for name, what in vars(module).items()
+        if getattr(what, "__module__", "") == module.__name__
     }
     names = {name for name in {*p2p.__all__, *toyland.__all__, *public} if not name.startswith("_")}
     assert names <= {entry.split(".")[-1] for entry in pages["docs/api.html"]["ids"]}
 
 
-def test_the_switch_to_dark_holds_on_the_next_page_and_in_an_explorer(browser, address, random_pipe):
-    edited = p2p.edit(random_pipe, "a cat on the beach", "a dog on the beach", steps=1, record=True, progress=False)
+def test_the_switch_to_dark_holds_on_the_next_page_and_in_an_explorer(
+    browser, address, random_pipe
+):
+    edited = p2p.edit(
+        random_pipe,
+        "a cat on the beach",
+        "a dog on the beach",
+        steps=1,
+        record=True,
+        progress=False,
+    )
     page = browser.new_page(color_scheme="light")
     page.goto(f"{address}notebooks/02_word_swap.html")
-    page.evaluate("html => document.querySelector('article').insertAdjacentHTML('beforeend', html)", p2p.explore(edited)._repr_html_())
+    page.evaluate(
+        "html => document.querySelector('article').insertAdjacentHTML('beforeend', html)",
+        p2p.explore(edited)._repr_html_(),
+    )
     explorer = page.frame_locator("iframe[title='Attention explorer']")
     explorer.locator("html[data-theme=light]").wait_for()
     page.locator(".theme-toggle:visible").click()
     explorer.locator("html[data-theme=dark]").wait_for()
     page.goto(f"{address}docs/api.html")
-    assert max(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")) < 60
+    assert (
+        max(
+            page.evaluate(
+                "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+            )
+        )
+        < 60
+    )
     page.close()
 
 

@@ -38,21 +38,48 @@ def pixels(image):
 def clean(pipe) -> bool:
     """Whether nothing of a session is left in a pipeline."""
     left = {"forward", "_compiled_call_impl", "_p2p_session"}
-    return not any(left & set(vars(part)) for part in pipe.unet.modules()) and "step" not in vars(pipe.scheduler)
+    return not any(left & set(vars(part)) for part in pipe.unet.modules()) and "step" not in vars(
+        pipe.scheduler
+    )
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, LCMScheduler])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler,
+        EulerAncestralDiscreteScheduler,
+        HeunDiscreteScheduler,
+        PNDMScheduler,
+        LCMScheduler,
+    ],
+)
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
     before = random_pipe.scheduler
-    extra = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}  # as Stable Diffusion has it
+    extra = (
+        {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+    )  # as Stable Diffusion has it
     random_pipe.scheduler = scheduler.from_config(before.config, **extra)
     try:
         twins = [torch.Generator().manual_seed(5) for _ in range(2)]
-        plain = random_pipe([CAT, DOG], num_inference_steps=3, guidance_scale=guidance, generator=twins).images
-        alone = random_pipe(CAT, num_inference_steps=3, guidance_scale=guidance, generator=torch.Generator().manual_seed(5)).images[0]
+        plain = random_pipe(
+            [CAT, DOG], num_inference_steps=3, guidance_scale=guidance, generator=twins
+        ).images
+        alone = random_pipe(
+            CAT,
+            num_inference_steps=3,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(5),
+        ).images[0]
         result = p2p.edit(
-            random_pipe, CAT, DOG, p2p.Replace(cross_steps=1.0, self_steps=1.0), seed=5, steps=3, guidance_scale=guidance, progress=False
+            random_pipe,
+            CAT,
+            DOG,
+            p2p.Replace(cross_steps=1.0, self_steps=1.0),
+            seed=5,
+            steps=3,
+            guidance_scale=guidance,
+            progress=False,
         )
     finally:
         random_pipe.scheduler = before
@@ -63,15 +90,37 @@ def test_source_is_the_pipelines_own_picture(random_pipe, scheduler, guidance):
 
 
 def test_no_control_is_the_plain_pipeline(random_pipe):
-    result = p2p.edit(random_pipe, CAT, DOG, p2p.Replace(cross_steps=0.0, self_steps=0.0), seed=1, steps=2, progress=False)
-    alone = random_pipe(DOG, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(1)).images[0]
+    result = p2p.edit(
+        random_pipe,
+        CAT,
+        DOG,
+        p2p.Replace(cross_steps=0.0, self_steps=0.0),
+        seed=1,
+        steps=2,
+        progress=False,
+    )
+    alone = random_pipe(
+        DOG, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(1)
+    ).images[0]
     np.testing.assert_allclose(pixels(result.image).astype(int), pixels(alone).astype(int), atol=1)
-    assert np.abs(pixels(result.image).astype(int) - pixels(result.source).astype(int)).max() > 4  # else the line above says nothing
+    assert (
+        np.abs(pixels(result.image).astype(int) - pixels(result.source).astype(int)).max() > 4
+    )  # else the line above says nothing
 
 
 def test_same_prompt_full_control_changes_nothing(random_pipe):
-    result = p2p.edit(random_pipe, CAT, CAT, p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0), seed=1, steps=2, progress=False)
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+    result = p2p.edit(
+        random_pipe,
+        CAT,
+        CAT,
+        p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0),
+        seed=1,
+        steps=2,
+        progress=False,
+    )
+    np.testing.assert_allclose(
+        pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1
+    )
 
 
 def test_processors_come_back_after_success_and_after_an_error(random_pipe):
@@ -111,8 +160,14 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         ({"negative_prompt": "snow " * 40}, "42 tokens.*would not see"),
         ({"guidance_scale": float("nan")}, "finite"),
         ({"callback": lambda *args: None}, "returned NoneType"),
-        ({"edit": p2p.Reweight({"dog": 2})}, "Reweight alone works on one prompt.*Replace\\(\\) \\| Reweight"),
-        ({"edit": p2p.Replace() | p2p.Reweight({"dgo": 2})}, "'dgo' is not in the prompt. Did you mean 'dog'.*a, dog, on, the, beach"),
+        (
+            {"edit": p2p.Reweight({"dog": 2})},
+            "Reweight alone works on one prompt.*Replace\\(\\) \\| Reweight",
+        ),
+        (
+            {"edit": p2p.Replace() | p2p.Reweight({"dgo": 2})},
+            "'dgo' is not in the prompt. Did you mean 'dog'.*a, dog, on, the, beach",
+        ),
         ({"edit": p2p.Replace(cross_steps={"fog": 0.5})}, "'fog' is not in the prompt"),
         ({"local_blend": p2p.LocalBlend("fox")}, "found it in none"),
         (
@@ -124,7 +179,11 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
     ],
 )
 def test_bad_input_is_explained_and_changes_nothing(random_pipe, arguments, says):
-    before = dict(random_pipe.unet.attn_processors), dict(random_pipe._progress_bar_config), len(random_pipe.unet._forward_pre_hooks)
+    before = (
+        dict(random_pipe.unet.attn_processors),
+        dict(random_pipe._progress_bar_config),
+        len(random_pipe.unet._forward_pre_hooks),
+    )
     with pytest.raises(p2p.P2PError, match="(?s)" + says):
         p2p.edit(random_pipe, CAT, **{"target": DOG, "steps": 1, "progress": False, **arguments})
     assert before == (
@@ -162,7 +221,9 @@ def test_impossible_edits_are_refused_when_they_are_made(make):
 
 
 def test_unknown_words_are_a_warning_that_names_the_vocabulary(toyland):
-    with pytest.warns(p2p.UnknownWordWarning, match="never seen 'horse'.*Closest: house.*It knows: a, and, apple"):
+    with pytest.warns(
+        p2p.UnknownWordWarning, match="never seen 'horse'.*Closest: house.*It knows: a, and, apple"
+    ):
         p2p.edit(toyland, CAT, "a horse on the beach", steps=1, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -185,7 +246,9 @@ def test_processors_that_do_not_reach_the_kernel_are_refused(random_pipe):
     before = dict(random_pipe.unet.attn_processors)
     random_pipe.unet.set_attn_processor(Foreign())
     try:
-        with pytest.raises(p2p.AttentionControlError, match="runs Foreign.*no call.*AttnProcessor2_0"):
+        with pytest.raises(
+            p2p.AttentionControlError, match="runs Foreign.*no call.*AttnProcessor2_0"
+        ):
             p2p.edit(random_pipe, CAT, DOG, steps=1, progress=False)
     finally:
         random_pipe.unet.set_attn_processor(dict(before))
@@ -197,13 +260,19 @@ def test_sliced_attention_may_be_stood_in_for(random_pipe):
     random_pipe.enable_attention_slicing()
     try:
         sliced = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
-        assert {type(p).__name__ for p in random_pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
+        assert {type(p).__name__ for p in random_pipe.unet.attn_processors.values()} == {
+            "SlicedAttnProcessor"
+        }
     finally:
         random_pipe.unet.set_attn_processor(before)
     np.testing.assert_array_equal(pixels(sliced.image), pixels(expected.image))
 
 
-@pytest.mark.parametrize("unet", [None, UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4)], ids=["no UNet", "no layers"])
+@pytest.mark.parametrize(
+    "unet",
+    [None, UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4)],
+    ids=["no UNet", "no layers"],
+)
 def test_other_pipelines_are_refused(random_pipe, unet):
     class Other(StableDiffusionPipeline):
         pass
@@ -250,88 +319,164 @@ def test_the_callback_is_diffusers_own(random_pipe):
 
     result = p2p.edit(random_pipe, CAT, DOG, steps=3, callback=callback, progress=False)
     assert seen == [(i, (2, 8, 16, 16)) for i in range(3)]
-    np.testing.assert_array_equal(pixels(result.image), pixels(result.source))  # both decode from zeros
+    np.testing.assert_array_equal(
+        pixels(result.image), pixels(result.source)
+    )  # both decode from zeros
 
 
 def test_a_callback_of_diffusers_gets_the_tensors_it_wants(random_pipe):
     cutoff = SDCFGCutoffCallback(cutoff_step_ratio=0.5, cutoff_step_index=None)
-    result = p2p.edit(random_pipe, CAT, DOG, steps=2, callback=cutoff, local_blend=p2p.LocalBlend("dog"), progress=False)
+    result = p2p.edit(
+        random_pipe,
+        CAT,
+        DOG,
+        steps=2,
+        callback=cutoff,
+        local_blend=p2p.LocalBlend("dog"),
+        progress=False,
+    )
     assert result.masks.shape[0] == 2
 
 
 def test_a_callback_that_gives_nothing_back_leaves_the_blend(random_pipe):
     nowhere = p2p.LocalBlend(mask=np.zeros((16, 16)), start=0.0)
-    result = p2p.edit(random_pipe, CAT, DOG, local_blend=nowhere, steps=2, callback=lambda *args: {}, progress=False)
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+    result = p2p.edit(
+        random_pipe,
+        CAT,
+        DOG,
+        local_blend=nowhere,
+        steps=2,
+        callback=lambda *args: {},
+        progress=False,
+    )
+    np.testing.assert_allclose(
+        pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1
+    )
 
 
 def test_one_start_latent_serves_every_prompt(random_pipe):
     same = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
-    result = p2p.edit(random_pipe, CAT, CAT, same, latents=torch.randn(1, 8, 16, 16), steps=2, progress=False)
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+    result = p2p.edit(
+        random_pipe, CAT, CAT, same, latents=torch.randn(1, 8, 16, 16), steps=2, progress=False
+    )
+    np.testing.assert_allclose(
+        pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1
+    )
 
 
 def test_a_textual_inversion_of_several_vectors(random_pipe):
-    pipe = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in random_pipe.components.items()}, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        **{k: copy.deepcopy(v) for k, v in random_pipe.components.items()},
+        requires_safety_checker=False,
+    )
     pipe.load_textual_inversion(torch.randn(3, 128), token="<toy>")
     seen = {}
 
     class Look(p2p.Refine):
         def matrices(self, tokenizer, source, target, steps):
-            seen.update(beach=p2p.find_words(tokenizer, target, "beach"), toy=p2p.find_words(tokenizer, target, "<toy>"))
+            seen.update(
+                beach=p2p.find_words(tokenizer, target, "beach"),
+                toy=p2p.find_words(tokenizer, target, "<toy>"),
+            )
             return super().matrices(tokenizer, source, target, steps)
 
     p2p.edit(pipe, CAT, "a <toy> on the beach", Look(), steps=1, progress=False)
     assert seen == {"toy": [2, 3, 4], "beach": [7]}
     twins = [torch.Generator().manual_seed(0) for _ in range(2)]
-    plain = pipe([CAT, "a <toy> on the beach"], num_inference_steps=1, guidance_scale=3.0, generator=twins).images
+    plain = pipe(
+        [CAT, "a <toy> on the beach"], num_inference_steps=1, guidance_scale=3.0, generator=twins
+    ).images
     free = p2p.Refine(cross_steps=0.0, self_steps=0.0)
-    result = p2p.edit(pipe, CAT, "a <toy> on the beach", free, steps=1, guidance_scale=3.0, progress=False)
+    result = p2p.edit(
+        pipe, CAT, "a <toy> on the beach", free, steps=1, guidance_scale=3.0, progress=False
+    )
     np.testing.assert_array_equal(pixels(result.image), pixels(plain[1]))
 
 
 def test_a_negative_prompt_is_the_pipelines_own(random_pipe):
     twins = [torch.Generator().manual_seed(0) for _ in range(2)]
     negative = ["snow"] * 2
-    plain = random_pipe([CAT, DOG], negative_prompt=negative, num_inference_steps=2, guidance_scale=3.0, generator=twins).images
-    result = p2p.edit(random_pipe, CAT, DOG, negative_prompt="snow", guidance_scale=3.0, steps=2, progress=False)
+    plain = random_pipe(
+        [CAT, DOG],
+        negative_prompt=negative,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        generator=twins,
+    ).images
+    result = p2p.edit(
+        random_pipe, CAT, DOG, negative_prompt="snow", guidance_scale=3.0, steps=2, progress=False
+    )
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
 
 
 @pytest.mark.parametrize("size", [(128, 192), (136, 120)])
 def test_other_sizes(random_pipe, size):
     result = p2p.edit(
-        random_pipe, CAT, DOG, local_blend=p2p.LocalBlend(("cat", "dog")), steps=2, height=size[0], width=size[1], progress=False
+        random_pipe,
+        CAT,
+        DOG,
+        local_blend=p2p.LocalBlend(("cat", "dog")),
+        steps=2,
+        height=size[0],
+        width=size[1],
+        progress=False,
     )
     assert result.image.size == size[::-1]
     assert result.masks.shape == (2, 1, size[0] // 8, size[1] // 8)
 
 
 def test_half_precision(random_pipe):
-    half = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in random_pipe.components.items()}, requires_safety_checker=False)
+    half = StableDiffusionPipeline(
+        **{k: copy.deepcopy(v) for k, v in random_pipe.components.items()},
+        requires_safety_checker=False,
+    )
     half.to(torch.bfloat16).set_progress_bar_config(disable=True)
-    arguments = {"steps": 2, "progress": False, "local_blend": p2p.LocalBlend(mask=np.ones((16, 16), bool))}
-    a, b = (p2p.edit(pipe, CAT, DOG, p2p.Refine() | p2p.Reweight({"dog": 2}), **arguments) for pipe in (half, random_pipe))
+    arguments = {
+        "steps": 2,
+        "progress": False,
+        "local_blend": p2p.LocalBlend(mask=np.ones((16, 16), bool)),
+    }
+    a, b = (
+        p2p.edit(pipe, CAT, DOG, p2p.Refine() | p2p.Reweight({"dog": 2}), **arguments)
+        for pipe in (half, random_pipe)
+    )
     assert np.abs(pixels(a.image).astype(int) - pixels(b.image)).mean() < 3
 
 
 def test_an_offloaded_unet(random_pipe):
     """Weights live elsewhere and come when a layer runs, so the UNet itself is on no device."""
     expected = p2p.edit(random_pipe, CAT, DOG, steps=2, progress=False)
-    away = StableDiffusionPipeline(**{**random_pipe.components, "unet": copy.deepcopy(random_pipe.unet)}, requires_safety_checker=False)
+    away = StableDiffusionPipeline(
+        **{**random_pipe.components, "unet": copy.deepcopy(random_pipe.unet)},
+        requires_safety_checker=False,
+    )
     accelerate.cpu_offload(away.unet, execution_device=torch.device("cpu"))
     assert next(away.unet.parameters()).device.type == "meta"
     result = p2p.edit(away, CAT, DOG, steps=2, progress=False)
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(expected.image).astype(int), atol=1)
+    np.testing.assert_allclose(
+        pixels(result.image).astype(int), pixels(expected.image).astype(int), atol=1
+    )
 
 
 @pytest.fixture(scope="module")
 def tiny_pipe(random_pipe):
     """A UNet of one block, eight attention layers, on 4×4 latents: a run takes a few milliseconds."""
-    block = {"block_out_channels": (16,), "layers_per_block": 1, "attention_head_dim": 2, "norm_num_groups": 4}
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-    unet = UNet2DConditionModel(sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **block, **blocks)
-    return StableDiffusionPipeline(**{**random_pipe.components, "unet": unet}, requires_safety_checker=False)
+    block = {
+        "block_out_channels": (16,),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    unet = UNet2DConditionModel(
+        sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **block, **blocks
+    )
+    return StableDiffusionPipeline(
+        **{**random_pipe.components, "unet": unet}, requires_safety_checker=False
+    )
 
 
 @settings(max_examples=1000, deadline=None)

@@ -19,7 +19,14 @@ MORE = "a cat on the beach"
 
 @pytest.mark.parametrize(
     ("schedule", "steps", "on"),
-    [(0.8, 50, range(40)), (0.4, 50, range(20)), (1.0, 50, range(50)), (0.0, 50, ()), ((0.2, 0.8), 50, range(10, 40)), (1, 1, range(1))],
+    [
+        (0.8, 50, range(40)),
+        (0.4, 50, range(20)),
+        (1.0, 50, range(50)),
+        (0.0, 50, ()),
+        ((0.2, 0.8), 50, range(10, 40)),
+        (1, 1, range(1)),
+    ],
 )
 def test_schedules_as_published(schedule, steps, on):
     assert p2p.active_steps(schedule, steps).nonzero().flatten().tolist() == list(on)
@@ -35,17 +42,26 @@ def test_a_longer_schedule_never_loses_a_step(end, steps):
 def test_each_word_has_its_schedule(tokenizer):
     wanted = {"default": 0.5, "snowman": (0.2, 1.0), ("a", 2): 0.0}
     alpha = word_schedule(tokenizer, "a snowman and a cat", wanted, 9)
-    assert wanted == {"default": 0.5, "snowman": (0.2, 1.0), ("a", 2): 0.0}  # the caller's mapping stays as it was
+    assert wanted == {
+        "default": 0.5,
+        "snowman": (0.2, 1.0),
+        ("a", 2): 0.0,
+    }  # the caller's mapping stays as it was
     assert alpha[:, 1].tolist() == [1] * 5 + [0] * 4
     assert alpha[:, 2].tolist() == alpha[:, 3].tolist() == [0] * 2 + [1] * 7
     assert alpha[:, 5].tolist() == [0] * 9
     rest = word_schedule(tokenizer, "a cat", {"cat": 0.0}, 3)
-    assert rest[:, 2].sum() == 0 and rest.sum() == 3 * 31  # without a default the others are always lent, as in the authors' code
+    assert (
+        rest[:, 2].sum() == 0 and rest.sum() == 3 * 31
+    )  # without a default the others are always lent, as in the authors' code
 
 
 def test_replace_moves_maps_while_on_and_keeps_the_targets_own_afterwards(tokenizer):
     s, t = p2p.Replace(cross_steps=0.5).matrices(tokenizer, "a cat", "a snowman", 10)
-    mapping, eye = p2p.replacement_matrix(tokenizer, "a cat", "a snowman"), torch.eye(tokenizer.model_max_length)
+    mapping, eye = (
+        p2p.replacement_matrix(tokenizer, "a cat", "a snowman"),
+        torch.eye(tokenizer.model_max_length),
+    )
     for step in range(10):
         on = step < 5
         torch.testing.assert_close(s[step], mapping * on)
@@ -53,13 +69,17 @@ def test_replace_moves_maps_while_on_and_keeps_the_targets_own_afterwards(tokeni
 
 
 def test_refine_lends_old_words_and_leaves_new_ones_alone(tokenizer):
-    s, t = p2p.Refine(cross_steps=1.0).matrices(tokenizer, "a cat in space", "a red cat in space", 1)
+    s, t = p2p.Refine(cross_steps=1.0).matrices(
+        tokenizer, "a cat in space", "a red cat in space", 1
+    )
     assert s[0, 1, 1] == s[0, 2, 3] == s[0, 3, 4] == s[0, 4, 5] == 1
     assert s[0, :, 2].sum() == 0 and t[0, 2, 2] == 1 and t[0].sum() == 1
 
 
 def test_reweight_scales_columns(tokenizer):
-    s, t = p2p.Reweight({"snowman": 3, ("a", 2): -1}, cross_steps=1.0).matrices(*[tokenizer] + ["a snowman and a cat"] * 2, 1)
+    s, t = p2p.Reweight({"snowman": 3, ("a", 2): -1}, cross_steps=1.0).matrices(
+        *[tokenizer] + ["a snowman and a cat"] * 2, 1
+    )
     assert s[0].diagonal()[:7].tolist() == [1, 1, 3, 3, 1, -1, 1]
     assert s[0].sum() == s[0].diagonal().sum() and not t.any()
 
@@ -68,10 +88,16 @@ def test_reweight_scales_columns(tokenizer):
 @given(prompts, intervals, st.integers(1, 60))
 def test_a_prompt_edited_into_itself_is_the_identity(tokenizer, prompt, schedule, steps):
     """Source and target maps are equal then, so only S + T counts."""
-    for change in (p2p.Replace(cross_steps=schedule), p2p.Refine(cross_steps=schedule), p2p.Reweight({}, cross_steps=schedule)):
+    for change in (
+        p2p.Replace(cross_steps=schedule),
+        p2p.Refine(cross_steps=schedule),
+        p2p.Reweight({}, cross_steps=schedule),
+    ):
         s, t = change.matrices(tokenizer, prompt, prompt, steps)
         torch.testing.assert_close(s + t, torch.eye(len(s[0])).expand_as(s))
-        s, t = type(change)(*([{}] if isinstance(change, p2p.Reweight) else []), cross_steps=1.0).matrices(tokenizer, prompt, prompt, 1)
+        s, t = type(change)(
+            *([{}] if isinstance(change, p2p.Reweight) else []), cross_steps=1.0
+        ).matrices(tokenizer, prompt, prompt, 1)
         torch.testing.assert_close(s[0], torch.eye(len(s[0])))
         assert not t.any()
 
@@ -79,18 +105,35 @@ def test_a_prompt_edited_into_itself_is_the_identity(tokenizer, prompt, schedule
 @st.composite
 def edits_of(draw, target: str):
     """An edit of `MORE` into a target: the first may be any, those that follow may reweight."""
-    options = [st.builds(p2p.Refine, cross_steps=intervals), st.builds(p2p.Replace, cross_steps=intervals)]
+    options = [
+        st.builds(p2p.Refine, cross_steps=intervals),
+        st.builds(p2p.Replace, cross_steps=intervals),
+    ]
     weights = st.dictionaries(st.sampled_from(target.split()), st.floats(-4, 4), max_size=2)
-    reweight = st.builds(p2p.Reweight, weights, cross_steps=intervals, self_steps=st.none() | shares)
-    return draw(st.sampled_from(options[: 1 + (len(target.split()) == 5)]).flatmap(lambda s: s)), draw(reweight), draw(reweight)
+    reweight = st.builds(
+        p2p.Reweight, weights, cross_steps=intervals, self_steps=st.none() | shares
+    )
+    return (
+        draw(st.sampled_from(options[: 1 + (len(target.split()) == 5)]).flatmap(lambda s: s)),
+        draw(reweight),
+        draw(reweight),
+    )
 
 
 @many
-@given(st.data(), st.sampled_from([MORE, "a snowman on the beach", "a pink car on the beach at night"]), st.integers(1, 12))
+@given(
+    st.data(),
+    st.sampled_from([MORE, "a snowman on the beach", "a pink car on the beach at night"]),
+    st.integers(1, 12),
+)
 def test_composition_is_associative(tokenizer, data, target, steps):
     a, b, c = data.draw(edits_of(target))
     left, right = (a | b) | c, a | (b | c)
-    for x, y in zip(left.matrices(tokenizer, MORE, target, steps), right.matrices(tokenizer, MORE, target, steps), strict=True):
+    for x, y in zip(
+        left.matrices(tokenizer, MORE, target, steps),
+        right.matrices(tokenizer, MORE, target, steps),
+        strict=True,
+    ):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
     assert (left.self_schedule(steps) == right.self_schedule(steps)).all()
     assert repr(left) == repr(right)
@@ -98,7 +141,9 @@ def test_composition_is_associative(tokenizer, data, target, steps):
 
 @many
 @given(prompts, st.data(), st.integers(1, 20))
-def test_reweighting_after_an_edit_scales_its_columns_inside_the_schedule(tokenizer, target, data, steps):
+def test_reweighting_after_an_edit_scales_its_columns_inside_the_schedule(
+    tokenizer, target, data, steps
+):
     """The table of the method: S diag(c) and T where the schedules are one; T diag(c) where the weights' schedule is longer."""
     word, c = data.draw(st.sampled_from(target.split())), data.draw(st.floats(-4, 4))
     column = torch.ones(tokenizer.model_max_length)
@@ -106,22 +151,31 @@ def test_reweighting_after_an_edit_scales_its_columns_inside_the_schedule(tokeni
     first = p2p.Refine(cross_steps=0.5)
     s, t = first.matrices(tokenizer, MORE, target, steps)
     on = p2p.active_steps(0.5, steps)[:, None, None]
-    inside_s, inside_t = (first | p2p.Reweight({word: c}, cross_steps=0.5)).matrices(tokenizer, MORE, target, steps)
+    inside_s, inside_t = (first | p2p.Reweight({word: c}, cross_steps=0.5)).matrices(
+        tokenizer, MORE, target, steps
+    )
     torch.testing.assert_close(inside_s, s * column)
     torch.testing.assert_close(inside_t, torch.where(on, t * column, t))
-    _, outside_t = (first | p2p.Reweight({word: c}, cross_steps=1.0)).matrices(tokenizer, MORE, target, steps)
+    _, outside_t = (first | p2p.Reweight({word: c}, cross_steps=1.0)).matrices(
+        tokenizer, MORE, target, steps
+    )
     torch.testing.assert_close(outside_t, t * column)
 
 
 def test_of_the_self_schedules_the_last_that_is_said_counts():
     assert (p2p.Replace(self_steps=0.9) | p2p.Reweight({})).self_schedule(10).sum() == 9
-    assert (p2p.Replace(self_steps=0.9) | p2p.Reweight({}, self_steps=0.2)).self_schedule(10).sum() == 2
+    assert (p2p.Replace(self_steps=0.9) | p2p.Reweight({}, self_steps=0.2)).self_schedule(
+        10
+    ).sum() == 2
     assert (p2p.Replace() | p2p.Reweight({}, self_size=1.0)).self_size == 1.0
 
 
 def test_edits_print_themselves():
     change = p2p.Replace(self_steps=0.2) | p2p.Reweight({"dog": 2})
-    assert repr(change) == "Replace(cross_steps=0.8, self_steps=0.2) | Reweight({'dog': 2}, cross_steps=0.8)"
+    assert (
+        repr(change)
+        == "Replace(cross_steps=0.8, self_steps=0.2) | Reweight({'dog': 2}, cross_steps=0.8)"
+    )
     assert eval(repr(change), vars(p2p)) == change
 
 
@@ -137,7 +191,9 @@ def test_a_wrong_edit_of_ones_own_is_explained(random_pipe, bad):
     class Wrong(p2p.Edit):
         def matrices(self, tokenizer, source, target, steps):
             side, steps = tokenizer.model_max_length - (bad == "tokens"), steps + (bad == "steps")
-            return torch.full((steps, side, side), float("nan" if bad == "nan" else 0)), torch.zeros(steps, side, side)
+            return torch.full(
+                (steps, side, side), float("nan" if bad == "nan" else 0)
+            ), torch.zeros(steps, side, side)
 
     with pytest.raises(p2p.InputError, match="gave S.*both must be"):
         p2p.edit(random_pipe, MORE, MORE, Wrong(), steps=2, progress=False)
@@ -148,7 +204,9 @@ def test_a_new_kind_of_edit_needs_matrices_only(random_pipe):
 
     class Backwards(p2p.Edit):
         def matrices(self, tokenizer, source, target, steps):
-            return torch.eye(tokenizer.model_max_length).flip(0).repeat(steps, 1, 1), torch.zeros(steps, *[tokenizer.model_max_length] * 2)
+            return torch.eye(tokenizer.model_max_length).flip(0).repeat(steps, 1, 1), torch.zeros(
+                steps, *[tokenizer.model_max_length] * 2
+            )
 
     first = p2p.edit(random_pipe, MORE, MORE, Backwards(), steps=2, progress=False)
     twice = p2p.edit(random_pipe, MORE, MORE, Backwards() | Backwards(), steps=2, progress=False)

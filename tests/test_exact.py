@@ -29,7 +29,9 @@ def latents_of(pipe, prompts, edits, *, steps, seed=0, guidance_scale=4.0, local
         steps=steps,
         guidance_scale=guidance_scale,
         local_blend=local_blend,
-        callback=lambda pipe, step, timestep, tensors: kept.append(tensors["latents"].double().clone()) or tensors,
+        callback=lambda pipe, step, timestep, tensors: (
+            kept.append(tensors["latents"].double().clone()) or tensors
+        ),
         progress=False,
     )
     return kept[-1], result
@@ -44,19 +46,33 @@ WEIGHTS = {"beach": 3.0, "cat": -1}
 PER_WORD = {"default": 0.8, "dog": (0.1, 0.5)}
 CASES = {  # name → target prompt, our edit, the equation for its maps, the cross schedule
     "swap": (SNOWMAN, p2p.Replace(), lambda tok: materialised.swap(tok, CAT, SNOWMAN), 0.8),
-    "swap, each word its schedule": (DOG, p2p.Replace(cross_steps=PER_WORD), lambda tok: materialised.swap(tok, CAT, DOG), PER_WORD),
+    "swap, each word its schedule": (
+        DOG,
+        p2p.Replace(cross_steps=PER_WORD),
+        lambda tok: materialised.swap(tok, CAT, DOG),
+        PER_WORD,
+    ),
     "refine": (NIGHT, p2p.Refine(), lambda tok: materialised.refine(tok, CAT, NIGHT), 0.8),
-    "reweight": (CAT, p2p.Reweight(WEIGHTS), lambda tok: materialised.reweight(tok, CAT, WEIGHTS, lambda a_s, a_t: a_s), 0.8),
+    "reweight": (
+        CAT,
+        p2p.Reweight(WEIGHTS),
+        lambda tok: materialised.reweight(tok, CAT, WEIGHTS, lambda a_s, a_t: a_s),
+        0.8,
+    ),
     "swap and reweight": (
         SNOWMAN,
         p2p.Replace() | p2p.Reweight({"snowman": 2}),
-        lambda tok: materialised.reweight(tok, SNOWMAN, {"snowman": 2}, materialised.swap(tok, CAT, SNOWMAN)),
+        lambda tok: materialised.reweight(
+            tok, SNOWMAN, {"snowman": 2}, materialised.swap(tok, CAT, SNOWMAN)
+        ),
         0.8,
     ),
     "refine and reweight": (
         NIGHT,
         p2p.Refine() | p2p.Reweight({"night": -1, "cat": 2}),
-        lambda tok: materialised.reweight(tok, NIGHT, {"night": -1, "cat": 2}, materialised.refine(tok, CAT, NIGHT)),
+        lambda tok: materialised.reweight(
+            tok, NIGHT, {"night": -1, "cat": 2}, materialised.refine(tok, CAT, NIGHT)
+        ),
         0.8,
     ),
 }
@@ -64,7 +80,9 @@ CASES = {  # name → target prompt, our edit, the equation for its maps, the cr
 
 def converted(pipe, dtype):
     """The same pipeline in other numbers."""
-    other = StableDiffusionPipeline(**{k: copy.deepcopy(v) for k, v in pipe.components.items()}, requires_safety_checker=False).to(dtype)
+    other = StableDiffusionPipeline(
+        **{k: copy.deepcopy(v) for k, v in pipe.components.items()}, requires_safety_checker=False
+    ).to(dtype)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -76,16 +94,26 @@ def double(toyland):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
-    ("numbers", "steps", "self_size", "pixels", "limit"), [("double", 8, 0.25, 16, 1e-9), ("toyland", STEPS, 1.0, 256, COLD)]
+    ("numbers", "steps", "self_size", "pixels", "limit"),
+    [("double", 8, 0.25, 16, 1e-9), ("toyland", STEPS, 1.0, 256, COLD)],
 )
 def test_a_whole_run_equals_the_equations(request, name, numbers, steps, self_size, pixels, limit):
     """In float32 to 1e-4, after twenty steps that each amplify rounding; in float64 nothing is left to amplify."""
     pipe = request.getfixturevalue(numbers)
     target, change, equation, schedule = CASES[name]
-    change = change | p2p.Reweight({}, cross_steps=1.0, self_steps=0.4, self_size=self_size)  # the identity, with a self schedule
+    change = change | p2p.Reweight(
+        {}, cross_steps=1.0, self_steps=0.4, self_size=self_size
+    )  # the identity, with a self schedule
     ours, _ = latents_of(pipe, [CAT, target], change, steps=steps)
     alpha = materialised.schedule(pipe.tokenizer, target, steps, schedule)
-    theirs, _ = materialised.run(pipe, [CAT, target], [(equation(pipe.tokenizer), alpha)], steps, int(0.4 * steps), self_pixels=pixels)
+    theirs, _ = materialised.run(
+        pipe,
+        [CAT, target],
+        [(equation(pipe.tokenizer), alpha)],
+        steps,
+        int(0.4 * steps),
+        self_pixels=pixels,
+    )
     assert apart(ours, theirs) <= limit
     assert apart(ours[1:], ours[:1]) > 0.1  # it is an edit
 
@@ -139,7 +167,10 @@ def test_local_blend_equals_the_original(toyland):
     prompts = [CAT, DOG, SNOWMAN]
     swaps = [materialised.swap(toyland.tokenizer, CAT, p) for p in prompts[1:]]
     alpha = [materialised.schedule(toyland.tokenizer, p, STEPS, 0.8) for p in prompts[1:]]
-    words = [p2p.find_words(toyland.tokenizer, p, w) for p, w in zip(prompts, ("cat", "dog", "snowman"), strict=True)]
+    words = [
+        p2p.find_words(toyland.tokenizer, p, w)
+        for p, w in zip(prompts, ("cat", "dog", "snowman"), strict=True)
+    ]
     theirs, run = materialised.run(
         toyland,
         prompts,
@@ -151,7 +182,9 @@ def test_local_blend_equals_the_original(toyland):
         map_pixels=256,
     )
     blend = p2p.LocalBlend(("cat", "dog", "snowman"))
-    ours, result = latents_of(toyland, prompts, p2p.Replace(cross_steps=0.8), steps=STEPS, local_blend=blend)
+    ours, result = latents_of(
+        toyland, prompts, p2p.Replace(cross_steps=0.8), steps=STEPS, local_blend=blend
+    )
     assert (result.masks == torch.stack(run.masks)).all()
     assert 0.05 < result.masks.float().mean() < 0.9
     assert apart(ours, theirs) <= COLD

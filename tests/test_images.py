@@ -11,7 +11,12 @@ from PIL import Image
 import p2p_helpers as p2p
 
 COLOURS = np.zeros((60, 80, 3), np.uint8)
-COLOURS[:30, :40], COLOURS[:30, 40:], COLOURS[30:, :40], COLOURS[30:, 40:] = (250, 10, 10), (10, 250, 10), (10, 10, 250), (240, 240, 10)
+COLOURS[:30, :40], COLOURS[:30, 40:], COLOURS[30:, :40], COLOURS[30:, 40:] = (
+    (250, 10, 10),
+    (10, 250, 10),
+    (10, 10, 250),
+    (240, 240, 10),
+)
 PICTURE = Image.fromarray(COLOURS)
 
 
@@ -21,7 +26,26 @@ def saved(image, path, **options):
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"]
+    "mode",
+    [
+        "1",
+        "L",
+        "LA",
+        "La",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBa",
+        "RGBX",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+        "I",
+        "F",
+        "I;16",
+    ],
 )
 def test_every_mode_becomes_rgb(mode):
     if mode == "I;16":
@@ -48,10 +72,18 @@ def test_exif_rotation_and_transparency(tmp_path):
     assert np.abs(np.asarray(turned).astype(int) - np.rot90(COLOURS, -1)).mean() < 5
     clear = PICTURE.convert("RGBA")
     clear.putalpha(0)
-    assert np.asarray(p2p.load_image(saved(clear, tmp_path / "b.png"))).min() == 255  # transparent is white
+    assert (
+        np.asarray(p2p.load_image(saved(clear, tmp_path / "b.png"))).min() == 255
+    )  # transparent is white
     palette = PICTURE.convert("P")
-    loaded = p2p.load_image(saved(palette, tmp_path / "c.gif", transparency=palette.getpixel((0, 0))))
-    assert loaded.getpixel((0, 0)) == (255, 255, 255) and loaded.getpixel((79, 59)) != (255, 255, 255)
+    loaded = p2p.load_image(
+        saved(palette, tmp_path / "c.gif", transparency=palette.getpixel((0, 0)))
+    )
+    assert loaded.getpixel((0, 0)) == (255, 255, 255) and loaded.getpixel((79, 59)) != (
+        255,
+        255,
+        255,
+    )
 
 
 def test_the_models_size(toyland):
@@ -72,7 +104,10 @@ def test_the_models_size(toyland):
         (lambda folder: "https://example.org/cat.png", "nothing is downloaded"),
         (lambda folder: folder / "absent.png", "There is no file"),
         (lambda folder: folder, "cannot be read as a picture"),
-        (lambda folder: saved(Image.new("1", (20_000, 20_000)), folder / "bomb.png"), "20000×20000 pixels|too large"),
+        (
+            lambda folder: saved(Image.new("1", (20_000, 20_000)), folder / "bomb.png"),
+            "20000×20000 pixels|too large",
+        ),
         (lambda folder: np.zeros((4, 4, 2), np.uint8), "shape"),
         (lambda folder: np.full((4, 4), 300), "uint8"),
         (lambda folder: np.full((4, 4), np.nan), "finite"),
@@ -84,14 +119,24 @@ def test_what_is_no_picture_is_explained(tmp_path, make, says):
         p2p.load_image(make(tmp_path))
 
 
-@pytest.mark.parametrize("options", [{"crop": (0, 0, 81, 10)}, {"crop": (5, 0, 5, 10)}, {"fit": "stretch"}])
+@pytest.mark.parametrize(
+    "options", [{"crop": (0, 0, 81, 10)}, {"crop": (5, 0, 5, 10)}, {"fit": "stretch"}]
+)
 def test_wrong_options_are_explained(options):
     with pytest.raises(p2p.ImageError):
         p2p.load_image(PICTURE, **options)
 
 
 FILES = {}
-for name, options in {"PNG": {}, "JPEG": {}, "GIF": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {}, "PPM": {}}.items():
+for name, options in {
+    "PNG": {},
+    "JPEG": {},
+    "GIF": {},
+    "BMP": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "WEBP": {},
+    "PPM": {},
+}.items():
     buffer = io.BytesIO()
     PICTURE.save(buffer, name, **options)
     FILES[name] = buffer.getvalue()
@@ -103,7 +148,9 @@ for name, options in {"PNG": {}, "JPEG": {}, "GIF": {}, "BMP": {}, "TIFF": {"com
 def test_damaged_files_are_pictures_or_explained(tmp_path_factory, name, data):
     """Cut off anywhere, bits flipped anywhere, or both."""
     content = bytearray(FILES[name][: data.draw(st.integers(0, len(FILES[name])))])
-    for position, bit in data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 7)), max_size=5)):
+    for position, bit in data.draw(
+        st.lists(st.tuples(st.integers(0, 400), st.integers(0, 7)), max_size=5)
+    ):
         if position < len(content):
             content[position] ^= 1 << bit
     path = tmp_path_factory.getbasetemp() / "damaged"

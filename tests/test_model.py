@@ -45,18 +45,28 @@ def test_the_reader_refuses_other_sizes(reader):
 def test_it_is_a_stable_diffusion_pipeline(toyland, tmp_path):
     assert type(toyland) is StableDiffusionPipeline
     write_tokenizer(tmp_path)
-    shipped = json.loads(toyland.tokenizer.backend_tokenizer.to_str())["model"]  # the shipped tokenizer is the one the code writes
+    shipped = json.loads(toyland.tokenizer.backend_tokenizer.to_str())[
+        "model"
+    ]  # the shipped tokenizer is the one the code writes
     assert shipped["vocab"] == json.loads((tmp_path / "vocab.json").read_text())
     merges = (tmp_path / "merges.txt").read_text().splitlines()[1:]
-    assert [" ".join(pair) if isinstance(pair, list) else pair for pair in shipped["merges"]] == merges
+    assert [
+        " ".join(pair) if isinstance(pair, list) else pair for pair in shipped["merges"]
+    ] == merges
 
 
 def ceiling(pipe, picture) -> float:
     """What the autoencoder alone gives back, in dB."""
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
-        copy = pipe.vae.decode(pipe.vae.encode(pixels.to(pipe.vae.dtype)).latent_dist.mode()).sample.float().clamp(-1, 1)
-    return psnr(np.asarray(picture), ((copy[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
+        copy = (
+            pipe.vae.decode(pipe.vae.encode(pixels.to(pipe.vae.dtype)).latent_dist.mode())
+            .sample.float()
+            .clamp(-1, 1)
+        )
+    return psnr(
+        np.asarray(picture), ((copy[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    )
 
 
 def test_the_autoencoder_keeps_a_picture(toyland):
@@ -99,7 +109,9 @@ def test_published_figures_are_the_stored_ones():
     folder = data_folder("toyland")
     figures = report(json.loads((folder / "evaluation.json").read_text()))
     for file in (folder / "MODEL_CARD.md", folder.parent.parent / "README.md"):
-        assert figures in file.read_text(), f"{file.name} quotes other figures than evaluation.json; run the evaluation with --publish"
+        assert figures in file.read_text(), (
+            f"{file.name} quotes other figures than evaluation.json; run the evaluation with --publish"
+        )
 
 
 def test_psnr_of_known_errors():
@@ -111,12 +123,18 @@ def test_psnr_of_known_errors():
         psnr(a, a, np.zeros((8, 8), bool))
 
 
-@pytest.mark.parametrize("rename", [lambda key: f"other.{key}", lambda key: key.replace("layers.0", "layers.9")])
+@pytest.mark.parametrize(
+    "rename", [lambda key: f"other.{key}", lambda key: key.replace("layers.0", "layers.9")]
+)
 def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, rename):
     """Without this, the text encoder would start from random weights, and every picture would be noise."""
     shutil.copytree(data_folder("toyland") / "pipeline", tmp_path / "pipeline")
     file = tmp_path / "pipeline" / "text_encoder" / "model.safetensors"
-    save_file({rename(key): value for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    save_file(
+        {rename(key): value for key, value in load_file(file).items()},
+        file,
+        metadata={"format": "pt"},
+    )
     monkeypatch.setattr("p2p_helpers.pipelines.data_folder", lambda name: tmp_path)
     monkeypatch.setattr("p2p_helpers.pipelines.verify_files", lambda folder: None)
     with pytest.raises(ModelError, match="does not know the embedded text encoder's weights"):

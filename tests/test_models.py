@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, EulerAncestralDiscreteScheduler
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    EulerAncestralDiscreteScheduler,
+)
 from PIL import Image
 
 import p2p_helpers as p2p
@@ -39,7 +43,11 @@ EDITS = {
     "swap by a word of more tokens": (SNOWMAN, p2p.Replace(), None),
     "refine": ("a cat on the beach at night", p2p.Refine(), None),
     "reweight": (CAT, p2p.Reweight({"beach": -2, "cat": 3}), None),
-    "blend": (DOG, p2p.Replace() | p2p.Reweight({"dog": 2}), p2p.LocalBlend(("cat", "dog"), threshold=0.97)),
+    "blend": (
+        DOG,
+        p2p.Replace() | p2p.Reweight({"dog": 2}),
+        p2p.LocalBlend(("cat", "dog"), threshold=0.97),
+    ),
 }
 
 
@@ -49,7 +57,17 @@ def test_every_edit_runs_and_leaves_the_source_alone(real, name):
     before = dict(real.unet.attn_processors)
     twins = [torch.Generator().manual_seed(1) for _ in range(2)]
     plain = real([CAT, target], num_inference_steps=4, guidance_scale=5.0, generator=twins).images
-    result = p2p.edit(real, CAT, target, change, local_blend=blend, seed=1, steps=4, guidance_scale=5.0, progress=False)
+    result = p2p.edit(
+        real,
+        CAT,
+        target,
+        change,
+        local_blend=blend,
+        seed=1,
+        steps=4,
+        guidance_scale=5.0,
+        progress=False,
+    )
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
     assert (pixels(result.image) != pixels(plain[1])).any()
     assert (pixels(result.image) != pixels(result.source)).any()
@@ -66,7 +84,11 @@ def test_every_edit_runs_and_leaves_the_source_alone(real, name):
 def test_they_equal_the_paper_with_maps_written_out(real, guidance):
     """Swap, refinement and reweighting in one batch, self-attention in every layer; as turbo models run, too."""
     prompts = [CAT, SNOWMAN, "a cat on the beach at night", CAT]
-    edits = [p2p.Replace(cross_steps=0.6), p2p.Refine(cross_steps=0.6), p2p.Reweight({"beach": -2}, cross_steps=0.6)]
+    edits = [
+        p2p.Replace(cross_steps=0.6),
+        p2p.Refine(cross_steps=0.6),
+        p2p.Reweight({"beach": -2}, cross_steps=0.6),
+    ]
     edits = [e | p2p.Reweight({}, cross_steps=1.0, self_steps=0.5, self_size=1.0) for e in edits]
     ours, _ = latents_of(real, prompts, edits, steps=4, guidance_scale=guidance)
     calls = real.num_timesteps  # PNDM takes one more than steps
@@ -76,12 +98,20 @@ def test_they_equal_the_paper_with_maps_written_out(real, guidance):
         materialised.refine(real.tokenizer, CAT, prompts[2]),
         materialised.reweight(real.tokenizer, CAT, {"beach": -2}, lambda a_s, a_t: a_s),
     ]
-    theirs, _ = materialised.run(real, prompts, list(zip(equations, alpha, strict=True)), 4, calls // 2, guidance_scale=guidance)
+    theirs, _ = materialised.run(
+        real,
+        prompts,
+        list(zip(equations, alpha, strict=True)),
+        4,
+        calls // 2,
+        guidance_scale=guidance,
+    )
     assert apart(ours, theirs) <= COLD
     plain, _ = latents_of(
         real,
         prompts,
-        [p2p.Replace(cross_steps=0.0, self_steps=0.0)] + [p2p.Refine(cross_steps=0.0, self_steps=0.0)] * 2,
+        [p2p.Replace(cross_steps=0.0, self_steps=0.0)]
+        + [p2p.Refine(cross_steps=0.0, self_steps=0.0)] * 2,
         steps=4,
         guidance_scale=guidance,
     )
@@ -93,7 +123,9 @@ def test_prediction_and_text_encoders_are_the_real_ones(real, folder):
     if kind.startswith("sd2"):
         assert real.scheduler.config.prediction_type == "v_prediction"
     if kind.startswith("sdxl"):
-        assert real.text_encoder_2 is not None and real.unet.config.addition_embed_type == "text_time"
+        assert (
+            real.text_encoder_2 is not None and real.unet.config.addition_embed_type == "text_time"
+        )
         assert len(real.unet.attn_processors) == 140
 
 
@@ -105,23 +137,34 @@ def test_ancestral_noise_is_shared(real):
         result = p2p.edit(real, CAT, CAT, same, steps=3, progress=False)
     finally:
         real.scheduler = before
-    np.testing.assert_allclose(pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1)
+    np.testing.assert_allclose(
+        pixels(result.image).astype(int), pixels(result.source).astype(int), atol=1
+    )
 
 
 def test_img2img_and_inpainting(real):
     """Attention is the same there. Fewer steps run than are asked for (strength), and the latent starts from a picture."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8))
     mask = Image.fromarray(np.pad(np.full((64, 128), 255, np.uint8), ((0, 64), (0, 0))))
-    for kind, extra in ((AutoPipelineForImage2Image, {}), (AutoPipelineForInpainting, {"mask_image": mask})):
+    for kind, extra in (
+        (AutoPipelineForImage2Image, {}),
+        (AutoPipelineForInpainting, {"mask_image": mask}),
+    ):
         pipe = kind.from_pipe(real)
         pipe.set_progress_bar_config(disable=True)
         arguments = {"image": picture, "strength": 0.5, **extra}
         same = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
-        alike = p2p.edit(pipe, CAT, CAT, same, steps=4, guidance_scale=5.0, progress=False, **arguments)
-        np.testing.assert_allclose(pixels(alike.image).astype(int), pixels(alike.source).astype(int), atol=1)
+        alike = p2p.edit(
+            pipe, CAT, CAT, same, steps=4, guidance_scale=5.0, progress=False, **arguments
+        )
+        np.testing.assert_allclose(
+            pixels(alike.image).astype(int), pixels(alike.source).astype(int), atol=1
+        )
         twins = [torch.Generator().manual_seed(0) for _ in range(2)]
         batched = {k: [v] * 2 if k != "strength" else v for k, v in arguments.items()}
-        plain = pipe([CAT, DOG], num_inference_steps=4, guidance_scale=5.0, generator=twins, **batched).images
+        plain = pipe(
+            [CAT, DOG], num_inference_steps=4, guidance_scale=5.0, generator=twins, **batched
+        ).images
         result = p2p.edit(pipe, CAT, DOG, steps=4, guidance_scale=5.0, progress=False, **arguments)
         np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
         assert (pixels(result.image) != pixels(plain[1])).any()
@@ -131,7 +174,9 @@ def test_the_fp16_variant_is_chosen_for_half_precision(real, tmp_path):
     real.save_pretrained(tmp_path, variant="fp16")
     half = p2p.load_pipeline(str(tmp_path), device="cpu", dtype=torch.float16)
     assert half.unet.dtype == torch.float16
-    with pytest.raises(p2p.ModelError, match="could not be loaded"):  # float32 weights are not there
+    with pytest.raises(
+        p2p.ModelError, match="could not be loaded"
+    ):  # float32 weights are not there
         p2p.load_pipeline(str(tmp_path), device="cpu")
 
 

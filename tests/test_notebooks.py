@@ -13,8 +13,15 @@ from p2p_helpers.course.cells import ONLY, skip_elsewhere
 ROOT = Path(__file__).parent.parent
 ALL = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/solutions/*.ipynb")])
 COURSE = sorted(ROOT.glob("notebooks/0*.ipynb"))
-TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "notebooks" / "GLOSSARY.md", ROOT / "data" / "toyland" / "MODEL_CARD.md"]
-SOURCE = re.search(r'^Source = "https://github.com/(.*)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    ROOT / "notebooks" / "GLOSSARY.md",
+    ROOT / "data" / "toyland" / "MODEL_CARD.md",
+]
+SOURCE = re.search(
+    r'^Source = "https://github.com/(.*)"', (ROOT / "pyproject.toml").read_text(), re.M
+).group(1)
 
 
 def cells(path, kind=None):
@@ -24,17 +31,25 @@ def cells(path, kind=None):
 
 def prose(path):
     """The words of a page or of a notebook's cells of text."""
-    return path.read_text() if path.suffix == ".md" else "\n\n".join(c["source"] for c in cells(path, "markdown"))
+    return (
+        path.read_text()
+        if path.suffix == ".md"
+        else "\n\n".join(c["source"] for c in cells(path, "markdown"))
+    )
 
 
 def each(paths):
-    return pytest.mark.parametrize("path", paths, ids=lambda path: "-".join(path.relative_to(ROOT).with_suffix("").parts[-2:]))
+    return pytest.mark.parametrize(
+        "path", paths, ids=lambda path: "-".join(path.relative_to(ROOT).with_suffix("").parts[-2:])
+    )
 
 
 @each(ALL)
 def test_it_is_executed_and_its_figures_have_a_text_alternative(path):
     found = cells(path, "code")
-    assert [c["execution_count"] for c in found] == list(range(1, len(found) + 1)), "run it from the top: make notebooks"
+    assert [c["execution_count"] for c in found] == list(range(1, len(found) + 1)), (
+        "run it from the top: make notebooks"
+    )
     for cell in found:
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             assert len(cell["metadata"].get("alt", "")) > 20, f"no alt text: {cell['source'][:80]}"
@@ -48,9 +63,18 @@ def test_its_front(path):
     assert f"https://mybinder.org/v2/gh/{SOURCE}/main?urlpath=lab/tree/{here}" in title["source"]
     for row in ("You will be able to", "You need", "Time", "Model"):
         assert f"| {row} |" in title["source"]
-    assert f"git+https://github.com/{SOURCE}" in install["source"] and 'find_spec("p2p_helpers") is None' in install["source"]
-    assert parameters["metadata"]["tags"] == ["parameters"] and 'os.environ.get("P2P_MODEL", "toyland")' in parameters["source"]
-    assert "%load_ext p2p_helpers.course" in setup["source"] and "load_pipeline(MODEL)" in setup["source"]
+    assert (
+        f"git+https://github.com/{SOURCE}" in install["source"]
+        and 'find_spec("p2p_helpers") is None' in install["source"]
+    )
+    assert (
+        parameters["metadata"]["tags"] == ["parameters"]
+        and 'os.environ.get("P2P_MODEL", "toyland")' in parameters["source"]
+    )
+    assert (
+        "%load_ext p2p_helpers.course" in setup["source"]
+        and "load_pipeline(MODEL)" in setup["source"]
+    )
 
 
 @each(COURSE)
@@ -58,7 +82,9 @@ def test_its_thread_and_its_end(path):
     code, text = "\n".join(c["source"] for c in cells(path, "code")), prose(path)
     if path.stem > "00_start_here":  # before the first edit
         assert "show_edit(" in code, "it does not print S and T of its own prompts"
-    assert re.search(r"## \d+\. (Where (it|they) fails?|Where)", text), "it does not show where the method fails"
+    assert re.search(r"## \d+\. (Where (it|they) fails?|Where)", text), (
+        "it does not show where the method fails"
+    )
     recap = re.search(r"## \d+\. Recap\n(.*)", text, re.S).group(1)
     assert recap.count("\n- ") == 5
     assert "GLOSSARY.md" in recap
@@ -76,13 +102,19 @@ def test_its_exercises_have_checks_hints_and_solutions(path):
     said = ["".join("".join(o.get("text", "")) for o in c["outputs"]) for c in starts]
     assert len(starts) == len(exercises) and all(s.startswith("not yet:") for s in said), said
     solved = cells(path.parent / "solutions" / path.name, "code")
-    ticks = sum("".join("".join(o.get("text", "")) for o in c["outputs"]).count("✓") for c in solved)
+    ticks = sum(
+        "".join("".join(o.get("text", "")) for o in c["outputs"]).count("✓") for c in solved
+    )
     assert ticks >= len(exercises)
 
 
 def links(path):
     """Relative links and pictures of a text."""
-    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if not re.match(r"[a-z]+:|#", link)]
+    return [
+        link
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(path))
+        if not re.match(r"[a-z]+:|#", link)
+    ]
 
 
 @each([*ALL, *TEXTS])
@@ -93,9 +125,17 @@ def test_links_lead_somewhere(path):
 
 def test_words_are_spelt_right():
     pytest.importorskip("codespell_lib")
-    code = [*ROOT.glob("p2p_helpers/**/*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]
-    text = "\n".join([*(prose(path) for path in [*ALL, *TEXTS]), *(path.read_text() for path in code)])
-    found = subprocess.run([sys.executable, "-m", "codespell_lib", "-"], input=text, capture_output=True, text=True)
+    code = [
+        *ROOT.glob("p2p_helpers/**/*.py"),
+        *ROOT.glob("tests/*.py"),
+        *ROOT.glob("benchmarks/*.py"),
+    ]
+    text = "\n".join(
+        [*(prose(path) for path in [*ALL, *TEXTS]), *(path.read_text() for path in code)]
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "-"], input=text, capture_output=True, text=True
+    )
     assert not found.stdout, found.stdout
 
 
@@ -103,7 +143,16 @@ def test_slides_are_built(tmp_path):
     path = ROOT / "notebooks" / "02_word_swap.ipynb"
     kinds = [c["metadata"].get("slideshow", {}).get("slide_type") for c in cells(path)]
     assert {"slide", "skip"} <= set(kinds) and all(kinds)
-    command = [sys.executable, "-m", "nbconvert", "--to", "slides", "--output-dir", str(tmp_path), str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "slides",
+        "--output-dir",
+        str(tmp_path),
+        str(path),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     page = (tmp_path / "02_word_swap.slides.html").read_text()
     assert page.count("<section") > kinds.count("slide") > 5

@@ -41,7 +41,9 @@ def test_a_gallery_needs_a_title_for_each_picture(images, names):
 
 
 def test_show_has_a_row_for_each_target(random_pipe):
-    result = p2p.edit(random_pipe, "a cat in space", ["a dog in space", "a fox in space"], steps=1, progress=False)
+    result = p2p.edit(
+        random_pipe, "a cat in space", ["a dog in space", "a fox in space"], steps=1, progress=False
+    )
     names = [t.replace("\n", " ") for t in titles(p2p.show(result))]
     assert names.count("source: a cat in space") == 2
     assert {"target: a dog in space", "target: a fox in space"} <= set(names)
@@ -51,8 +53,23 @@ def test_show_has_a_row_for_each_target(random_pipe):
 def test_alignment_writes_the_tokens_and_shares(tokenizer):
     pair = ("a cat in space", "a snowman in space")
     ax = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["start", "a", "cat", "in", "space", "end"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["start", "a", "snow", "man", "in", "space", "end"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "start",
+        "a",
+        "cat",
+        "in",
+        "space",
+        "end",
+    ]
+    assert [t.get_text() for t in ax.get_xticklabels()] == [
+        "start",
+        "a",
+        "snow",
+        "man",
+        "in",
+        "space",
+        "end",
+    ]
     assert [t.get_text() for t in ax.texts].count("0.5") == 2  # cat is shared by snow and man
 
 
@@ -63,7 +80,11 @@ def test_a_dollar_in_a_prompt_is_no_mathematics(random_pipe):
 
 def luminance(colour):
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )
 
 
 def test_every_word_has_one_colour_that_can_be_read_on_white(recorded, tokenizer):
@@ -71,28 +92,54 @@ def test_every_word_has_one_colour_that_can_be_read_on_white(recorded, tokenizer
     assert all(1.05 / (luminance(figures.word_colour(name)) + 0.05) > 4.5 for name in names)
     assert figures.word_colour("Cat") == figures.word_colour("cat") != figures.word_colour("dog")
     pair = ("a cat on the beach", "a dog on the beach")
-    in_maps = {ax.get_title().split("\n")[0]: ax.title.get_color() for ax in figures.word_maps(recorded.maps).axes}
+    in_maps = {
+        ax.get_title().split("\n")[0]: ax.title.get_color()
+        for ax in figures.word_maps(recorded.maps).axes
+    }
     matrix = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
     edit = figures.show_edit(p2p.Replace(), tokenizer, *pair).axes
     for ax in (matrix, *edit):
         for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
             if label.get_text() in in_maps:
-                assert label.get_color() == in_maps[label.get_text()] == figures.word_colour(label.get_text())
+                assert (
+                    label.get_color()
+                    == in_maps[label.get_text()]
+                    == figures.word_colour(label.get_text())
+                )
 
 
 def test_show_draws_the_blend_mask(random_pipe):
     mask = np.zeros((16, 16), bool)
     mask[4:8] = True
-    result = p2p.edit(random_pipe, "a cat", "a dog", local_blend=p2p.LocalBlend(mask=mask), steps=1, progress=False)
+    result = p2p.edit(
+        random_pipe,
+        "a cat",
+        "a dog",
+        local_blend=p2p.LocalBlend(mask=mask),
+        steps=1,
+        progress=False,
+    )
     names = titles(p2p.show(result))
     assert names[3] == "blend mask: 25% may change"
 
 
 def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
-    change = p2p.Refine(cross_steps={"default": 0.5, "cat": (0.2, 0.4)}) | p2p.Reweight({"red": -1.5}, cross_steps=1.0)
-    figure = p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=3, steps=10)
+    change = p2p.Refine(cross_steps={"default": 0.5, "cat": (0.2, 0.4)}) | p2p.Reweight(
+        {"red": -1.5}, cross_steps=1.0
+    )
+    figure = p2p.show_edit(
+        change, tokenizer, "a cat in space", "a red cat in space", step=3, steps=10
+    )
     _, own, timeline = figure.axes
-    assert [t.get_text() for t in own.get_xticklabels()] == ["start", "a", "red", "cat", "in", "space", "end"]
+    assert [t.get_text() for t in own.get_xticklabels()] == [
+        "start",
+        "a",
+        "red",
+        "cat",
+        "in",
+        "space",
+        "end",
+    ]
     assert "-1.5" in [t.get_text() for t in own.texts]  # red keeps its own map, turned about
     assert [t.get_text() for t in timeline.get_yticklabels()][-1] == "self-attention"
     shares = timeline.images[0].get_array()
@@ -105,7 +152,9 @@ def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
 
 @pytest.fixture(scope="module")
 def recorded(toyland):
-    return p2p.edit(toyland, "a cat on the beach", "a dog on the beach", steps=3, record=True, progress=False)
+    return p2p.edit(
+        toyland, "a cat on the beach", "a dog on the beach", steps=3, record=True, progress=False
+    )
 
 
 def test_figures_of_maps(recorded):
@@ -128,7 +177,9 @@ def test_figures_of_maps(recorded):
 
 def test_a_grid_names_its_rows_and_columns(recorded):
     rows = [[recorded.source] * 3] * 2
-    figure = figures.grid(rows, ["self 0", "self 1"], ["cross 0", "cross 0.5", "cross 1"], title="sweep")
+    figure = figures.grid(
+        rows, ["self 0", "self 1"], ["cross 0", "cross 0.5", "cross 1"], title="sweep"
+    )
     assert [ax.get_title() for ax in figure.axes[:3]] == ["cross 0", "cross 0.5", "cross 1"]
     assert [figure.axes[i].texts[0].get_text() for i in (0, 3)] == ["self 0", "self 1"]
     with pytest.raises(p2p.InputError, match=r"\[3, 3\] pictures.*2 columns"):

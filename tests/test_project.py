@@ -20,13 +20,18 @@ ROOT = Path(__file__).parent.parent
 
 def test_environment_yml_and_pyproject_agree():
     text = (ROOT / "environment.yml").read_text()
-    conda = dict(re.match(r"([a-z0-9_-]+)(?:>=(.+))?", d).groups() for d in yaml.safe_load(text)["dependencies"])
+    conda = dict(
+        re.match(r"([a-z0-9_-]+)(?:>=(.+))?", d).groups()
+        for d in yaml.safe_load(text)["dependencies"]
+    )
     for name in ("python", "pip"):
         conda.pop(name)
     conda["torch"] = conda.pop("pytorch")
     wanted = {}
     for line in requires("p2p-helpers"):
-        name, bound, extra = re.match(r'([A-Za-z0-9_-]+)(?:\[\w+\])?(?:>=([\d.]+))?(?:; extra == ["\'](\w+)["\'])?', line).groups()
+        name, bound, extra = re.match(
+            r'([A-Za-z0-9_-]+)(?:\[\w+\])?(?:>=([\d.]+))?(?:; extra == ["\'](\w+)["\'])?', line
+        ).groups()
         if extra in (None, "notebooks", "photos"):
             wanted[name] = bound
     assert conda == wanted

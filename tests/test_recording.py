@@ -16,7 +16,14 @@ RUN = {"steps": 4, "seed": 3, "progress": False}
 
 @pytest.fixture(scope="module")
 def result(toyland):
-    return p2p.edit(toyland, SOURCE, TARGET, p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0), record=True, **RUN)
+    return p2p.edit(
+        toyland,
+        SOURCE,
+        TARGET,
+        p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0),
+        record=True,
+        **RUN,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +43,34 @@ def test_rows_sum_to_one(everything):
     """Up to float16; also the target's, since word swap keeps every row's sum."""
     assert len(everything.all) == 4 * 20  # steps × layers
     for maps in everything.all.values():
-        torch.testing.assert_close(maps.float().sum(-1), torch.ones(maps.shape[:-1]), atol=4e-3, rtol=0)
+        torch.testing.assert_close(
+            maps.float().sum(-1), torch.ones(maps.shape[:-1]), atol=4e-3, rtol=0
+        )
 
 
 def test_the_means_are_the_means_of_everything(result, everything):
     for heat, full in [(result.maps[w], everything[w]) for w in ("cat", "beach", "snowman", 2)]:
         torch.testing.assert_close(heat.tensor(), full.tensor(), atol=2e-3, rtol=0)
-        for where in ({"step": 1}, {"step": -1}, {"layer": 0}, {"layer": 0, "head": 2}, {"step": 2, "layer": "up_blocks.2.attentions.0"}):
-            torch.testing.assert_close(heat.at(**where).tensor(), full.at(**where).tensor(), atol=2e-3, rtol=0)
+        for where in (
+            {"step": 1},
+            {"step": -1},
+            {"layer": 0},
+            {"layer": 0, "head": 2},
+            {"step": 2, "layer": "up_blocks.2.attentions.0"},
+        ):
+            torch.testing.assert_close(
+                heat.at(**where).tensor(), full.at(**where).tensor(), atol=2e-3, rtol=0
+            )
         assert torch.equal(heat.at(step=1).mean().tensor(), heat.tensor())
-    own = [maps for (layer, step), maps in everything.all.items() if step == 0 and ".attn1." in layer and maps.shape[2] == 256]
+    own = [
+        maps
+        for (layer, step), maps in everything.all.items()
+        if step == 0 and ".attn1." in layer and maps.shape[2] == 256
+    ]
     first = torch.stack([maps[0].float().mean(0) for maps in own])
-    torch.testing.assert_close(result.maps.self_attention.matrix, first.mean(0), atol=2e-3, rtol=0)  # of every fourth step
+    torch.testing.assert_close(
+        result.maps.self_attention.matrix, first.mean(0), atol=2e-3, rtol=0
+    )  # of every fourth step
 
 
 def test_after_the_edit_and_before(toyland, result):
@@ -56,7 +79,9 @@ def test_after_the_edit_and_before(toyland, result):
     torch.testing.assert_close(maps["snowman"].tensor(), maps["cat"].tensor(), atol=1e-4, rtol=0)
     torch.testing.assert_close(maps.of(1).self_attention.matrix, maps.self_attention.matrix)
     assert "after the edit" in repr(maps)
-    own = p2p.edit(toyland, SOURCE, TARGET, result.edits[0], record=p2p.Record(before=True), **RUN).maps
+    own = p2p.edit(
+        toyland, SOURCE, TARGET, result.edits[0], record=p2p.Record(before=True), **RUN
+    ).maps
     assert "before the edit" in repr(own)
     torch.testing.assert_close(own["cat"].tensor(), maps["cat"].tensor())
     assert (own["snowman"].tensor() - own["cat"].tensor()).abs().max() > 0.01
@@ -78,7 +103,12 @@ def test_around_any_run_of_the_pipeline(toyland, result):
     run = {"num_inference_steps": 4}
     with p2p.record(toyland) as maps:
         toyland(["a dog in space"], guidance_scale=1.0, **run)
-        toyland([SOURCE, TARGET], generator=[torch.Generator().manual_seed(3) for _ in range(2)], guidance_scale=4.0, **run)
+        toyland(
+            [SOURCE, TARGET],
+            generator=[torch.Generator().manual_seed(3) for _ in range(2)],
+            guidance_scale=4.0,
+            **run,
+        )
     assert maps.prompts == [SOURCE, TARGET]
     torch.testing.assert_close(maps["cat"].tensor(), result.maps["cat"].tensor(), atol=1e-3, rtol=0)
     with p2p.record(toyland) as alone:
@@ -89,7 +119,9 @@ def test_around_any_run_of_the_pipeline(toyland, result):
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_stable_diffusion_at_another_size(kind, tmp_path):
     pipe = build(kind, tmp_path)
-    result = p2p.edit(pipe, SOURCE, TARGET, record=True, steps=2, height=320, width=256, progress=False)
+    result = p2p.edit(
+        pipe, SOURCE, TARGET, record=True, steps=2, height=320, width=256, progress=False
+    )
     assert result.maps.level == (20, 16)
     assert result.maps["cat"].tensor().shape == (20, 16)
     assert result.maps["cat"].overlay(result.source).size == (256, 320)
@@ -107,7 +139,10 @@ def test_names_are_the_prompts_own_words(toyland):
         with pytest.raises(ValueError, match="generators"):
             toyland(["a fox in space"], generator=[torch.Generator()] * 3, **run)
         toyland("the cat's apple! a dog", **run)
-    expected = [tuple(p2p.find_words(toyland.tokenizer, "the cat's apple! a dog", word)) for word in ("cat's", "dog")]
+    expected = [
+        tuple(p2p.find_words(toyland.tokenizer, "the cat's apple! a dog", word))
+        for word in ("cat's", "dog")
+    ]
     assert [maps["cat's"].tokens, maps["dog"].tokens] == expected
     starts = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     with p2p.record(toyland) as several:
@@ -124,7 +159,11 @@ def test_what_cannot_be_recorded_is_explained(toyland):
         with pytest.raises(p2p.AttentionControlError, match="record=True"):
             p2p.edit(toyland, SOURCE, TARGET, steps=1, progress=False)
         with pytest.raises(p2p.InputError, match="as text"):
-            toyland(prompt_embeds=torch.zeros(1, 32, 128), negative_prompt_embeds=torch.zeros(1, 32, 128), num_inference_steps=1)
+            toyland(
+                prompt_embeds=torch.zeros(1, 32, 128),
+                negative_prompt_embeds=torch.zeros(1, 32, 128),
+                num_inference_steps=1,
+            )
     for look in (lambda: maps["cat"], lambda: maps.start, lambda: maps.self_attention):
         with pytest.raises(p2p.InputError, match="Nothing was recorded"):
             look()

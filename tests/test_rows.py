@@ -44,12 +44,16 @@ def test_a_source_that_someone_looks_at_runs(toyland):
     """Recorded or blended by words, its maps are needed in every step; with a mask of one's own they are not."""
     first = p2p.edit(toyland, CAT, DOG, **RUN)
     for more in ({"record": True}, {"local_blend": p2p.LocalBlend(("cat", "dog"))}):
-        seen, found = rows_of(toyland, lambda more=more: p2p.edit(toyland, first, DOG, progress=False, **more))
+        seen, found = rows_of(
+            toyland, lambda more=more: p2p.edit(toyland, first, DOG, progress=False, **more)
+        )
         assert set(seen) == {3}
         fresh = p2p.edit(toyland, CAT, DOG, **RUN, **more)
         assert apart(found.image, fresh.image) <= 2
     mask = {"local_blend": p2p.LocalBlend(mask=np.ones((16, 16)))}
-    assert set(rows_of(toyland, lambda: p2p.edit(toyland, first, DOG, progress=False, **mask))[0]) == {2, 3}
+    assert set(
+        rows_of(toyland, lambda: p2p.edit(toyland, first, DOG, progress=False, **mask))[0]
+    ) == {2, 3}
 
 
 @pytest.mark.parametrize("method", ["ddim", "null-text", "direct", "exact"])

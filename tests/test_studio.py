@@ -54,9 +54,14 @@ def test_copied_python_makes_the_same_picture(studio, toyland, blend):
 
 
 def test_a_word_that_occurs_twice_has_two_faders(studio, toyland):
-    studio.source.value, studio.target.value = "a cat and a dog in space", "a cat and a fox in space"
+    studio.source.value, studio.target.value = (
+        "a cat and a dog in space",
+        "a cat and a fox in space",
+    )
     studio.faders[3].value = 3.0
-    assert studio.settings.edit == p2p.Replace(cross_steps=0.8, self_steps=0.4) | p2p.Reweight({("a", 2): 3.0})
+    assert studio.settings.edit == p2p.Replace(cross_steps=0.8, self_steps=0.4) | p2p.Reweight(
+        {("a", 2): 3.0}
+    )
     scope = {"pipe": toyland}
     result = run(studio)
     exec(studio.code.value, scope)
@@ -98,7 +103,9 @@ def test_cancel_after_the_last_step_still_counts(studio):
 def test_an_error_that_nobody_foresaw_is_shown_too(studio, monkeypatch):
     monkeypatch.setattr("p2p_helpers.view.studio.edit", lambda *args, **more: 1 / 0)
     monkeypatch.setattr("threading.excepthook", lambda args: None)  # it goes to the log as well
-    assert run(studio) is None and "division by zero" in studio.error.value and studio.cancel.disabled
+    assert (
+        run(studio) is None and "division by zero" in studio.error.value and studio.cancel.disabled
+    )
 
 
 def test_undo_goes_back(studio):
@@ -135,14 +142,20 @@ def test_the_blend_mask_is_shown_while_the_edit_runs(studio):
     seen, studio.blend.value = [], "cat, dog"
     studio.mask.observe(lambda change: seen.append(change["new"]), "value")
     run(studio)
-    assert [f"step {i}: white may change" in html for i, html in enumerate(seen[:4], start=1)] == [True] * 4
+    assert [f"step {i}: white may change" in html for i, html in enumerate(seen[:4], start=1)] == [
+        True
+    ] * 4
     assert not studio.mask.value and "where it may change" in studio.pictures.value
 
 
 def test_null_text_inversion_can_be_cancelled(studio):
     photo = photos()["cat-snow"]
     studio._take([{"content": memoryview(photo.path.read_bytes())}])
-    studio.source.value, studio.target.value, studio.method.value = photo.prompt, "a dog in the snow", "null-text"
+    studio.source.value, studio.target.value, studio.method.value = (
+        photo.prompt,
+        "a dog in the snow",
+        "null-text",
+    )
     studio.bar.observe(lambda change: studio.stop() if change["new"] == 2 else None, "value")
     assert run(studio) is None and studio._inversion is None and not studio.error.value
     studio.bar.unobserve_all()

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_helpers.toyland import BACKGROUNDS, COLOURABLE, COLOURS, OBJECTS, Scene, SceneError, Thing, caption, render, scene_at, vocabulary
+from p2p_helpers.toyland import (
+    BACKGROUNDS,
+    COLOURABLE,
+    COLOURS,
+    OBJECTS,
+    Scene,
+    SceneError,
+    Thing,
+    caption,
+    render,
+    scene_at,
+    vocabulary,
+)
 from p2p_helpers.toyland.world import SPLITS, from_json, to_json
 
 HASHES = (
@@ -40,7 +52,9 @@ def test_another_process_paints_the_same():
     assert run.stdout.strip() == digest(render(scene_at("test", 3))[0])
 
 
-indices = st.integers(0, 100_000)  # of training scenes; they are drawn in the test, since the type checker uses `random`
+indices = st.integers(
+    0, 100_000
+)  # of training scenes; they are drawn in the test, since the type checker uses `random`
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,7 +69,10 @@ def test_a_swapped_object_changes_nothing_elsewhere(index, name):
     reach = 4  # a style's filters look so far, in pixels
     x, y, half = thing.x, thing.y, thing.size // 2
     far = np.ones(a.shape[:2], bool)
-    far[max(y - thing.size - reach, 0) : y + thing.size // 3 + reach, max(x - 2 * half - reach, 0) : x + 2 * half + reach] = False
+    far[
+        max(y - thing.size - reach, 0) : y + thing.size // 3 + reach,
+        max(x - 2 * half - reach, 0) : x + 2 * half + reach,
+    ] = False
     assert (a[far] == b[far]).all()
     assert (a != b).any()
 
@@ -65,7 +82,9 @@ def test_a_swapped_object_changes_nothing_elsewhere(index, name):
 def test_more_snow_only_adds_flakes(index, strength):
     """Flakes are painted last and in order, so away from them nothing moves."""
     scene = scene_at("train", index)
-    clear, some = (np.asarray(render(scene.replace(snow=s))[0]).astype(int) for s in (0.0, strength))
+    clear, some = (
+        np.asarray(render(scene.replace(snow=s))[0]).astype(int) for s in (0.0, strength)
+    )
     changed = (clear != some).any(-1)
     assert 0 < changed.mean() < 0.35
 

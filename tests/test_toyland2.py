@@ -17,7 +17,15 @@ from p2p_helpers.toyland2.render import object_masks, render
 from p2p_helpers.toyland2.tokenizer import MAX_TOKENS, write_tokenizer
 from p2p_helpers.toyland2.training.captions import Captions, mixed
 from p2p_helpers.toyland2.training.damage import damaged
-from p2p_helpers.toyland2.world import OBJECTS, caption, compose, from_json, kind_of, scene_at, to_json
+from p2p_helpers.toyland2.world import (
+    OBJECTS,
+    caption,
+    compose,
+    from_json,
+    kind_of,
+    scene_at,
+    to_json,
+)
 
 scenes = st.integers(0, 5000).map(lambda i: scene_at("test", i))
 
@@ -47,12 +55,17 @@ def test_another_object_changes_no_pixel_far_from_it(scene, name):
 
 def test_layout_follows_the_words():
     """Most seeds move the horizon and the object when the word is of another kind; no layout is impossible for a word."""
-    pairs = [(compose([("cat", None)], "meadow", seed=i), compose([("castle", None)], "meadow", seed=i)) for i in range(200)]
+    pairs = [
+        (compose([("cat", None)], "meadow", seed=i), compose([("castle", None)], "meadow", seed=i))
+        for i in range(200)
+    ]
     assert np.mean([abs(a.horizon - b.horizon) >= 20 for a, b in pairs]) > 0.8
     assert np.mean([abs(a.things[0].x - b.things[0].x) >= 24 for a, b in pairs]) > 0.6
     for side in ((32, 40), (56, 64, 72), (88, 96)):
         for name in OBJECTS:
-            assert any(compose([(name, None)], "meadow", seed=i).things[0].x in side for i in range(300))
+            assert any(
+                compose([(name, None)], "meadow", seed=i).things[0].x in side for i in range(300)
+            )
 
 
 def test_recompose_keeps_the_words_that_stay():
@@ -72,14 +85,26 @@ def test_snow_and_night_have_every_strength():
 
 
 def test_captions():
-    scene = compose([("apple", None), ("cake", "lemon")], "forest", "old photo", autumn=True, night=0.5, snow=0.5)
-    said = "an old photo of an apple and a lemon cake in a forest in autumn at night with falling snow"
+    scene = compose(
+        [("apple", None), ("cake", "lemon")],
+        "forest",
+        "old photo",
+        autumn=True,
+        night=0.5,
+        snow=0.5,
+    )
+    said = (
+        "an old photo of an apple and a lemon cake in a forest in autumn at night with falling snow"
+    )
     assert caption(scene) == said
     assert set(said.split()) <= set(world.vocabulary())
     assert kind_of("castle") != kind_of("cat")
 
 
-@pytest.mark.parametrize("wrong", [{"name": "unicorn"}, {"colour": "chocolate", "name": "car"}, {"colour": "red", "name": "cat"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "unicorn"}, {"colour": "chocolate", "name": "car"}, {"colour": "red", "name": "cat"}],
+)
 def test_words_the_world_does_not_have(wrong):
     with pytest.raises(SceneError, match="Toyland has no"):
         scene_at("test", 0).replace(0, **wrong)
@@ -116,7 +141,9 @@ def test_rows_are_what_the_tokenizer_makes(captions, tmp_path):
 
 def test_mixed_takes_from_both():
     own, other = torch.zeros(1, 4, 2), torch.arange(8.0).reshape(1, 4, 2)
-    out = mixed(own, other, torch.tensor([[0, 0, 3, 3]]), torch.tensor([[False, True, False, False]]))
+    out = mixed(
+        own, other, torch.tensor([[0, 0, 3, 3]]), torch.tensor([[False, True, False, False]])
+    )
     assert out[0, :, 0].tolist() == [0, 0, 6, 6]
 
 
@@ -124,7 +151,11 @@ def test_truth_names_what_the_masks_show():
     scene = compose([("cat", None), ("car", "red")], "beach", seed=4)
     masks = object_masks(scene)
     answer = truth(scene, masks)
-    assert set(np.unique(answer["objects"])) == {0, 1 + OBJECTS.index("cat"), 1 + OBJECTS.index("car")}
+    assert set(np.unique(answer["objects"])) == {
+        0,
+        1 + OBJECTS.index("cat"),
+        1 + OBJECTS.index("car"),
+    }
     assert UNKNOWN == 1 + len(OBJECTS)
 
 
@@ -141,5 +172,7 @@ def test_damage_stays_near_the_object():
 
 
 def test_the_world_stays_as_the_model_learned_it():
-    digest = hashlib.sha256(b"".join(np.asarray(render(scene_at("test", i))[0]).tobytes() for i in range(8))).hexdigest()[:16]
+    digest = hashlib.sha256(
+        b"".join(np.asarray(render(scene_at("test", i))[0]).tobytes() for i in range(8))
+    ).hexdigest()[:16]
     assert digest == "35dc6d405e4edca2"

@@ -8,7 +8,14 @@ from torch import nn
 
 from p2p_helpers.toyland.train import Muon, fit, learning_rate
 
-SETTINGS = {"steps": 8, "muon_lr": 0.02, "adam_lr": 0.01, "warmup": 2, "decay_from": 0.5, "ema": 0.9}
+SETTINGS = {
+    "steps": 8,
+    "muon_lr": 0.02,
+    "adam_lr": 0.01,
+    "warmup": 2,
+    "decay_from": 0.5,
+    "ema": 0.9,
+}
 
 
 def run(folder, steps):
@@ -25,7 +32,9 @@ def run(folder, steps):
 
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("p2p_helpers.toyland.train.CHECKPOINT_SECONDS", -1)  # a checkpoint after every step
+    monkeypatch.setattr(
+        "p2p_helpers.toyland.train.CHECKPOINT_SECONDS", -1
+    )  # a checkpoint after every step
     whole = run(tmp_path / "whole", 99)
     with contextlib.suppress(KeyboardInterrupt):
         run(tmp_path / "killed", 5)

@@ -22,7 +22,12 @@ def page(browser, result, tmp_path):
     p2p.explore(result).save(tmp_path / "maps.html")
     context = browser.new_context(offline=True, viewport={"width": 800, "height": 600})
     page, errors = context.new_page(), []
-    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((tmp_path / "maps.html").as_uri())
     page.wait_for_function("pictures.every(picture => picture.complete)")
@@ -55,7 +60,9 @@ def test_words_turned_to_the_negative_are_dark_and_tags_are_text(toyland):
     data = json.JSONDecoder().raw_decode(view.page, view.page.index('{"grid"'))[0]
     target = data["prompts"][1]
     assert target["text"] == odd
-    shown = np.frombuffer(base64.b64decode(target["maps"]), np.uint8).reshape(-1, len(target["words"]), *data["grid"])
+    shown = np.frombuffer(base64.b64decode(target["maps"]), np.uint8).reshape(
+        -1, len(target["words"]), *data["grid"]
+    )
     assert not shown[0, target["words"].index("cat")].any() and shown[0, 1].any()
 
 
@@ -88,7 +95,9 @@ def test_a_pixel_names_its_words_by_mouse_and_by_keyboard(page, result):
     shown = dict(line.rsplit("\n", 1) for line in page.locator(".bar").all_inner_texts())
     for heat in (result.maps.start, result.maps["cat"], result.maps.of(0).padding):
         if heat.name in shown:
-            assert float(shown[heat.name].split()[0]) == pytest.approx(100 * heat.numpy()[2, 1], abs=0.5)
+            assert float(shown[heat.name].split()[0]) == pytest.approx(
+                100 * heat.numpy()[2, 1], abs=0.5
+            )
     assert len(shown) >= 5
     page.locator("#picture").focus()
     page.keyboard.press("ArrowRight")
@@ -120,7 +129,9 @@ def test_everything_is_reached_by_tab_and_seen(page):
     names = []
     for _ in range(10):  # the picture, seven words, two choices
         page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.textContent || document.activeElement.id"))
+        names.append(
+            page.evaluate("document.activeElement.textContent || document.activeElement.id")
+        )
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     for word in ("start", *SOURCE.split(), "end"):
         assert word in names

@@ -121,9 +121,7 @@ class Run:
             out = {0} if first else set()
             out |= set() if source_runs else {first}
             keep = [row for row in range(first + self.prompts) if row not in out]
-            self._keep[bool(first), source_runs] = (
-                torch.tensor(keep).to(device) if out else None
-            )
+            self._keep[bool(first), source_runs] = torch.tensor(keep).to(device) if out else None
         return self._keep[bool(first), source_runs]
 
     def schedule_step(self, turn: int) -> tuple[int, int]:

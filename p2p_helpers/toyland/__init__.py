@@ -3,7 +3,20 @@
 from .counterfactual import KINDS, Counterfactual, Photo, counterfactual, photos
 from .reader import Reader, Reading, load_reader
 from .render import render
-from .world import BACKGROUNDS, COLOURABLE, COLOURS, OBJECTS, STYLES, Scene, SceneError, Thing, caption, sample_scene, scene_at, vocabulary
+from .world import (
+    BACKGROUNDS,
+    COLOURABLE,
+    COLOURS,
+    OBJECTS,
+    STYLES,
+    Scene,
+    SceneError,
+    Thing,
+    caption,
+    sample_scene,
+    scene_at,
+    vocabulary,
+)
 
 __all__ = [
     "BACKGROUNDS",

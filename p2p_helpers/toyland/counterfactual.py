@@ -64,7 +64,9 @@ class Counterfactual:
         if self.kind in ("swap", "recolour", "add"):
             return LocalBlend(self.words)
         if self.kind == "background":
-            return LocalBlend(exclude=[t.name for t in self.before.things], mask=np.ones((SIZE, SIZE)))
+            return LocalBlend(
+                exclude=[t.name for t in self.before.things], mask=np.ones((SIZE, SIZE))
+            )
         return None
 
     @functools.cached_property
@@ -128,7 +130,12 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     if kind == "background":
         long = [name for name, phrase in BACKGROUNDS.items() if len(phrase.split()) == 3]
         need(scene.background in long, "word swap needs as many words as before")
-        return Counterfactual(kind, scene, scene.replace(background=pick([b for b in long if b != scene.background])), (scene.background,))
+        return Counterfactual(
+            kind,
+            scene,
+            scene.replace(background=pick([b for b in long if b != scene.background])),
+            (scene.background,),
+        )
     if kind in ("night", "snow"):
         need(scene.background != "space", "space has neither")
         need(not getattr(scene, kind), "it is there already")
@@ -141,7 +148,12 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     need(abs(first.x - SIZE // 2) >= 16 and first.size <= 56, "there is no room")
     name = pick([o for o in OBJECTS if o != first.name])
     second = Thing(name, None, 32 if first.x > SIZE // 2 else 96, 112, 48)
-    return Counterfactual(kind, scene, scene.replace(things=tuple(sorted((first, second), key=lambda t: t.x))), (name,))
+    return Counterfactual(
+        kind,
+        scene,
+        scene.replace(things=tuple(sorted((first, second), key=lambda t: t.x))),
+        (name,),
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,9 @@ def photos() -> dict[str, Photo]:
     folder, found = data_folder("photos"), {}
     for name, entry in json.loads((folder / "photos.json").read_text()).items():
         scene = from_json(json.dumps(entry["scene"]))
-        edits = [Counterfactual(e["kind"], scene, from_json(json.dumps(e["after"])), tuple(e["words"])) for e in entry["edits"]]
+        edits = [
+            Counterfactual(e["kind"], scene, from_json(json.dumps(e["after"])), tuple(e["words"]))
+            for e in entry["edits"]
+        ]
         found[name] = Photo(name, folder / f"{name}.png", scene, tuple(edits))
     return found

@@ -32,17 +32,28 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
 
     Colour is judged where the caption names one and the style is not a pencil sketch; it counts as wrong if its object is not found.
     """
-    rows: dict[str, list[bool]] = {k: [] for k in ("background", "style", "night", "snow", "one object", "two objects", "colour")}
+    rows: dict[str, list[bool]] = {
+        k: []
+        for k in ("background", "style", "night", "snow", "one object", "two objects", "colour")
+    }
     for scene, reading in zip(scenes, readings, strict=True):
         found = {f.name: f for f in reading.objects}
         rows["background"].append(reading.background == scene.background)
         rows["style"].append(reading.style == ("plain" if scene.style == "photo" else scene.style))
         rows["night"].append(reading.night == (scene.night > 0))
         rows["snow"].append(reading.snow == (scene.snow > 0))
-        rows["one object" if len(scene.things) == 1 else "two objects"].append(all(t.name in found for t in scene.things))
+        rows["one object" if len(scene.things) == 1 else "two objects"].append(
+            all(t.name in found for t in scene.things)
+        )
         if scene.style != "sketch":
-            rows["colour"] += [t.name in found and found[t.name].colour == t.colour for t in scene.things if t.colour]
-    return {name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()} | {"scenes": len(scenes)}
+            rows["colour"] += [
+                t.name in found and found[t.name].colour == t.colour
+                for t in scene.things
+                if t.colour
+            ]
+    return {
+        name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()
+    } | {"scenes": len(scenes)}
 
 
 def _outside(*found: Found | None) -> np.ndarray:
@@ -64,7 +75,14 @@ def _landed(old: Found, new: Found | None) -> bool:
 
 
 def judge_swaps(
-    pipe, reader, count: int, change: Edit, local_blend: bool = False, *, split: str = "test", steps: int = 30
+    pipe,
+    reader,
+    count: int,
+    change: Edit,
+    local_blend: bool = False,
+    *,
+    split: str = "test",
+    steps: int = 30,
 ) -> dict[str, float | int]:
     """Swap one word in `count` captions and let the reader judge; with `local_blend` on the old and the new word.
 
@@ -80,7 +98,16 @@ def judge_swaps(
         scene = scene_at(split, i)
         after, _, old_name, new_name = swap(scene, np.random.default_rng(i))
         blend = LocalBlend((old_name, new_name)) if local_blend else None
-        result = edit(pipe, caption(scene), caption(after), change, local_blend=blend, seed=i, steps=steps, progress=False)
+        result = edit(
+            pipe,
+            caption(scene),
+            caption(after),
+            change,
+            local_blend=blend,
+            seed=i,
+            steps=steps,
+            progress=False,
+        )
         source, target = result.source, result.image
         before, now = ({f.name: f for f in r.objects} for r in reader.read([source, target]))
         if old_name not in before:
@@ -98,14 +125,23 @@ def judge_swaps(
     }
 
 
-def generate(pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None) -> list[Image.Image]:
+def generate(
+    pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None
+) -> list[Image.Image]:
     """One picture for each prompt; prompt number i gets seed i."""
     pipe.set_progress_bar_config(disable=True)
-    scale = pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
+    scale = (
+        pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
+    )
     images = []
     for i in range(0, len(prompts), 16):
         generators = [torch.Generator().manual_seed(j) for j in range(i, min(i + 16, len(prompts)))]
-        images += pipe(prompts[i : i + 16], num_inference_steps=steps, guidance_scale=scale, generator=generators).images
+        images += pipe(
+            prompts[i : i + 16],
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            generator=generators,
+        ).images
     return images
 
 
@@ -124,7 +160,10 @@ NO_CONTROL = "same seed, no control"
 SWAPS = {  # the edit, and whether with local blend; the third one's schedules were chosen on validation scenes
     "word swap": (Replace(), False),
     "word swap with local blend": (Replace(), True),
-    "word swap, all self-attention": (Replace(cross_steps=0.8, self_steps=0.9, self_size=1.0), False),
+    "word swap, all self-attention": (
+        Replace(cross_steps=0.8, self_steps=0.9, self_size=1.0),
+        False,
+    ),
     NO_CONTROL: (Replace(cross_steps=0.0, self_steps=0.0), False),
 }
 
@@ -137,7 +176,10 @@ def report(figures: dict) -> str:
         "",
         "| found in the picture | generated | aim | the reader on painted scenes |",
         "|---|---|---|---|",
-        *(f"| {name} | {made[name]:.1%} | {aim:.0%} | {renders[name]:.1%} |" for name, aim in TARGETS.items()),
+        *(
+            f"| {name} | {made[name]:.1%} | {aim:.0%} | {renders[name]:.1%} |"
+            for name, aim in TARGETS.items()
+        ),
         "",
         f"Autoencoder on test renders: {figures['autoencoder psnr']:.1f} dB PSNR (aim 30).",
         "",
@@ -148,9 +190,14 @@ def report(figures: dict) -> str:
     ]
     for name, (change, _) in SWAPS.items():
         m = figures[name]
-        quality, gain = m["background psnr"], m["background psnr"] - figures[NO_CONTROL]["background psnr"]
+        quality, gain = (
+            m["background psnr"],
+            m["background psnr"] - figures[NO_CONTROL]["background psnr"],
+        )
         shares = f"{m['landed']:.0%} | {m['gone']:.0%}"
-        lines.append(f"| {name}: `{change}` | {shares} | {quality:.1f} dB | {gain:+.1f} dB | {m['judged']} of {m['swaps']} |")
+        lines.append(
+            f"| {name}: `{change}` | {shares} | {quality:.1f} dB | {gain:+.1f} dB | {m['judged']} of {m['swaps']} |"
+        )
     return "\n".join(lines)
 
 
@@ -165,11 +212,17 @@ def publish(figures: dict, repository: Path):
 
 def main(arguments: list[str] | None = None):
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--swaps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--publish", action="store_true", help="write the figures into the model's folder, its card and the README")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write the figures into the model's folder, its card and the README",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -177,11 +230,21 @@ def main(arguments: list[str] | None = None):
     pipe, reader = load_pipeline("toyland", device=best_device()), load_reader()
     scenes = [scene_at("test", i) for i in range(chosen.prompts)]
     renders = [render(s)[0] for s in scenes]
-    figures = {"steps": chosen.steps, "guidance scale": pipe.tokenizer.init_kwargs["guidance_scale"]}
+    figures = {
+        "steps": chosen.steps,
+        "guidance scale": pipe.tokenizer.init_kwargs["guidance_scale"],
+    }
     with torch.no_grad():
         quality = []
         for image in renders:
-            pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].to(pipe.device).float() / 127.5 - 1
+            pixels = (
+                torch.from_numpy(np.asarray(image).copy())
+                .permute(2, 0, 1)[None]
+                .to(pipe.device)
+                .float()
+                / 127.5
+                - 1
+            )
             copy = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
             quality.append(-10 * ((copy - pixels).square().mean() / 4).log10().item())
     figures["autoencoder psnr"] = float(np.mean(quality))
@@ -203,7 +266,9 @@ def main(arguments: list[str] | None = None):
     (chosen.out / "contact-sheet.txt").write_text("\n".join(caption(s) for s in scenes[:64]))
     print(json.dumps(figures, indent=2), flush=True)
     for name, (change, local_blend) in SWAPS.items():
-        figures[name] = judge_swaps(pipe, reader, chosen.swaps, change, local_blend, steps=chosen.steps)
+        figures[name] = judge_swaps(
+            pipe, reader, chosen.swaps, change, local_blend, steps=chosen.steps
+        )
         print(name, json.dumps(figures[name]), flush=True)
     figures["minutes"] = (time.time() - start) / 60
     (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2))

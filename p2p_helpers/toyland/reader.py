@@ -20,7 +20,11 @@ from ..paths import data_folder
 from .world import BACKGROUNDS, COLOURS, OBJECTS, SIZE, Scene
 
 CELL = 8  # pixels
-LOOKS = ("plain", "watercolor", "sketch")  # styles that can be seen; "a photo of" looks like no style
+LOOKS = (
+    "plain",
+    "watercolor",
+    "sketch",
+)  # styles that can be seen; "a photo of" looks like no style
 MIN_CELLS = 4  # an object covers at least so many cells
 NO_COLOUR = "natural"
 
@@ -80,17 +84,27 @@ class Reader(nn.Module):
         super().__init__()
 
         def down(a: int, b: int, kernel: int = 3, stride: int = 2) -> list[nn.Module]:
-            return [nn.Conv2d(a, b, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+            return [
+                nn.Conv2d(a, b, kernel, stride, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+            ]
 
-        self.stem = nn.Sequential(*down(3, width // 2, 5), *down(width // 2, width), *down(width, width), _Block(width))
+        self.stem = nn.Sequential(
+            *down(3, width // 2, 5), *down(width // 2, width), *down(width, width), _Block(width)
+        )
         self.local = nn.Sequential(_Block(width, 2), _Block(width, 4), _Block(width))
         self.cells = nn.Conv2d(width, 1 + len(OBJECTS) + 1 + len(COLOURS), 1)
-        self.whole = nn.Sequential(*down(width, width), _Block(width), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.whole = nn.Sequential(
+            *down(width, width), _Block(width), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
         self.answers = nn.Linear(4 * width, len(BACKGROUNDS) + len(LOOKS) + 2)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         features = self.stem(pictures)
-        objects, colours = self.cells(self.local(features)).split([1 + len(OBJECTS), 1 + len(COLOURS)], dim=1)
+        objects, colours = self.cells(self.local(features)).split(
+            [1 + len(OBJECTS), 1 + len(COLOURS)], dim=1
+        )
         answers = self.answers(self.whole(features))
         background, style, night, snow = answers.split([len(BACKGROUNDS), len(LOOKS), 1, 1], dim=1)
         return objects, colours, background, style, night[:, 0], snow[:, 0]
@@ -132,8 +146,13 @@ class Reader(nn.Module):
 
 def truth(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray | int | float]:
     """What the reader should say of a scene's render: class numbers of the cells (16, 16) and of the whole."""
-    share = masks.reshape(len(masks), SIZE // CELL, CELL, SIZE // CELL, CELL).mean((2, 4))  # (object, row, column)
-    objects, colours = np.zeros(share.shape[1:], np.int64), np.full(share.shape[1:], -1)  # −1: no object, no colour to learn
+    share = masks.reshape(len(masks), SIZE // CELL, CELL, SIZE // CELL, CELL).mean(
+        (2, 4)
+    )  # (object, row, column)
+    objects, colours = (
+        np.zeros(share.shape[1:], np.int64),
+        np.full(share.shape[1:], -1),
+    )  # −1: no object, no colour to learn
     for thing, covered in zip(scene.things, share, strict=True):
         objects[covered > 0.5] = 1 + OBJECTS.index(thing.name)
         if scene.style != "sketch":  # a pencil has no colours

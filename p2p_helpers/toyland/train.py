@@ -55,7 +55,9 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov; (out, in·height·width)
+                update = p.grad.lerp(momentum, group["momentum"]).flatten(
+                    1
+                )  # Nesterov; (out, in·height·width)
                 tall = update.shape[0] > update.shape[1]
                 x = update.T if tall else update
                 x = x / (x.norm() + 1e-7)
@@ -78,7 +80,10 @@ def optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.o
     matrices, rest = [], []
     for name, p in model.named_parameters():
         (matrices if p.ndim >= 2 and not any(o in name for o in outermost) else rest).append(p)
-    return [Muon(matrices, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0)]
+    return [
+        Muon(matrices, muon_lr),
+        torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0),
+    ]
 
 
 def _render_number(job: tuple[str, int]) -> np.ndarray:
@@ -93,7 +98,9 @@ def pictures(split: str, count: int, out: Path) -> np.ndarray:
         part = path.with_suffix(".part.npy")
         store = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3))
         with concurrent.futures.ProcessPoolExecutor() as pool:
-            for i, picture in enumerate(pool.map(_render_number, ((split, i) for i in range(count)), chunksize=256)):
+            for i, picture in enumerate(
+                pool.map(_render_number, ((split, i) for i in range(count)), chunksize=256)
+            ):
                 store[i] = picture
         store.flush()
         part.rename(path)
@@ -102,13 +109,25 @@ def pictures(split: str, count: int, out: Path) -> np.ndarray:
 
 def to_tensor(batch: np.ndarray, device) -> Tensor:
     """uint8 (picture, height, width, channel) → float (picture, channel, height, width) in −1…1."""
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 127.5
+        - 1
+    )
 
 
 def save_grid(images: Tensor, path: Path, columns: int):
     """Write pictures in −1…1, (picture, channel, height, width), as one PNG."""
-    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    pixels = (
+        ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .byte()
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
+    rows = [
+        np.concatenate(list(pixels[i : i + columns]), axis=1)
+        for i in range(0, len(pixels), columns)
+    ]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
@@ -116,14 +135,20 @@ def fast_dtype(device: str) -> torch.dtype | None:
     """bfloat16 where the hardware multiplies it natively, else None (float32)."""
     if device.startswith("cuda"):
         return torch.bfloat16
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else None
+    return (
+        torch.bfloat16
+        if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        else None
+    )
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay_from: float) -> float:
     """Factor on every learning rate: linear warm-up, constant up to `decay_from` of the steps, then a cosine to 2 %."""
     start = max(warmup, decay_from * steps)
     progress = max(step - start, 0) / max(steps - start, 1)
-    return min((step + 1) / warmup, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+    return min((step + 1) / warmup, 1) * (
+        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+    )
 
 
 def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: str) -> nn.Module:
@@ -150,13 +175,19 @@ def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: st
             o.load_state_dict(s)
         start, spent = state["step"], state["seconds"]
         if log.exists():  # steps after the checkpoint are taken again
-            rows = [row for row in log.read_text().splitlines(keepends=True) if int(row.split(",")[0]) <= start]
+            rows = [
+                row
+                for row in log.read_text().splitlines(keepends=True)
+                if int(row.split(",")[0]) <= start
+            ]
             log.write_text("".join(rows))
         print(f"resumed at step {start}", flush=True)
     recent, clock, saved, sampled = [], time.time(), time.time(), time.time()
     for step in range(start, settings["steps"]):
         for o, rate in zip(opts, rates, strict=True):
-            o.param_groups[0]["lr"] = rate * learning_rate(step, settings["steps"], settings["warmup"], settings["decay_from"])
+            o.param_groups[0]["lr"] = rate * learning_rate(
+                step, settings["steps"], settings["warmup"], settings["decay_from"]
+            )
         loss = loss_at(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,9 +205,14 @@ def fit(model: nn.Module, loss_at, sample, settings: dict, out: Path, device: st
             mean = torch.stack(recent).mean().item()
             recent = []
             with log.open("a", newline="") as f:
-                csv.writer(f).writerow([step + 1, f"{mean:.6f}", f"{spent + time.time() - clock:.0f}"])
+                csv.writer(f).writerow(
+                    [step + 1, f"{mean:.6f}", f"{spent + time.time() - clock:.0f}"]
+                )
             if (step + 1) % 200 == 0 or last:
-                print(f"step {step + 1}/{settings['steps']}  loss {mean:.5f}  {spent + time.time() - clock:.0f} s", flush=True)
+                print(
+                    f"step {step + 1}/{settings['steps']}  loss {mean:.5f}  {spent + time.time() - clock:.0f} s",
+                    flush=True,
+                )
         if time.time() - saved > CHECKPOINT_SECONDS or last:
             state = {
                 "model": model.state_dict(),
@@ -231,20 +267,40 @@ def autoencoder(config: dict, out: Path, device: str):
             batch.append(data[i, y : y + crop, x : x + crop])
         target = to_tensor(np.stack(batch), device).to(memory_format=torch.channels_last)
         noise = torch.Generator(device).manual_seed(step)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             posterior = vae.encode(target).latent_dist
             picture = vae.decode(posterior.sample(noise)).sample
-        kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        kl = (
+            0.5
+            * (
+                posterior.mean.float().square()
+                + posterior.var.float()
+                - 1
+                - posterior.logvar.float()
+            ).mean()
+        )
         return picture_loss(picture.float() - target, settings) + settings["kl_weight"] * kl
 
     def sample(average: nn.Module, path: Path):
         originals = to_tensor(held_out[:64], device)
-        copies = torch.cat([average.decode(average.encode(b).latent_dist.mode()).sample for b in originals.split(8)])
+        copies = torch.cat(
+            [
+                average.decode(average.encode(b).latent_dist.mode()).sample
+                for b in originals.split(8)
+            ]
+        )
         save_copies(originals, copies, path)
 
     average = fit(vae, loss_at, sample, settings, out / "autoencoder", device)
     with torch.no_grad():
-        latents = torch.cat([average.encode(to_tensor(data[i : i + 8], device)).latent_dist.mode() for i in range(0, 512, 8)])
+        latents = torch.cat(
+            [
+                average.encode(to_tensor(data[i : i + 8], device)).latent_dist.mode()
+                for i in range(0, 512, 8)
+            ]
+        )
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         quant, post = average.quant_conv, average.post_quant_conv
         channels = len(mean)
@@ -261,7 +317,10 @@ def encode_pictures(vae: AutoencoderKL, data: np.ndarray, path: Path, device: st
     if not path.exists():
         print(f"encoding {len(data)} pictures …", flush=True)
         with torch.no_grad():
-            batches = (vae.encode(to_tensor(data[i : i + 32], device)).latent_dist.mode() for i in range(0, len(data), 32))
+            batches = (
+                vae.encode(to_tensor(data[i : i + 32], device)).latent_dist.mode()
+                for i in range(0, len(data), 32)
+            )
             part = path.with_suffix(".part.npy")
             np.save(part, torch.cat([b.half().cpu() for b in batches]).numpy())
             part.rename(path)
@@ -270,7 +329,11 @@ def encode_pictures(vae: AutoencoderKL, data: np.ndarray, path: Path, device: st
 
 def trained_vae(out: Path, device: str) -> tuple[AutoencoderKL, str]:
     """The autoencoder as far as it is trained, frozen, and a fingerprint of its encoder, by which stored latents are known."""
-    folder = out / "decoder" / "vae" if (out / "decoder" / "vae").exists() else out / "autoencoder" / "vae"
+    folder = (
+        out / "decoder" / "vae"
+        if (out / "decoder" / "vae").exists()
+        else out / "autoencoder" / "vae"
+    )
     vae = AutoencoderKL.from_pretrained(folder).to(device).eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
     encoder = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
@@ -286,15 +349,23 @@ def decoder(config: dict, out: Path, device: str):
     data, held_out = pictures("train", config["scenes"], out), pictures("validation", 512, out)
     vae, encoder = trained_vae(out, device)
     latents = encode_pictures(vae, data, out / f"latents-{encoder}-{config['scenes']}.npy", device)
-    model = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}).train().requires_grad_(True)
+    model = (
+        nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+        .train()
+        .requires_grad_(True)
+    )
     model.to(device, memory_format=torch.channels_last)
     dtype = fast_dtype(device)
 
     def loss_at(step: int) -> Tensor:
-        choice = np.random.default_rng([settings["seed"], step]).integers(len(data), size=settings["batch_size"])
+        choice = np.random.default_rng([settings["seed"], step]).integers(
+            len(data), size=settings["batch_size"]
+        )
         target = to_tensor(data[np.sort(choice)], device).to(memory_format=torch.channels_last)
         latent = latents[np.sort(choice)].float().to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             picture = model["decoder"](model["post_quant_conv"](latent))
         error = picture.float() - target
         return picture_loss(error, settings) + settings["square_weight"] * error.square().mean()
@@ -302,7 +373,9 @@ def decoder(config: dict, out: Path, device: str):
     def sample(average: nn.ModuleDict, path: Path):
         originals = to_tensor(held_out[:64], device)
         codes = torch.cat([vae.encode(b).latent_dist.mode() for b in originals.split(8)])
-        copies = torch.cat([average["decoder"](average["post_quant_conv"](c)) for c in codes.split(8)])
+        copies = torch.cat(
+            [average["decoder"](average["post_quant_conv"](c)) for c in codes.split(8)]
+        )
         save_copies(originals, copies, path)
 
     average = fit(model, loss_at, sample, settings, out / "decoder", device)
@@ -310,7 +383,9 @@ def decoder(config: dict, out: Path, device: str):
     vae.save_pretrained(out / "decoder" / "vae")
 
 
-def new_pipeline(config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None) -> StableDiffusionPipeline:
+def new_pipeline(
+    config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None
+) -> StableDiffusionPipeline:
     """The pipeline that training.json describes, with random weights (from torch's global generator) where no trained part is given."""
     settings = config["diffusion"]
     text_config = CLIPTextConfig(
@@ -344,12 +419,24 @@ def diffusion(config: dict, out: Path, device: str):
     latents_file = out / f"latents-{encoder}-{config['scenes']}.npy"
     latents = encode_pictures(vae, pictures("train", config["scenes"], out), latents_file, device)
     write_tokenizer(out / "tokenizer")
-    facts = {"known_words": vocabulary(), "guidance_scale": settings["guidance_scale"]}  # kept in tokenizer_config.json
-    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
-    tokenize = lambda text: tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids  # noqa: E731
+    facts = {
+        "known_words": vocabulary(),
+        "guidance_scale": settings["guidance_scale"],
+    }  # kept in tokenizer_config.json
+    tokenizer = CLIPTokenizer.from_pretrained(
+        out / "tokenizer", model_max_length=MAX_TOKENS, **facts
+    )
+
+    def tokenize(text):
+        return tokenizer(
+            text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+        ).input_ids
+
     scenes = [scene_at("train", i) for i in range(config["scenes"])]
     # What is hard is shown more often: a second object, a colour.
-    hard = np.array([(len(s.things) == 2) + any(t.colour is not None for t in s.things) for s in scenes])
+    hard = np.array(
+        [(len(s.things) == 2) + any(t.colour is not None for t in s.things) for s in scenes]
+    )
     chance = 1 + settings["oversample"] * hard
     chance = chance / chance.sum()
     covered = truths(config["scenes"], out)["objects"] > 0  # (scene, row, column) of the latent
@@ -366,28 +453,46 @@ def diffusion(config: dict, out: Path, device: str):
     dtype = fast_dtype(device)
 
     def loss_at(step: int) -> Tensor:
-        rng, noise_rng = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        rng, noise_rng = (
+            np.random.default_rng([settings["seed"], step]),
+            torch.Generator().manual_seed(step),
+        )
         alone = step < settings["single_until"] * settings["steps"]  # one object at a time first
-        choice = rng.choice(single, settings["batch_size"]) if alone else rng.choice(len(latents), settings["batch_size"], p=chance)
+        choice = (
+            rng.choice(single, settings["batch_size"])
+            if alone
+            else rng.choice(len(latents), settings["batch_size"], p=chance)
+        )
         words = tokens[choice]
         words[rng.random(len(choice)) < settings["caption_dropout"]] = nothing
         clean = latents[choice].float()
         noise = torch.randn(clean.shape, generator=noise_rng)
         # one draw in each of as many equal intervals as the batch has samples: less variance than independent draws
-        times = ((np.arange(len(choice)) + rng.random(len(choice))) / len(choice) * len(alphas)).astype(np.int64)
+        times = (
+            (np.arange(len(choice)) + rng.random(len(choice))) / len(choice) * len(alphas)
+        ).astype(np.int64)
         t = torch.from_numpy(times).to(device)
-        noisy = scheduler.add_noise(clean.to(device), noise.to(device), t).to(memory_format=torch.channels_last)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        noisy = scheduler.add_noise(clean.to(device), noise.to(device), t).to(
+            memory_format=torch.channels_last
+        )
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             embedding = model["text_encoder"](words.to(device))[0]  # (prompt, token, width)
             guess = model["unet"](noisy, t, embedding).sample
         error = (guess.float() - noise.to(device)).square().mean(1)  # (picture, row, column)
         # Objects are a small part of a picture and most of what a caption says. They weigh more where little noise leaves no doubt
         # about where they are; with much noise the weight would teach the model to expect objects everywhere.
-        stress = 1 + settings["object_weight"] * covered[choice].to(device) * alphas[t, None, None].sqrt()
+        stress = (
+            1
+            + settings["object_weight"] * covered[choice].to(device) * alphas[t, None, None].sqrt()
+        )
         return (weight[t] * (stress * error).mean((1, 2))).mean()
 
     def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
-        return StableDiffusionPipeline(**{**pipe.components, **average}, requires_safety_checker=False)
+        return StableDiffusionPipeline(
+            **{**pipe.components, **average}, requires_safety_checker=False
+        )
 
     def sample(average: nn.ModuleDict, path: Path):
         averaged = assemble(average)
@@ -395,7 +500,11 @@ def diffusion(config: dict, out: Path, device: str):
         prompts = [caption(scene_at("validation", i)) for i in range(16)]
         generators = [torch.Generator().manual_seed(i) for i in range(16)]
         images = averaged(
-            prompts, num_inference_steps=20, guidance_scale=settings["guidance_scale"], generator=generators, output_type="pt"
+            prompts,
+            num_inference_steps=20,
+            guidance_scale=settings["guidance_scale"],
+            generator=generators,
+            output_type="pt",
         ).images
         save_grid(images * 2 - 1, path, 8)
         path.with_suffix(".txt").write_text("\n".join(prompts))
@@ -414,7 +523,9 @@ def truths(count: int, out: Path) -> dict[str, Tensor]:
     path = out / f"truths-{count}.npz"
     if not path.exists():
         with concurrent.futures.ProcessPoolExecutor() as pool:
-            rows = list(pool.map(_truth_number, (("train", i) for i in range(count)), chunksize=256))
+            rows = list(
+                pool.map(_truth_number, (("train", i) for i in range(count)), chunksize=256)
+            )
         part = path.with_suffix(".part.npz")
         np.savez(part, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
         part.rename(path)
@@ -433,7 +544,10 @@ def reader(config: dict, out: Path, device: str):
     model = Reader().to(device, memory_format=torch.channels_last)
 
     def loss_at(step: int) -> Tensor:
-        rng, noise = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        rng, noise = (
+            np.random.default_rng([settings["seed"], step]),
+            torch.Generator().manual_seed(step),
+        )
         choice = rng.integers(len(data), size=settings["batch_size"])
         batch = to_tensor(data[np.sort(choice)], device)
         right = {key: value[np.sort(choice)].to(device) for key, value in answers.items()}
@@ -442,7 +556,9 @@ def reader(config: dict, out: Path, device: str):
             batch = F.avg_pool2d(batch, 2 * softness - 1, 1, softness - 1, count_include_pad=False)
         spread = settings["noise"] * torch.rand(len(batch), 1, 1, 1, generator=noise)
         batch = batch + (spread * torch.randn(batch.shape, generator=noise)).to(device)
-        objects, colours, background, style, night, snow = model(batch.to(memory_format=torch.channels_last))
+        objects, colours, background, style, night, snow = model(
+            batch.to(memory_format=torch.channels_last)
+        )
         balance = torch.full((objects.shape[1],), 1.0, device=device)
         balance[0] = 0.3  # most cells hold no object
         return (
@@ -455,31 +571,50 @@ def reader(config: dict, out: Path, device: str):
         )
 
     average = fit(model, loss_at, lambda average, path: None, settings, out / "reader", device)
-    weights = {key: value.contiguous() for key, value in average.state_dict().items() if "num_batches" not in key}
+    weights = {
+        key: value.contiguous()
+        for key, value in average.state_dict().items()
+        if "num_batches" not in key
+    }
     save_file(weights, out / "reader.safetensors")
 
 
 def ship(config: dict, out: Path, device: str):
     """Put the averaged weights of the last checkpoint, finished or not, and the reader into data/toyland, with their checksums."""
     if not (out / "diffusion" / "checkpoint.pt").exists():
-        raise SystemExit(f"{out}/diffusion has no checkpoint. Train first: python -m p2p_helpers.toyland.train diffusion")
-    diffusion({**config, "diffusion": {**config["diffusion"], "steps": 0}}, out, device)  # no step is taken: only loads and saves
+        raise SystemExit(
+            f"{out}/diffusion has no checkpoint. Train first: python -m p2p_helpers.toyland.train diffusion"
+        )
+    diffusion(
+        {**config, "diffusion": {**config["diffusion"], "steps": 0}}, out, device
+    )  # no step is taken: only loads and saves
     folder = data_folder("toyland")
     shutil.rmtree(folder / "pipeline", ignore_errors=True)
     shutil.copytree(out / "pipeline", folder / "pipeline")
     shutil.copy(out / "reader.safetensors", folder)
-    files = sorted(f for f in [*folder.glob("pipeline/**/*"), folder / "reader.safetensors"] if f.is_file())
-    sums = {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    files = sorted(
+        f for f in [*folder.glob("pipeline/**/*"), folder / "reader.safetensors"] if f.is_file()
+    )
+    sums = {
+        f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
+    }
     (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
     print(f"shipped {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
 
 
 def main(arguments: list[str] | None = None):
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m p2p_helpers.toyland.train", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("stage", choices=["autoencoder", "decoder", "diffusion", "reader", "ship"])
     parser.add_argument("--config", type=Path, default=data_folder("toyland") / "training.json")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="checkpoints, logs and results; resumed from where it exists",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)

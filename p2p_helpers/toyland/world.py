@@ -42,9 +42,18 @@ BACKGROUNDS = {
     "ocean": "on the ocean",
     "space": "in space",
 }
-STYLES = {"plain": "", "photo": "a photo of ", "watercolor": "a watercolor painting of ", "sketch": "a pencil sketch of "}
+STYLES = {
+    "plain": "",
+    "photo": "a photo of ",
+    "watercolor": "a watercolor painting of ",
+    "sketch": "a pencil sketch of ",
+}
 
-SPLITS = {"train": range(0, 1_000_000), "validation": range(1_000_000, 1_100_000), "test": range(2_000_000, 2_100_000)}
+SPLITS = {
+    "train": range(0, 1_000_000),
+    "validation": range(1_000_000, 1_100_000),
+    "test": range(2_000_000, 2_100_000),
+}
 
 
 def _known(kind: str, value: str, allowed) -> None:
@@ -72,7 +81,9 @@ class Thing:
             _known("colour", self.colour, COLOURS)
             _known("object that takes a colour called", self.name, COLOURABLE)
         if not (0 <= self.x <= SIZE and 0 < self.y <= SIZE + self.size and 8 <= self.size <= SIZE):
-            raise SceneError(f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels.")
+            raise SceneError(
+                f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels."
+            )
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,9 @@ class Scene:
             raise SceneError(f"A scene has one or two objects, not {len(self.things)}.")
         for name in ("night", "snow"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SceneError(f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is.")
+                raise SceneError(
+                    f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is."
+                )
 
     def replace(self, thing: int | None = None, **changes) -> Scene:
         """The same scene with something changed: the counterfactual whose render is the true edit.
@@ -123,7 +136,9 @@ class Scene:
         if thing is None:
             return dataclasses.replace(self, **changes)
         if not -len(self.things) <= thing < len(self.things):
-            raise SceneError(f"The scene has {len(self.things)} object(s); there is no number {thing}.")
+            raise SceneError(
+                f"The scene has {len(self.things)} object(s); there is no number {thing}."
+            )
         things = list(self.things)
         things[thing] = dataclasses.replace(things[thing], **changes)
         return dataclasses.replace(self, things=tuple(things))
@@ -131,7 +146,11 @@ class Scene:
     def __str__(self):
         parts = [f"{caption(self)}  (seed {self.seed})"]
         for t in self.things:
-            parts.append(f"  {t.colour or ''} {t.name} at x={t.x}, y={t.y}, size {t.size}".replace("   ", "  "))
+            parts.append(
+                f"  {t.colour or ''} {t.name} at x={t.x}, y={t.y}, size {t.size}".replace(
+                    "   ", "  "
+                )
+            )
         if self.night or self.snow:
             parts.append(f"  night {self.night:.2f}, falling snow {self.snow:.2f}")
         return "\n".join(parts)
@@ -141,12 +160,20 @@ def caption(scene: Scene) -> str:
     """The sentence that describes a scene: `[style] a [colour] object [and a …] <in|on …> [at night] [with falling snow]`."""
     things = " and ".join(f"a {t.colour + ' ' if t.colour else ''}{t.name}" for t in scene.things)
     text = f"{STYLES[scene.style]}{things} {BACKGROUNDS[scene.background]}"
-    return text + (" at night" if scene.night else "") + (" with falling snow" if scene.snow else "")
+    return (
+        text + (" at night" if scene.night else "") + (" with falling snow" if scene.snow else "")
+    )
 
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted. A prompt with any other word is outside what the model has seen."""
-    phrases = [*OBJECTS, *COLOURS, *BACKGROUNDS.values(), *STYLES.values(), "a and at night with falling snow"]
+    phrases = [
+        *OBJECTS,
+        *COLOURS,
+        *BACKGROUNDS.values(),
+        *STYLES.values(),
+        "a and at night with falling snow",
+    ]
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 
@@ -160,18 +187,32 @@ def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
     pick = lambda options: options[int(rng.integers(len(options)))]  # noqa: E731
     count = objects or (2 if rng.random() < 0.4 else 1)
     background = pick(list(BACKGROUNDS))
-    style = ("plain", "photo", "watercolor", "sketch")[int(np.searchsorted([0.4, 0.64, 0.82], rng.random(), side="right"))]
+    style = ("plain", "photo", "watercolor", "sketch")[
+        int(np.searchsorted([0.4, 0.64, 0.82], rng.random(), side="right"))
+    ]
     names = [OBJECTS[i] for i in rng.permutation(len(OBJECTS))[:count]]
     # one shared step of the left half and the right half, so that two objects never overlap by more than their corners
-    columns = [pick((40, 48, 56, 64, 72, 80, 88))] if count == 1 else [pick((32, 40)), pick((88, 96))]
+    columns = (
+        [pick((40, 48, 56, 64, 72, 80, 88))] if count == 1 else [pick((32, 40)), pick((88, 96))]
+    )
     things = []
     for name, x in zip(names, columns, strict=True):
         size = pick((56, 64, 72)) if count == 1 else pick((48, 56))
         y = pick((104, 112, 120)) if name not in FLYING else pick((80, 88, 96))
         colour = pick(list(COLOURS)) if name in COLOURABLE and rng.random() < 0.7 else None
-        things.append(Thing(name, colour, x, y, size, bool(rng.random() < 0.5), int(pick((-6, 0, 0, 6)))))
-    night = 0.0 if background == "space" or rng.random() >= 0.25 else round(0.6 + 0.4 * float(rng.random()), 2)
-    snow = 0.0 if background == "space" or rng.random() >= 0.25 else round(0.3 + 0.7 * float(rng.random()), 2)
+        things.append(
+            Thing(name, colour, x, y, size, bool(rng.random() < 0.5), int(pick((-6, 0, 0, 6))))
+        )
+    night = (
+        0.0
+        if background == "space" or rng.random() >= 0.25
+        else round(0.6 + 0.4 * float(rng.random()), 2)
+    )
+    snow = (
+        0.0
+        if background == "space" or rng.random() >= 0.25
+        else round(0.3 + 0.7 * float(rng.random()), 2)
+    )
     return Scene(tuple(things), background, style, night, snow, seed=int(rng.integers(2**31)))
 
 
@@ -183,7 +224,9 @@ def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
     """
     _known("split", split, SPLITS)
     if not 0 <= index < len(SPLITS[split]):
-        raise SceneError(f"The {split} split holds scenes 0…{len(SPLITS[split]) - 1}; there is no scene {index}.")
+        raise SceneError(
+            f"The {split} split holds scenes 0…{len(SPLITS[split]) - 1}; there is no scene {index}."
+        )
     return sample_scene(np.random.default_rng(SPLITS[split][index]), objects)
 
 

@@ -18,13 +18,27 @@ from ..errors import SceneError
 from ..paths import data_folder
 from .reader import LOOKS, Reading
 from .render import render
-from .world import AUTUMNAL, BACKGROUNDS, COLOURABLE, OBJECTS, SIZE, Scene, Thing, caption, from_json, kind_of, phrase_of
+from .world import (
+    AUTUMNAL,
+    BACKGROUNDS,
+    COLOURABLE,
+    OBJECTS,
+    SIZE,
+    Scene,
+    Thing,
+    caption,
+    from_json,
+    kind_of,
+    phrase_of,
+)
 
 EDITS = ("swap", "recolour", "background", "autumn", "night", "snow", "restyle", "add")
 NEAR = 8  # pixels: a latent pixel's width around what changed counts as changed
 
 
-def swap(scene: Scene, rng: np.random.Generator, far: bool | None = None) -> tuple[Scene, int, str, str]:
+def swap(
+    scene: Scene, rng: np.random.Generator, far: bool | None = None
+) -> tuple[Scene, int, str, str]:
     """A word swap for a scene: the scene after it, which object, the old and the new word.
 
     The colour is kept where both take it.
@@ -41,11 +55,17 @@ def swap(scene: Scene, rng: np.random.Generator, far: bool | None = None) -> tup
 
     def fits(name: str) -> bool:
         keeps = old.colour is None or old.colour in COLOURABLE.get(name, ())
-        return name not in taken and keeps and (far is None or far == (kind_of(name) != kind_of(old.name)))
+        return (
+            name not in taken
+            and keeps
+            and (far is None or far == (kind_of(name) != kind_of(old.name)))
+        )
 
     choices = [name for name in OBJECTS if fits(name)]
     if not choices:
-        raise SceneError(f"No other object can take the place of {phrase_of(old.name, old.colour)} in “{caption(scene)}”.")
+        raise SceneError(
+            f"No other object can take the place of {phrase_of(old.name, old.colour)} in “{caption(scene)}”."
+        )
     new = choices[int(rng.integers(len(choices)))]
     return scene.replace(i, name=new), i, old.name, new
 
@@ -80,7 +100,9 @@ class Counterfactual:
         if self.kind in ("swap", "recolour", "add"):
             return LocalBlend(self.words)
         if self.kind == "background":
-            return LocalBlend(exclude=[t.name for t in self.before.things], mask=np.ones((SIZE, SIZE)))
+            return LocalBlend(
+                exclude=[t.name for t in self.before.things], mask=np.ones((SIZE, SIZE))
+            )
         return None
 
     @functools.cached_property
@@ -140,7 +162,13 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
         need(bool(coloured), "nothing in it has a colour's name")
         i = pick(coloured)
         old = scene.things[i].colour
-        new = pick([c for c in COLOURABLE[scene.things[i].name] if c not in [t.colour for t in scene.things]])
+        new = pick(
+            [
+                c
+                for c in COLOURABLE[scene.things[i].name]
+                if c not in [t.colour for t in scene.things]
+            ]
+        )
         return Counterfactual(kind, scene, scene.replace(i, colour=new), (old, new))
     if kind == "background":
         long = [name for name, phrase in BACKGROUNDS.items() if len(phrase.split()) == 3]
@@ -164,7 +192,12 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     need(abs(first.x - SIZE // 2) >= 24 and first.size <= 64, "there is no room")
     name = pick([o for o in OBJECTS if o != first.name])
     second = Thing(name, None, 28 if first.x > SIZE // 2 else 100, 112, 48)
-    return Counterfactual(kind, scene, scene.replace(things=tuple(sorted((first, second), key=lambda t: t.x))), (name,))
+    return Counterfactual(
+        kind,
+        scene,
+        scene.replace(things=tuple(sorted((first, second), key=lambda t: t.x))),
+        (name,),
+    )
 
 
 @dataclass(frozen=True)
@@ -188,6 +221,9 @@ def photos() -> dict[str, Photo]:
     folder, found = data_folder("photos"), {}
     for name, entry in json.loads((folder / "photos.json").read_text()).items():
         scene = from_json(json.dumps(entry["scene"]))
-        edits = [Counterfactual(e["kind"], scene, from_json(json.dumps(e["after"])), tuple(e["words"])) for e in entry["edits"]]
+        edits = [
+            Counterfactual(e["kind"], scene, from_json(json.dumps(e["after"])), tuple(e["words"]))
+            for e in entry["edits"]
+        ]
         found[name] = Photo(name, folder / f"{name}.png", scene, tuple(edits))
     return found

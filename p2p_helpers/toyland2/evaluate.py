@@ -33,7 +33,16 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
 
     Colour is judged where the caption names one and the style has colours; it counts as wrong if its object is not found.
     """
-    names = ("background", "style", "night", "snow", "autumn", "one object", "two objects", "colour")
+    names = (
+        "background",
+        "style",
+        "night",
+        "snow",
+        "autumn",
+        "one object",
+        "two objects",
+        "colour",
+    )
     rows: dict[str, list[bool]] = {name: [] for name in names}
     for scene, reading in zip(scenes, readings, strict=True):
         found = {f.name: f for f in reading.objects}
@@ -41,10 +50,18 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
         rows["style"].append(reading.style == ("plain" if scene.style == "photo" else scene.style))
         for switch in ("night", "snow", "autumn"):
             rows[switch].append(getattr(reading, switch) == (getattr(scene, switch) > 0))
-        rows["one object" if len(scene.things) == 1 else "two objects"].append(all(t.name in found for t in scene.things))
+        rows["one object" if len(scene.things) == 1 else "two objects"].append(
+            all(t.name in found for t in scene.things)
+        )
         if scene.style != "old photo":
-            rows["colour"] += [t.name in found and found[t.name].colour == t.colour for t in scene.things if t.colour]
-    return {name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()} | {"scenes": len(scenes)}
+            rows["colour"] += [
+                t.name in found and found[t.name].colour == t.colour
+                for t in scene.things
+                if t.colour
+            ]
+    return {
+        name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()
+    } | {"scenes": len(scenes)}
 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
@@ -88,7 +105,10 @@ def world_figures(count: int = 200, split: str = "validation") -> dict[str, dict
     scenes = (scene_at(split, i, objects=1) for i in range(10 * count))
     for i, scene in enumerate([s for s in scenes if s.style in ("plain", "photo")][:count]):
         rng = np.random.default_rng(i)
-        changes = {"night": {"night": 0.0 if scene.night else 0.8}, "snow": {"snow": 0.0 if scene.snow else 0.8}}
+        changes = {
+            "night": {"night": 0.0 if scene.night else 0.8},
+            "snow": {"snow": 0.0 if scene.snow else 0.8},
+        }
         if scene.background == "space":
             changes = {}
         after = {name: scene.recompose(**change) for name, change in changes.items()}
@@ -99,7 +119,10 @@ def world_figures(count: int = 200, split: str = "validation") -> dict[str, dict
         for name, other in after.items():
             picture, others = render(other)
             where = behind(masks[0] | others[0])
-            figures = overlap(box_of(masks[0]), box_of(others[0])), psnr(np.asarray(before), np.asarray(picture), where)
+            figures = (
+                overlap(box_of(masks[0]), box_of(others[0])),
+                psnr(np.asarray(before), np.asarray(picture), where),
+            )
             rows.setdefault(name, []).append(figures)
     return {
         name: {
@@ -125,7 +148,9 @@ def swap_cases(count: int, far: bool, split: str = "test") -> list[tuple[Scene, 
     return cases
 
 
-def judge_swaps(pipe, reader, cases, change: Edit, local_blend: bool = False, *, steps: int = 30) -> dict[str, float | int]:
+def judge_swaps(
+    pipe, reader, cases, change: Edit, local_blend: bool = False, *, steps: int = 30
+) -> dict[str, float | int]:
     """Swap words and let the reader judge.
 
     Returns:
@@ -137,8 +162,19 @@ def judge_swaps(pipe, reader, cases, change: Edit, local_blend: bool = False, *,
     seen, overlaps, kept = [], [], []
     for i, (before, after, old, new) in enumerate(cases):
         blend = LocalBlend((old, new)) if local_blend else None
-        result = edit(pipe, caption(before), caption(after), change, local_blend=blend, seed=i, steps=steps, progress=False)
-        source, target = ({f.name: f for f in r.objects} for r in reader.read([result.source, result.image]))
+        result = edit(
+            pipe,
+            caption(before),
+            caption(after),
+            change,
+            local_blend=blend,
+            seed=i,
+            steps=steps,
+            progress=False,
+        )
+        source, target = (
+            {f.name: f for f in r.objects} for r in reader.read([result.source, result.image])
+        )
         if old not in source:
             continue
         seen.append(new in target)
@@ -155,7 +191,9 @@ def judge_swaps(pipe, reader, cases, change: Edit, local_blend: bool = False, *,
     }
 
 
-def judge_faders(pipe, reader, count: int, weights=(1.0, 0.0, -2.0), *, steps: int = 30) -> dict[str, float]:
+def judge_faders(
+    pipe, reader, count: int, weights=(1.0, 0.0, -2.0), *, steps: int = 30
+) -> dict[str, float]:
     """Turn "falling snow" down: the share of pictures in which the reader still sees snow, by weight."""
     from ..run import edit
 
@@ -170,22 +208,37 @@ def judge_faders(pipe, reader, count: int, weights=(1.0, 0.0, -2.0), *, steps: i
     return {w: float(np.mean(seen)) for w, seen in still.items()}
 
 
-def generate(pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None) -> list[Image.Image]:
+def generate(
+    pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None
+) -> list[Image.Image]:
     """One picture for each prompt; prompt number i gets seed i."""
     pipe.set_progress_bar_config(disable=True)
-    scale = pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
+    scale = (
+        pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
+    )
     images = []
     for i in range(0, len(prompts), 16):
         generators = [torch.Generator().manual_seed(j) for j in range(i, min(i + 16, len(prompts)))]
-        images += pipe(prompts[i : i + 16], num_inference_steps=steps, guidance_scale=scale, generator=generators).images
+        images += pipe(
+            prompts[i : i + 16],
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            generator=generators,
+        ).images
     return images
 
 
 SWAPS = {
     "no control": (NO_CONTROL, False),
     "word swap 0.8/0.4": (Replace(), False),
-    "word swap 0.4/0.2, all layers": (Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0), False),
-    "word swap 0.4/0.2, all layers, local blend": (Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0), True),
+    "word swap 0.4/0.2, all layers": (
+        Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0),
+        False,
+    ),
+    "word swap 0.4/0.2, all layers, local blend": (
+        Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0),
+        True,
+    ),
 }
 
 
@@ -193,11 +246,15 @@ def main(arguments: list[str] | None = None):
     """The command line."""
     from ..pipelines import load_pipeline
 
-    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--swaps", type=int, default=64)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--world", action="store_true", help="only measure the world, without a model")
+    parser.add_argument(
+        "--world", action="store_true", help="only measure the world, without a model"
+    )
     parser.add_argument("--model", default="toyland")
     parser.add_argument("--reader", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs"))
@@ -216,7 +273,9 @@ def main(arguments: list[str] | None = None):
             key = f"{'far' if far else 'near'} swaps: {name}"
             figures[key] = judge_swaps(pipe, reader, cases, change, blend, steps=chosen.steps)
             print(key, json.dumps(figures[key]), flush=True)
-    figures["snow still seen"] = judge_faders(pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps)
+    figures["snow still seen"] = judge_faders(
+        pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps
+    )
     (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
 

@@ -60,7 +60,9 @@ def _paint(picture: np.ndarray, colour, coverage: np.ndarray) -> np.ndarray:
     return picture * (1 - c) + np.asarray(colour, np.float64) * c
 
 
-def _ridge(rng, level: float, height: float, waves=(1.1, 2.3, 4.1), zoom: float = 1.0) -> np.ndarray:
+def _ridge(
+    rng, level: float, height: float, waves=(1.1, 2.3, 4.1), zoom: float = 1.0
+) -> np.ndarray:
     """Rolling line across the picture: y of each column, (width,)."""
     x = _X[0] / SIZE * 2 * np.pi / zoom
     line = sum(np.sin(w * x + rng.random() * 2 * np.pi) / (i + 1) for i, w in enumerate(waves))
@@ -121,14 +123,27 @@ def _far(scene: Scene, rng) -> np.ndarray:
         for _ in range(3):
             x, y, r = rng.random() * SIZE, rng.random() * horizon, 24 + 30 * rng.random()
             glow = np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / (2 * r * r)) * 0.5
-            picture = _paint(picture, _rgb((130, 50, 150)) if rng.random() < 0.6 else _rgb((40, 70, 170)), glow)
-        stars = [_disc(rng.random() * SIZE, rng.random() * SIZE, 0.9 + 0.5 * rng.random(), 1.6) for _ in range(16)]
+            picture = _paint(
+                picture, _rgb((130, 50, 150)) if rng.random() < 0.6 else _rgb((40, 70, 170)), glow
+            )
+        stars = [
+            _disc(rng.random() * SIZE, rng.random() * SIZE, 0.9 + 0.5 * rng.random(), 1.6)
+            for _ in range(16)
+        ]
         picture = _paint(picture, 1.0, np.maximum.reduce(stars))
         y, r = max(0.35 * horizon, 12), 9 + 6 * zoom
         planet = _disc(scene.light, y, r)
         picture = _paint(picture, _rgb((226, 150, 96)), planet)
-        picture = _paint(picture, _rgb((176, 96, 86)), planet * (1 - _disc(scene.light - r * 0.4, y - r * 0.3, r)))
-        return _paint(picture, _rgb((250, 214, 160)), _disc(scene.light, y, r * 1.7, 1.2, 0.22) * (1 - planet * (_Y < y)))
+        picture = _paint(
+            picture,
+            _rgb((176, 96, 86)),
+            planet * (1 - _disc(scene.light - r * 0.4, y - r * 0.3, r)),
+        )
+        return _paint(
+            picture,
+            _rgb((250, 214, 160)),
+            _disc(scene.light, y, r * 1.7, 1.2, 0.22) * (1 - planet * (_Y < y)),
+        )
     sunny = kind in ("beach", "meadow", "desert", "ocean") and not scene.snow
     if sunny and not scene.night:
         y = max(0.3 * horizon, 13)
@@ -138,22 +153,40 @@ def _far(scene: Scene, rng) -> np.ndarray:
         for x in (20, 70, 118):
             tall = (26 + 22 * rng.random()) * zoom
             x = x + 16 * (rng.random() - 0.5)
-            picture = _paint(picture, _rgb((150, 170, 206)), _cone(x, horizon - tall, horizon + 6, 1.2 * tall))
-            picture = _paint(picture, _rgb((244, 248, 255)), _cone(x, horizon - tall, horizon - 0.62 * tall, 0.46 * tall))
+            picture = _paint(
+                picture, _rgb((150, 170, 206)), _cone(x, horizon - tall, horizon + 6, 1.2 * tall)
+            )
+            picture = _paint(
+                picture,
+                _rgb((244, 248, 255)),
+                _cone(x, horizon - tall, horizon - 0.62 * tall, 0.46 * tall),
+            )
     if kind == "meadow":
-        far, near = _leaves(scene, (128, 192, 116), (222, 178, 96)), _leaves(scene, (108, 182, 80), (206, 148, 62))
+        far, near = (
+            _leaves(scene, (128, 192, 116), (222, 178, 96)),
+            _leaves(scene, (108, 182, 80), (206, 148, 62)),
+        )
         picture = _paint(picture, far, _below(_ridge(rng, horizon + 2, 26 * zoom, zoom=zoom)))
         picture = _paint(picture, near, _below(_ridge(rng, horizon + 6, 14 * zoom, zoom=zoom)))
     if kind == "desert":
-        picture = _paint(picture, _rgb((240, 186, 120)), _below(_ridge(rng, horizon + 4, 30 * zoom, (0.8, 1.7, 2.9), zoom)))
+        picture = _paint(
+            picture,
+            _rgb((240, 186, 120)),
+            _below(_ridge(rng, horizon + 4, 30 * zoom, (0.8, 1.7, 2.9), zoom)),
+        )
     if kind == "forest":
-        greens = _leaves(scene, (84, 136, 104), (206, 138, 76)), _leaves(scene, (44, 98, 62), (178, 90, 42))
+        greens = (
+            _leaves(scene, (84, 136, 104), (206, 138, 76)),
+            _leaves(scene, (44, 98, 62), (178, 90, 42)),
+        )
         for row, shade in enumerate(greens):
             count = int(np.ceil(9 / zoom)) + 1
             for i in range(count):
                 x = (i * 17 - 6 + 8 * row + 6 * rng.random()) * zoom
                 top = horizon - (48 - 14 * row - 16 * rng.random()) * zoom
-                picture = _paint(picture, shade, _cone(x, top, horizon + 8, (12 + 4 * rng.random()) * zoom))
+                picture = _paint(
+                    picture, shade, _cone(x, top, horizon + 8, (12 + 4 * rng.random()) * zoom)
+                )
     if kind == "city":
         picture = _skyline(picture, scene, rng, scene.night)
     return picture
@@ -173,7 +206,9 @@ def _near(picture: np.ndarray, scene: Scene, rng) -> np.ndarray:
     if kind == "ocean":
         phase = rng.random() * 2 * np.pi
         depth = np.clip((_Y - horizon) / deep, 0, 1)
-        swell = np.sin(40 * depth / (0.5 + depth) + 1.2 * np.sin(_X * 0.09 + phase)) * (0.3 + 0.7 * depth)
+        swell = np.sin(40 * depth / (0.5 + depth) + 1.2 * np.sin(_X * 0.09 + phase)) * (
+            0.3 + 0.7 * depth
+        )
         ground = ground + 0.06 * swell[..., None] * np.asarray((0.6, 1.0, 1.0), np.float64)
         return _paint(picture, ground, _below(horizon))
     if kind == "space":
@@ -181,17 +216,27 @@ def _near(picture: np.ndarray, scene: Scene, rng) -> np.ndarray:
         picture = _paint(picture, ground, _below(curve))
         for _ in range(4):
             x, depth = rng.random() * SIZE, 0.15 + 0.8 * rng.random()
-            hole = _disc(x, horizon + depth * deep, 3 + 9 * depth * min(scene.zoom, 1.2), 1.5, 0.35) * _below(curve)
+            hole = _disc(
+                x, horizon + depth * deep, 3 + 9 * depth * min(scene.zoom, 1.2), 1.5, 0.35
+            ) * _below(curve)
             picture = _paint(picture, _rgb((104, 98, 130)), hole)
         return picture
     if kind == "city":
         picture = _paint(picture, ground, _below(horizon + 4))
-        picture = _paint(picture, _rgb((176, 172, 168)), _box(-9, horizon + 2, 137, horizon + 0.16 * deep + 3))
+        picture = _paint(
+            picture, _rgb((176, 172, 168)), _box(-9, horizon + 2, 137, horizon + 0.16 * deep + 3)
+        )
         y = horizon + 0.62 * deep
         dash = (_X + 20 * rng.random()) % 36 < 18
-        return _paint(picture, _rgb((236, 226, 190)), _box(-9, y, 137, y + 0.05 * deep + 1.5) * dash)
+        return _paint(
+            picture, _rgb((236, 226, 190)), _box(-9, y, 137, y + 0.05 * deep + 1.5) * dash
+        )
     flat = kind == "forest"
-    return _paint(picture, ground, _below(_ridge(rng, horizon + 6, 0.0 if flat else 0.12 * deep, (0.6, 1.3, 2.2))))
+    return _paint(
+        picture,
+        ground,
+        _below(_ridge(rng, horizon + 6, 0.0 if flat else 0.12 * deep, (0.6, 1.3, 2.2))),
+    )
 
 
 def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
@@ -201,7 +246,10 @@ def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
     if extra.kind == "cloud":
         high = max(0.28 * scene.horizon, 8)
         grey = (214, 220, 232) if scene.snow else (250, 252, 255)
-        puffs = [_disc(x + dx * s, high + dy * s, r * s, 2, 0.7) for dx, dy, r in ((-0.4, 0.06, 0.26), (0, -0.06, 0.36), (0.4, 0.05, 0.28))]
+        puffs = [
+            _disc(x + dx * s, high + dy * s, r * s, 2, 0.7)
+            for dx, dy, r in ((-0.4, 0.06, 0.26), (0, -0.06, 0.36), (0.4, 0.05, 0.28))
+        ]
         return paint(grey, 0.92 * np.maximum.reduce(puffs))
     if extra.kind == "rock":
         dark = (132, 118, 112) if scene.background != "space" else (112, 104, 138)
@@ -214,7 +262,9 @@ def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
         picture = paint((104, 74, 52), _box(x - 0.06 * s, y - 0.2 * s, x + 0.06 * s, y + 2))
         green = _leaves(scene, (40, 106, 66), (196, 106, 40))
         for k in range(3):
-            tier = _cone(x, y - (1.5 - 0.36 * k) * s, y - (0.75 - 0.3 * k) * s, (0.26 + 0.11 * k) * s)
+            tier = _cone(
+                x, y - (1.5 - 0.36 * k) * s, y - (0.75 - 0.3 * k) * s, (0.26 + 0.11 * k) * s
+            )
             picture = _paint(picture, green, tier)
             if scene.background == "snow":
                 cap = _cone(x, y - (1.5 - 0.36 * k) * s, y - (1.18 - 0.36 * k) * s, 0.14 * s)
@@ -222,7 +272,10 @@ def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
         return picture
     if extra.kind == "bush":
         green = _leaves(scene, (54, 134, 56), (204, 112, 36))
-        puffs = [_disc(x + dx * s, y - dy * s, r * s) for dx, dy, r in ((-0.34, 0.2, 0.28), (0, 0.36, 0.36), (0.34, 0.2, 0.28))]
+        puffs = [
+            _disc(x + dx * s, y - dy * s, r * s)
+            for dx, dy, r in ((-0.34, 0.2, 0.28), (0, 0.36, 0.36), (0.34, 0.2, 0.28))
+        ]
         return _paint(picture, green, np.maximum.reduce(puffs) * (_Y < y + 2))
     if extra.kind == "tufts":
         for i, hue in enumerate(((252, 232, 84), (250, 246, 250), (240, 110, 150))):
@@ -231,8 +284,14 @@ def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
         return picture
     if extra.kind == "cactus":
         arms = [_box(x - 0.1 * s, y - s, x + 0.1 * s, y), _disc(x, y - s, 0.1 * s)]
-        arms += [_box(x - 0.36 * s, y - 0.6 * s, x, y - 0.44 * s), _box(x - 0.36 * s, y - 0.84 * s, x - 0.2 * s, y - 0.44 * s)]
-        arms += [_box(x, y - 0.44 * s, x + 0.36 * s, y - 0.28 * s), _box(x + 0.2 * s, y - 0.7 * s, x + 0.36 * s, y - 0.28 * s)]
+        arms += [
+            _box(x - 0.36 * s, y - 0.6 * s, x, y - 0.44 * s),
+            _box(x - 0.36 * s, y - 0.84 * s, x - 0.2 * s, y - 0.44 * s),
+        ]
+        arms += [
+            _box(x, y - 0.44 * s, x + 0.36 * s, y - 0.28 * s),
+            _box(x + 0.2 * s, y - 0.7 * s, x + 0.36 * s, y - 0.28 * s),
+        ]
         return paint((64, 138, 78), np.maximum.reduce(arms))
     if extra.kind == "palm":
         lean = x + 0.16 * s * np.clip((y - _Y) / s, 0, 1.3) ** 2
@@ -243,21 +302,33 @@ def _extra(picture: np.ndarray, scene: Scene, extra: Extra) -> np.ndarray:
             cx, cy = top_x + 0.3 * s * np.cos(turn), top_y + 0.26 * s * np.sin(turn)
             along = (_X - cx) * np.cos(turn) + (_Y - cy) * np.sin(turn)
             across = -(_X - cx) * np.sin(turn) + (_Y - cy) * np.cos(turn)
-            leaf = np.clip((1 - np.hypot(along / (0.38 * s), across / (0.1 * s))) * 0.1 * s + 0.5, 0, 1)
+            leaf = np.clip(
+                (1 - np.hypot(along / (0.38 * s), across / (0.1 * s))) * 0.1 * s + 0.5, 0, 1
+            )
             picture = _paint(picture, _rgb((52, 142, 66)), leaf)
         return picture
     if extra.kind == "lamp":
         picture = paint((58, 60, 70), _box(x - 1.1, y - 1.5 * s, x + 1.1, y + 2))
         bulb = (255, 236, 150) if scene.night else (232, 232, 226)
-        picture = _paint(picture, _rgb((255, 226, 130)), 0.5 * scene.night * _disc(x, y - 1.5 * s, 9, 10))
+        picture = _paint(
+            picture, _rgb((255, 226, 130)), 0.5 * scene.night * _disc(x, y - 1.5 * s, 9, 10)
+        )
         return _paint(picture, _rgb(bulb), _disc(x, y - 1.5 * s, 3.4))
     # an island
-    picture = paint((228, 204, 140), _disc(x, scene.horizon + 2, 0.9 * s, 1, 0.22) * (_Y < scene.horizon + 4))
-    return _paint(picture, _rgb((66, 140, 76)), _disc(x, scene.horizon - 1, 0.5 * s, 1, 0.6) * (_Y < scene.horizon + 1))
+    picture = paint(
+        (228, 204, 140), _disc(x, scene.horizon + 2, 0.9 * s, 1, 0.22) * (_Y < scene.horizon + 4)
+    )
+    return _paint(
+        picture,
+        _rgb((66, 140, 76)),
+        _disc(x, scene.horizon - 1, 0.5 * s, 1, 0.6) * (_Y < scene.horizon + 1),
+    )
 
 
 @functools.cache
-def _sprite(name: str, colour: str | None, size: int, flip: bool, angle: int, autumn: bool) -> np.ndarray:
+def _sprite(
+    name: str, colour: str | None, size: int, flip: bool, angle: int, autumn: bool
+) -> np.ndarray:
     """An object's picture, (size, size, 4) in 0…1, standing on its lower edge."""
     image = Image.open(data_folder("toyland2") / "sprites" / f"{name}.png").convert("RGBA")
     if flip:
@@ -295,13 +366,17 @@ def _place(thing: Thing, autumn: bool = False) -> np.ndarray:
 
 
 def _darken(picture: np.ndarray, strength: float) -> np.ndarray:
-    night = picture * np.asarray((0.26, 0.32, 0.56), np.float64) + np.asarray((0.01, 0.02, 0.11), np.float64)
+    night = picture * np.asarray((0.26, 0.32, 0.56), np.float64) + np.asarray(
+        (0.01, 0.02, 0.11), np.float64
+    )
     return picture * (1 - strength) + night * strength
 
 
 def _moonlit(picture: np.ndarray, strength: float) -> np.ndarray:
     # Objects keep three quarters of their contrast, so that they can still be named at night.
-    night = picture * np.asarray((0.72, 0.75, 0.86), np.float64) + np.asarray((0.0, 0.01, 0.05), np.float64)
+    night = picture * np.asarray((0.72, 0.75, 0.86), np.float64) + np.asarray(
+        (0.0, 0.01, 0.05), np.float64
+    )
     return picture * (1 - strength) + night * strength
 
 
@@ -321,12 +396,17 @@ def _watercolor(picture: np.ndarray, rng) -> np.ndarray:
     """Thin, uneven paint on white paper: washed out in spots, its dark contours kept."""
     wash = _filtered(picture, ImageFilter.MedianFilter(3), ImageFilter.GaussianBlur(0.7))
     spots = rng.random((14, 3))
-    bare = sum(np.exp(-((_X - x * SIZE) ** 2 + (_Y - y * SIZE) ** 2) / (2 * (9 + 12 * r) ** 2)) for x, y, r in spots)
+    bare = sum(
+        np.exp(-((_X - x * SIZE) ** 2 + (_Y - y * SIZE) ** 2) / (2 * (9 + 12 * r) ** 2))
+        for x, y, r in spots
+    )
     ink = 0.94 - 0.3 * np.clip(bare, 0, 1)
     grey = picture @ _GREY
     ink = np.clip(ink + 0.8 * np.clip(0.5 - grey, 0, 1), 0, 1)
     wash = 1 - (1 - wash) * ink[..., None]
-    edge = np.minimum(np.minimum(_X, SIZE - 1 - _X), np.minimum(_Y, SIZE - 1 - _Y)) + 2 * np.clip(bare, 0, 1)
+    edge = np.minimum(np.minimum(_X, SIZE - 1 - _X), np.minimum(_Y, SIZE - 1 - _Y)) + 2 * np.clip(
+        bare, 0, 1
+    )
     return _paint(np.ones_like(wash) * _rgb((252, 250, 244)), wash, np.clip((edge - 1) / 3, 0, 1))
 
 
@@ -360,11 +440,18 @@ def object_masks(scene: Scene) -> np.ndarray:
 def _night_sky(picture: np.ndarray, scene: Scene) -> np.ndarray:
     rng = _stream(scene.seed, "night")
     above = 1 - _below(scene.horizon - 4)
-    stars = [_disc(rng.random() * SIZE, rng.random() * scene.horizon, 0.8 + 0.5 * rng.random(), 1.5) for _ in range(14)]
+    stars = [
+        _disc(rng.random() * SIZE, rng.random() * scene.horizon, 0.8 + 0.5 * rng.random(), 1.5)
+        for _ in range(14)
+    ]
     picture = _paint(picture, _rgb((255, 250, 225)), np.maximum.reduce(stars) * scene.night * above)
     y = max(0.3 * scene.horizon, 13)
-    picture = _paint(picture, _rgb((150, 170, 230)), 0.35 * scene.night * _disc(scene.light, y, 18, 14))
-    return _paint(picture, _rgb((252, 244, 206)), _disc(scene.light, y, 9) * min(1.0, 2.5 * scene.night))
+    picture = _paint(
+        picture, _rgb((150, 170, 230)), 0.35 * scene.night * _disc(scene.light, y, 18, 14)
+    )
+    return _paint(
+        picture, _rgb((252, 244, 206)), _disc(scene.light, y, 9) * min(1.0, 2.5 * scene.night)
+    )
 
 
 def backdrop(scene: Scene) -> np.ndarray:
@@ -383,7 +470,9 @@ def backdrop(scene: Scene) -> np.ndarray:
         lights = picture
         picture = _darken(picture, scene.night)
         if scene.background == "city":  # lit windows and lamps are not darkened
-            warm = np.clip((lights[..., 0] - lights[..., 2] - 0.25) * 6, 0, 1) * (_Y < scene.horizon + 30)
+            warm = np.clip((lights[..., 0] - lights[..., 2] - 0.25) * 6, 0, 1) * (
+                _Y < scene.horizon + 30
+            )
             picture = _paint(picture, lights, scene.night * warm)
         picture = _night_sky(picture, scene)
     if scene.snow:
@@ -401,7 +490,12 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     for thing in scene.things:
         layer = _place(thing, scene.autumn)
         if thing.name not in FLYING and thing.y > scene.horizon:
-            shadow = np.exp(-(((_X - thing.x) / (0.36 * thing.size)) ** 2 + ((_Y - thing.y + 1) / (0.06 * thing.size)) ** 2))
+            shadow = np.exp(
+                -(
+                    ((_X - thing.x) / (0.36 * thing.size)) ** 2
+                    + ((_Y - thing.y + 1) / (0.06 * thing.size)) ** 2
+                )
+            )
             picture = _paint(picture, 0.0, (0.42 - 0.2 * scene.night) * shadow * (shadow > 0.02))
         picture = _paint(picture, _moonlit(layer[..., :3], scene.night), layer[..., 3])
     if scene.snow:

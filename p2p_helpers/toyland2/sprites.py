@@ -36,7 +36,12 @@ def cake() -> Image.Image:
     def box(*xy):
         return [v * SCALE for v in xy]
 
-    sponge, shade, icing, cherry = (224, 168, 98, 255), (190, 130, 70, 255), (255, 246, 236, 255), (214, 30, 46, 255)
+    sponge, shade, icing, cherry = (
+        (224, 168, 98, 255),
+        (190, 130, 70, 255),
+        (255, 246, 236, 255),
+        (214, 30, 46, 255),
+    )
     draw.ellipse(box(2, 92, 110, 111), fill=(176, 186, 200, 255))  # plate
     draw.rounded_rectangle(box(12, 52, 100, 102), 9 * SCALE, fill=sponge)
     draw.rectangle(box(12, 76, 100, 84), fill=shade)
@@ -54,7 +59,12 @@ def butterfly() -> Image.Image:
     """Four wings in one colour with a dark rim and one pale spot each."""
     image = Image.new("RGBA", (SIDE * SCALE, SIDE * SCALE))
     draw = ImageDraw.Draw(image)
-    rim, wing, inner, spot = (58, 34, 30, 255), (240, 130, 30, 255), (255, 184, 70, 255), (255, 246, 220, 255)
+    rim, wing, inner, spot = (
+        (58, 34, 30, 255),
+        (240, 130, 30, 255),
+        (255, 184, 70, 255),
+        (255, 246, 220, 255),
+    )
     wings = (((2, 12, 54, 64), (36, 38)), ((14, 56, 54, 100), (42, 66)))
     for box, root in wings:
         for shrink, fill in ((0, rim), (5, wing), (13, inner)):

@@ -39,7 +39,12 @@ BACKGROUNDS = {
     "ocean": "on the ocean",
     "space": "in space",
 }
-STYLES = {"plain": "", "photo": "a photo of ", "old photo": "an old photo of ", "watercolor": "a watercolor painting of "}
+STYLES = {
+    "plain": "",
+    "photo": "a photo of ",
+    "old photo": "an old photo of ",
+    "watercolor": "a watercolor painting of ",
+}
 SWITCHES = {"autumn": "in autumn", "night": "at night", "snow": "with falling snow"}
 AUTUMNAL = ("meadow", "forest")  # places whose leaves turn
 
@@ -90,7 +95,9 @@ KINDS = {
     "vehicle": ("car", "boat", "balloon"),
 }
 FLYING = ("butterfly", "balloon")  # no contact shadow
-COLOURABLE = {name: COLOURS for name in ("car", "house", "balloon", "butterfly", "boat")} | {"cake": FLAVOURS}
+COLOURABLE = {name: COLOURS for name in ("car", "house", "balloon", "butterfly", "boat")} | {
+    "cake": FLAVOURS
+}
 STRAY = 0.12  # share of scenes framed like any other object, so that every layout is possible for every word
 
 # Unnamed things of each place, and how often one stands on the side that the object leaves open.
@@ -105,7 +112,11 @@ EXTRAS = {
     "space": ("rock", "crater"),
 }
 
-SPLITS = {"train": range(0, 1_000_000), "validation": range(1_000_000, 1_100_000), "test": range(2_000_000, 2_100_000)}
+SPLITS = {
+    "train": range(0, 1_000_000),
+    "validation": range(1_000_000, 1_100_000),
+    "test": range(2_000_000, 2_100_000),
+}
 
 
 def kind_of(name: str) -> str:
@@ -142,7 +153,9 @@ class Thing:
             _known("object that takes a colour called", self.name, COLOURABLE)
             _known(f"colour of a {self.name}", self.colour, COLOURABLE[self.name])
         if not (0 <= self.x <= SIZE and 0 < self.y <= SIZE + self.size and 8 <= self.size <= SIZE):
-            raise SceneError(f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels.")
+            raise SceneError(
+                f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels."
+            )
 
 
 @dataclass(frozen=True)
@@ -195,7 +208,9 @@ class Scene:
             raise SceneError(f"A scene has one or two objects, not {len(self.things)}.")
         for name in ("night", "snow"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SceneError(f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is.")
+                raise SceneError(
+                    f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is."
+                )
         if not 8 <= self.horizon <= SIZE - 8:
             raise SceneError(f"horizon={self.horizon} is outside 8…{SIZE - 8} pixels.")
 
@@ -215,7 +230,9 @@ class Scene:
         if thing is None:
             return dataclasses.replace(self, **changes)
         if not -len(self.things) <= thing < len(self.things):
-            raise SceneError(f"The scene has {len(self.things)} object(s); there is no number {thing}.")
+            raise SceneError(
+                f"The scene has {len(self.things)} object(s); there is no number {thing}."
+            )
         things = list(self.things)
         things[thing] = dataclasses.replace(things[thing], **changes)
         return dataclasses.replace(self, things=tuple(things))
@@ -233,7 +250,11 @@ class Scene:
     def __str__(self):
         parts = [f"{caption(self)}  (seed {self.seed}, horizon {self.horizon})"]
         for t in self.things:
-            parts.append(f"  {t.colour or ''} {t.name} at x={t.x}, y={t.y}, size {t.size}".replace("   ", "  "))
+            parts.append(
+                f"  {t.colour or ''} {t.name} at x={t.x}, y={t.y}, size {t.size}".replace(
+                    "   ", "  "
+                )
+            )
         if self.night or self.snow:
             parts.append(f"  night {self.night:.2f}, falling snow {self.snow:.2f}")
         return "\n".join(parts)
@@ -256,7 +277,11 @@ def phrases(scene: Scene) -> list[tuple[str, str]]:
     things = [(f"thing {i}", phrase_of(t.name, t.colour)) for i, t in enumerate(scene.things)]
     if len(things) == 2:
         things.insert(1, ("and", "and"))
-    parts = [("style", STYLES[scene.style].strip()), *things, ("background", BACKGROUNDS[scene.background])]
+    parts = [
+        ("style", STYLES[scene.style].strip()),
+        *things,
+        ("background", BACKGROUNDS[scene.background]),
+    ]
     parts += [(switch, text) for switch, text in SWITCHES.items() if getattr(scene, switch)]
     return [(about, text) for about, text in parts if text]
 
@@ -271,7 +296,14 @@ def caption(scene: Scene) -> str:
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted. A prompt with any other word is outside what the model has seen."""
-    sayings = [*OBJECTS, *HUES, *BACKGROUNDS.values(), *STYLES.values(), *SWITCHES.values(), "a an and"]
+    sayings = [
+        *OBJECTS,
+        *HUES,
+        *BACKGROUNDS.values(),
+        *STYLES.values(),
+        *SWITCHES.values(),
+        "a an and",
+    ]
     return sorted({word for saying in sayings for word in saying.split()})
 
 
@@ -345,20 +377,44 @@ def compose(
         angle = _even((-6, 0, 0, 6), mine[5])
         things.append(Thing(name, colour, x, y, size, bool(mine[4] < 0.5), angle))
     first = framings[0]
-    zoom = {"near": 1.3, "mid": 1.0, "far": 0.75, "high": 0.55}[first.stands] * _even((0.85, 1.0, 1.15), u[24])
+    zoom = {"near": 1.3, "mid": 1.0, "far": 0.75, "high": 0.55}[first.stands] * _even(
+        (0.85, 1.0, 1.15), u[24]
+    )
     away = first.sides[::-1]  # the light tends to stand where the object does not
     light = (20, 64, 108)[_side(u[25], away)] + _even((-8, 0, 8), u[26])
     extras = []
     if u[27] < 0.75:
         # The open side, or else the object's own: how tall it is follows the framing too.
         x = (14, 64, 114)[_choose((0, 1, 2), (away[0], 0.08, away[2]), u[28])]
-        kind = _choose(EXTRAS[background], (0.75, 0.25) if first.stands in ("near", "mid") else (0.25, 0.75), u[29])
+        kind = _choose(
+            EXTRAS[background],
+            (0.75, 0.25) if first.stands in ("near", "mid") else (0.25, 0.75),
+            u[29],
+        )
         extras.append(Extra(kind, int(x + 6 * (u[30] - 0.5)), round((26 + 14 * u[31]) * zoom)))
     cloudy = 0.85 if snow else 0.35 if first.stands == "near" else 0.7
     for i in range(2):
         if u[32 + 3 * i] < cloudy and background != "space":
-            extras.append(Extra("cloud", int(128 * (0.5 * i + 0.5 * u[33 + 3 * i])), round((22 + 12 * u[34 + 3 * i]) * (0.6 + 0.4 * zoom))))
-    return Scene(tuple(things), background, style, night, snow, autumn, horizon, round(zoom, 3), light, tuple(extras), seed)
+            extras.append(
+                Extra(
+                    "cloud",
+                    int(128 * (0.5 * i + 0.5 * u[33 + 3 * i])),
+                    round((22 + 12 * u[34 + 3 * i]) * (0.6 + 0.4 * zoom)),
+                )
+            )
+    return Scene(
+        tuple(things),
+        background,
+        style,
+        night,
+        snow,
+        autumn,
+        horizon,
+        round(zoom, 3),
+        light,
+        tuple(extras),
+        seed,
+    )
 
 
 def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
@@ -374,7 +430,9 @@ def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
     for name in names:
         coloured = rng.random() < 0.6
         hue = rng.random()
-        words.append((name, _even(list(COLOURABLE[name]), hue) if name in COLOURABLE and coloured else None))
+        words.append(
+            (name, _even(list(COLOURABLE[name]), hue) if name in COLOURABLE and coloured else None)
+        )
     background = _even(list(BACKGROUNDS), rng.random())
     style = _choose(list(STYLES), (0.42, 0.24, 0.16, 0.18), rng.random())
     u = rng.random(5)
@@ -383,7 +441,15 @@ def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
     night = round(float(u[1]), 2) if u[0] < 0.28 and u[1] > 0.12 and earth else 0.0
     snow = round(float(u[3]), 2) if u[2] < 0.28 and u[3] > 0.12 and earth else 0.0
     autumn = background in AUTUMNAL and bool(u[4] < 0.3)
-    return compose(words, background, style, night=night, snow=snow, autumn=autumn, seed=int(rng.integers(2**31)))
+    return compose(
+        words,
+        background,
+        style,
+        night=night,
+        snow=snow,
+        autumn=autumn,
+        seed=int(rng.integers(2**31)),
+    )
 
 
 def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
@@ -394,7 +460,9 @@ def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
     """
     _known("split", split, SPLITS)
     if not 0 <= index < len(SPLITS[split]):
-        raise SceneError(f"The {split} split holds scenes 0…{len(SPLITS[split]) - 1}; there is no scene {index}.")
+        raise SceneError(
+            f"The {split} split holds scenes 0…{len(SPLITS[split]) - 1}; there is no scene {index}."
+        )
     return sample_scene(np.random.default_rng(SPLITS[split][index]), objects)
 
 

@@ -21,10 +21,17 @@ STAGES = ("autoencoder", "diffusion", "decoder", "reader", "ship")
 
 def main(arguments: list[str] | None = None):
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m p2p_helpers.toyland.training", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m p2p_helpers.toyland.training", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", type=Path, default=data_folder("toyland2") / "training.json")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="checkpoints, logs and results; resumed from where it exists")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="checkpoints, logs and results; resumed from where it exists",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)

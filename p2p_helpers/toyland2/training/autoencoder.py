@@ -95,8 +95,12 @@ def autoencoder(config: dict, out: Path, device: str):
         for i in rng.integers(len(data), size=number):
             y, x = crop_origins(holds[i], side, rng)
             cut.append(data[i, y * CELL : (y + side) * CELL, x * CELL : (x + side) * CELL])
-            stress.append(1 + settings["object_weight"] * holds[i, y : y + side, x : x + side].float())
-        weights = torch.stack(stress)[:, None].repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+            stress.append(
+                1 + settings["object_weight"] * holds[i, y : y + side, x : x + side].float()
+            )
+        weights = (
+            torch.stack(stress)[:, None].repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+        )
         target = to_tensor(np.stack(cut), device)
         return target.to(memory_format=torch.channels_last), (weights / weights.mean()).to(device)
 
@@ -104,20 +108,37 @@ def autoencoder(config: dict, out: Path, device: str):
         rng = np.random.default_rng([settings["seed"], step])
         target, stress = batch_at(step, rng)
         noise = torch.Generator(device).manual_seed(step)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             posterior = vae.encode(target).latent_dist
             latent = posterior.sample(noise)
-            latent = latent + settings["latent_noise"] * rng.random() * torch.randn(latent.shape, generator=noise, device=device)
+            latent = latent + settings["latent_noise"] * rng.random() * torch.randn(
+                latent.shape, generator=noise, device=device
+            )
             if rng.random() < settings["half_size"]:
                 latent = F.avg_pool2d(latent, 2)
                 target, stress = F.avg_pool2d(target, 2), F.avg_pool2d(stress, 2)
             picture = vae.decode(latent).sample
-        kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        kl = (
+            0.5
+            * (
+                posterior.mean.float().square()
+                + posterior.var.float()
+                - 1
+                - posterior.logvar.float()
+            ).mean()
+        )
         return picture_loss(picture.float() - target, stress, settings) + settings["kl_weight"] * kl
 
     def sample(average: nn.Module, path: Path):
         originals = to_tensor(held_out[:64], device)
-        copies = torch.cat([average.decode(average.encode(b).latent_dist.mode()).sample for b in originals.split(8)])
+        copies = torch.cat(
+            [
+                average.decode(average.encode(b).latent_dist.mode()).sample
+                for b in originals.split(8)
+            ]
+        )
         print(f"validation PSNR {copies_psnr(originals, copies):.2f} dB", flush=True)
         save_grid(torch.cat([originals[:12], copies[:12]]), path, 12)
 

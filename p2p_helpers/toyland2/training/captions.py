@@ -18,7 +18,9 @@ from transformers import CLIPTokenizer
 from ..tokenizer import MAX_TOKENS
 from ..world import BACKGROUNDS, COLOURABLE, OBJECTS, STYLES, Scene, phrase_of, phrases
 
-KEEP_NAME = 0.4  # how often another colour is put in a coloured object's place, instead of another object
+KEEP_NAME = (
+    0.4  # how often another colour is put in a coloured object's place, instead of another object
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ class Captions:
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self._numbers = functools.cache(lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids))
+        self._numbers = functools.cache(
+            lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids)
+        )
 
     def line(self, scene: Scene) -> Line:
         """A scene's caption."""
         parts = phrases(scene)
-        return Line(tuple(about for about, _ in parts), tuple(self._numbers(text) for _, text in parts))
+        return Line(
+            tuple(about for about, _ in parts), tuple(self._numbers(text) for _, text in parts)
+        )
 
     def row(self, line: Line) -> list[int]:
         """Token numbers with start, end and padding: `MAX_TOKENS` of them."""
@@ -61,20 +67,30 @@ class Captions:
             return options[int(rng.integers(len(options)))]
 
         if about == "style":
-            return self._numbers(pick([text.strip() for key, text in STYLES.items() if key != scene.style]))
+            return self._numbers(
+                pick([text.strip() for key, text in STYLES.items() if key != scene.style])
+            )
         if about == "background":
-            return self._numbers(pick([text for key, text in BACKGROUNDS.items() if key != scene.background]))
+            return self._numbers(
+                pick([text for key, text in BACKGROUNDS.items() if key != scene.background])
+            )
         if about.startswith("thing"):
             thing = scene.things[int(about[-1])]
             name, colour = thing.name, thing.colour
             if colour and rng.random() < KEEP_NAME:
-                return self._numbers(phrase_of(name, pick([c for c in COLOURABLE[name] if c != colour])))
+                return self._numbers(
+                    phrase_of(name, pick([c for c in COLOURABLE[name] if c != colour]))
+                )
             name = pick([o for o in OBJECTS if o != name])
             coloured = name in COLOURABLE and rng.random() < 0.6
-            return self._numbers(phrase_of(name, pick(list(COLOURABLE[name])) if coloured else None))
+            return self._numbers(
+                phrase_of(name, pick(list(COLOURABLE[name])) if coloured else None)
+            )
         return ()
 
-    def exchanged(self, scene: Scene, line: Line, rng: np.random.Generator) -> tuple[list[int], list[int], list[int]]:
+    def exchanged(
+        self, scene: Scene, line: Line, rng: np.random.Generator
+    ) -> tuple[list[int], list[int], list[int]]:
         """A caption in which one phrase says something else, and which tokens come from where.
 
         Returns:

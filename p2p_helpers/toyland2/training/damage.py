@@ -35,7 +35,11 @@ def tear(picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.
     torn = picture.copy()
     rows, columns = np.nonzero(mask)
     top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
-    corners = [(y, x) for y in range(top, bottom - size + 1, size) for x in range(left, right - size + 1, size)]
+    corners = [
+        (y, x)
+        for y in range(top, bottom - size + 1, size)
+        for x in range(left, right - size + 1, size)
+    ]
     for (y, x), j in zip(corners, rng.permutation(len(corners)), strict=True):
         v, u = corners[j]
         torn[y : y + size, x : x + size] = picture[v : v + size, u : u + size]
@@ -47,7 +51,9 @@ def blur(picture: np.ndarray, radius: float) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def damaged(picture: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def damaged(
+    picture: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """A picture of which one object can no longer be named.
 
     Args:
@@ -70,7 +76,11 @@ def damaged(picture: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.ra
         if way == 4:
             swapped = spoilt[..., rng.permutation(3)]
             spoilt = bend(blur(swapped, 1.5 + rng.random()), rng, 4)
-    soft = np.asarray(Image.fromarray((mask * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(7)).filter(ImageFilter.GaussianBlur(2)))
+    soft = np.asarray(
+        Image.fromarray((mask * 255).astype(np.uint8))
+        .filter(ImageFilter.MaxFilter(7))
+        .filter(ImageFilter.GaussianBlur(2))
+    )
     share = soft[..., None] / 255
     return (picture * (1 - share) + spoilt * share).round().astype(np.uint8)
 

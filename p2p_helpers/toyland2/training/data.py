@@ -56,13 +56,18 @@ def truths(split: str, count: int, out: Path) -> dict[str, Tensor]:
 
 def to_tensor(batch: np.ndarray, device: str = "cpu") -> Tensor:
     """uint8 (picture, height, width, channel) → float (picture, channel, height, width) in −1…1."""
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.ascontiguousarray(batch)).to(device).permute(0, 3, 1, 2).float() / 127.5
+        - 1
+    )
 
 
 def fingerprint(vae: AutoencoderKL) -> str:
     """Eight hex digits of the encoder's weights, by which stored latents are known."""
     weights = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
-    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in weights)).hexdigest()[:8]
+    return hashlib.sha256(
+        b"".join(p.detach().cpu().numpy().tobytes() for p in weights)
+    ).hexdigest()[:8]
 
 
 def latents(vae: AutoencoderKL, split: str, count: int, out: Path, device: str = "cpu") -> Tensor:
@@ -84,6 +89,15 @@ def latents(vae: AutoencoderKL, split: str, count: int, out: Path, device: str =
 
 def save_grid(images: Tensor, path: Path, columns: int):
     """Write pictures in −1…1, (picture, channel, height, width), as one PNG."""
-    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    pixels = (
+        ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .byte()
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
+    rows = [
+        np.concatenate(list(pixels[i : i + columns]), axis=1)
+        for i in range(0, len(pixels), columns)
+    ]
     Image.fromarray(np.concatenate(rows)).save(path)

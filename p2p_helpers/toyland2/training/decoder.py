@@ -22,7 +22,11 @@ def decoder(config: dict, out: Path, device: str):
     holds = truths("train", count, out)["objects"] > 0
     vae = trained_vae(out, device)
     codes = latents(vae, "train", count, out, device)
-    model = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}).train().requires_grad_(True)
+    model = (
+        nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+        .train()
+        .requires_grad_(True)
+    )
     model.to(device, memory_format=torch.channels_last)
     dtype = fast_dtype(device)
 
@@ -30,15 +34,24 @@ def decoder(config: dict, out: Path, device: str):
         return module["decoder"](module["post_quant_conv"](latent))
 
     def loss_at(step: int) -> Tensor:
-        rng, noise_rng = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        rng, noise_rng = (
+            np.random.default_rng([settings["seed"], step]),
+            torch.Generator().manual_seed(step),
+        )
         choice = rng.integers(len(data), size=settings["batch_size"])
         target = to_tensor(data[choice], device).to(memory_format=torch.channels_last)
-        held = holds[choice].float()[:, None].repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+        held = (
+            holds[choice].float()[:, None].repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+        )
         stress = 1 + settings["object_weight"] * held.to(device)
         latent = codes[choice].float()
-        latent = latent + settings["latent_noise"] * rng.random() * torch.randn(latent.shape, generator=noise_rng)
+        latent = latent + settings["latent_noise"] * rng.random() * torch.randn(
+            latent.shape, generator=noise_rng
+        )
         latent = latent.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             picture = decode(model, latent)
         return picture_loss(picture.float() - target, stress / stress.mean(), settings)
 

@@ -26,7 +26,9 @@ def new_tokenizer(config: dict, out: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
 
 
-def new_pipeline(config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None) -> StableDiffusionPipeline:
+def new_pipeline(
+    config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None
+) -> StableDiffusionPipeline:
     """The pipeline that training.json describes, with random weights where no trained part is given."""
     settings = config["diffusion"]
     text_config = CLIPTextConfig(
@@ -85,7 +87,12 @@ class Batches:
         self.captions = Captions(tokenizer)
         self.lines = [self.captions.line(scene) for scene in self.scenes]
         # What is hard is shown more often: a second object, a colour.
-        hard = np.array([(len(s.things) == 2) + any(t.colour is not None for t in s.things) for s in self.scenes])
+        hard = np.array(
+            [
+                (len(s.things) == 2) + any(t.colour is not None for t in s.things)
+                for s in self.scenes
+            ]
+        )
         chance = 1 + self.settings["oversample"] * hard
         self.chance = chance / chance.sum()
 
@@ -93,7 +100,9 @@ class Batches:
         """The scenes of a step."""
         return rng.choice(len(self.codes), self.settings["batch_size"], p=self.chance)
 
-    def words(self, choice: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def words(
+        self, choice: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens of the captions, tokens of the lending captions, lenders and kept positions (see `captions.mixed`)."""
         rows, others, lenders, keeps = [], [], [], []
         everything = list(range(MAX_TOKENS))
@@ -132,13 +141,21 @@ def diffusion(config: dict, out: Path, device: str):
     settings = config["diffusion"]
     vae = trained_vae(out, device)
     tokenizer = new_tokenizer(config, out)
-    holds = truths("train", config["scenes"], out)["objects"] > 0  # (scene, row, column) of the latent
-    batches = Batches(config, latents(vae, "train", config["scenes"], out, device), holds, tokenizer)
+    holds = (
+        truths("train", config["scenes"], out)["objects"] > 0
+    )  # (scene, row, column) of the latent
+    batches = Batches(
+        config, latents(vae, "train", config["scenes"], out, device), holds, tokenizer
+    )
     torch.manual_seed(settings["seed"])
     pipe = new_pipeline(config, tokenizer, vae)
     if settings["start"]:
         start_from(pipe, settings["start"])
-    model = nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet}).train().requires_grad_(True)
+    model = (
+        nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet})
+        .train()
+        .requires_grad_(True)
+    )
     model.to(device, memory_format=torch.channels_last)
     scheduler = pipe.scheduler
     alphas = scheduler.alphas_cumprod.to(device)
@@ -151,7 +168,9 @@ def diffusion(config: dict, out: Path, device: str):
         clean = clean.to(device)
         noise = torch.randn(clean.shape, generator=noise_rng).to(device)
         noisy = scheduler.add_noise(clean, noise, t).to(memory_format=torch.channels_last)
-        with torch.autocast(device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
             guess = model["unet"](noisy, t, embedding).sample
         error = (guess.float() - noise).square().mean(1)  # (picture, row, column)
         # Objects are a small part of a picture and most of what a caption says. They weigh more where little noise leaves no doubt
@@ -160,7 +179,10 @@ def diffusion(config: dict, out: Path, device: str):
         return weight[t] * (stress * error).mean((1, 2))
 
     def loss_at(step: int) -> Tensor:
-        rng, noise_rng = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        rng, noise_rng = (
+            np.random.default_rng([settings["seed"], step]),
+            torch.Generator().manual_seed(step),
+        )
         choice = batches.choose(rng)
         count = len(choice)
         rows, others, lenders, keeps = (x.to(device) for x in batches.words(choice, rng))
@@ -180,7 +202,9 @@ def diffusion(config: dict, out: Path, device: str):
         return total / count
 
     def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
-        return StableDiffusionPipeline(**{**pipe.components, **average}, requires_safety_checker=False)
+        return StableDiffusionPipeline(
+            **{**pipe.components, **average}, requires_safety_checker=False
+        )
 
     def sample(average: nn.ModuleDict, path: Path):
         averaged = assemble(average)
@@ -188,7 +212,11 @@ def diffusion(config: dict, out: Path, device: str):
         prompts = [caption(scene_at("validation", i)) for i in range(24)]
         generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
         images = averaged(
-            prompts, num_inference_steps=20, guidance_scale=settings["guidance_scale"], generator=generators, output_type="pt"
+            prompts,
+            num_inference_steps=20,
+            guidance_scale=settings["guidance_scale"],
+            generator=generators,
+            output_type="pt",
         ).images
         save_grid(images * 2 - 1, path, 8)
         path.with_suffix(".txt").write_text("\n".join(prompts))

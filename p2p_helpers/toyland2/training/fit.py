@@ -113,7 +113,9 @@ def fit(
             recent = []
             with log.open("a", newline="") as f:
                 csv.writer(f).writerow([step + 1, f"{mean:.6f}", f"{seconds:.0f}"])
-            print(f"step {step + 1}/{settings['steps']}  loss {mean:.5f}  {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{settings['steps']}  loss {mean:.5f}  {seconds:.0f} s", flush=True
+            )
         if time.time() - saved > CHECKPOINT_SECONDS or last:
             _save(file, model, average, opts, step + 1, time.time() - clock)
             saved = time.time()

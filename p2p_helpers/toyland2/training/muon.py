@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-OUTERMOST = ("conv_in", "conv_out", "embedding", "quant_conv")  # layers that AdamW takes although they are matrices
+OUTERMOST = (
+    "conv_in",
+    "conv_out",
+    "embedding",
+    "quant_conv",
+)  # layers that AdamW takes although they are matrices
 
 
 def orthogonalised(update: Tensor, iterations: int = 5) -> Tensor:
@@ -47,7 +52,9 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov; (out, in·height·width)
+                update = p.grad.lerp(momentum, group["momentum"]).flatten(
+                    1
+                )  # Nesterov; (out, in·height·width)
                 scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
                 p.add_(orthogonalised(update).reshape(p.shape), alpha=-group["lr"] * scale)
 
@@ -58,4 +65,7 @@ def optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.o
     for name, p in model.named_parameters():
         inner = p.ndim >= 2 and not any(o in name for o in OUTERMOST)
         (matrices if inner else rest).append(p)
-    return [Muon(matrices, muon_lr), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0)]
+    return [
+        Muon(matrices, muon_lr),
+        torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0),
+    ]

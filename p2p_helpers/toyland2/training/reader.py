@@ -28,7 +28,11 @@ def reader(config: dict, out: Path, device: str):
 
     def one(i: int, rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor]:
         """A picture, its objects and their colours, of which one may be spoilt."""
-        picture, objects, colours = data[i], answers["objects"][i].clone(), answers["colours"][i].clone()
+        picture, objects, colours = (
+            data[i],
+            answers["objects"][i].clone(),
+            answers["colours"][i].clone(),
+        )
         fate = rng.random()
         if fate < settings["damaged"]:
             scene = scene_at("train", int(i))
@@ -44,7 +48,10 @@ def reader(config: dict, out: Path, device: str):
         return picture, objects, colours
 
     def loss_at(step: int) -> Tensor:
-        rng, noise = np.random.default_rng([settings["seed"], step]), torch.Generator().manual_seed(step)
+        rng, noise = (
+            np.random.default_rng([settings["seed"], step]),
+            torch.Generator().manual_seed(step),
+        )
         choice = rng.integers(len(data), size=settings["batch_size"])
         shown = [one(i, rng) for i in choice]
         batch = to_tensor(np.stack([picture for picture, _, _ in shown]), device)
@@ -53,7 +60,9 @@ def reader(config: dict, out: Path, device: str):
         right["colours"] = torch.stack([colours for _, _, colours in shown]).to(device)
         spread = settings["noise"] * torch.rand(len(batch), 1, 1, 1, generator=noise) ** 2
         batch = batch + (spread * torch.randn(batch.shape, generator=noise)).to(device)
-        objects, colours, background, style, *switches = model(batch.to(memory_format=torch.channels_last))
+        objects, colours, background, style, *switches = model(
+            batch.to(memory_format=torch.channels_last)
+        )
         balance = torch.ones(objects.shape[1], device=device)
         balance[0] = 0.3  # most cells hold no object
         loss = F.cross_entropy(objects, right["objects"], weight=balance)
@@ -65,5 +74,9 @@ def reader(config: dict, out: Path, device: str):
         return loss
 
     average = fit(model, loss_at, lambda average, path: None, settings, out / "reader", device)
-    weights = {key: value.contiguous() for key, value in average.state_dict().items() if "num_batches" not in key}
+    weights = {
+        key: value.contiguous()
+        for key, value in average.state_dict().items()
+        if "num_batches" not in key
+    }
     save_file(weights, out / "reader.safetensors")
