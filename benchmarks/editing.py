@@ -1,8 +1,9 @@
 """What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`; nothing is
 asserted. `--publish` stores the last run's figures in `data/benchmark` for notebook 08, and its table in the README.
 
-The same two prompts in four ways: the plain pipeline, `p2p.edit` with all maps injected in every layer and step, the same with maps
-recorded for the figures, and the same with every map written out (as the tests have it). On the embedded model, and on the UNets of
+The same two prompts in several ways: the plain pipeline; `p2p.edit` with all maps injected in every layer and step; a second edit of a
+picture whose source is known, with the usual schedules; a refinement; a local blend; maps recorded for the figures; and every map written
+out (as the tests have it). On the embedded model, and on the UNets of
 Stable Diffusion 1.5 and XL with their published configurations and random weights, since time and memory do not depend on what the
 weights are. Each model runs in a process of its own, the ways in turn, there and back. Seconds are the fastest run's, since what else a
 machine does only adds; ratios compare the runs of one turn, and the median turn counts, since a single fast run decides nothing.
@@ -56,12 +57,15 @@ def pipeline(model: str, dtype: torch.dtype):
 
 def ways(pipe, side: int, steps: int) -> dict:
     """Name → a function that makes both pictures once."""
+    night = f"{PROMPTS[0]} at night"
     common = {
         "guidance_scale": 4.0,
         "height": side * pipe.vae_scale_factor,
         "width": side * pipe.vae_scale_factor,
     }
     change = p2p.Replace(cross_steps=1.0, self_steps=1.0, self_size=1.0)
+    blend = p2p.LocalBlend(("cat", "dog"))
+    first = p2p.edit(pipe, *PROMPTS, steps=steps, progress=False, **common)
     written_out = [
         (
             materialised.swap(pipe.tokenizer, *PROMPTS),
@@ -71,6 +75,13 @@ def ways(pipe, side: int, steps: int) -> dict:
     return {
         "plain": lambda: pipe(PROMPTS, num_inference_steps=steps, **common),
         "p2p.edit": lambda: p2p.edit(pipe, *PROMPTS, change, steps=steps, progress=False, **common),
+        "second edit": lambda: p2p.edit(pipe, first, PROMPTS[1], progress=False),
+        "refine": lambda: p2p.edit(
+            pipe, PROMPTS[0], night, p2p.Refine(), steps=steps, progress=False, **common
+        ),
+        "local blend": lambda: p2p.edit(
+            pipe, *PROMPTS, change, local_blend=blend, steps=steps, progress=False, **common
+        ),
         "p2p.edit, recorded": lambda: p2p.edit(
             pipe, *PROMPTS, change, steps=steps, progress=False, record=True, **common
         ),
@@ -157,10 +168,8 @@ def table(results: dict) -> str:
 def publish(results: dict):
     """Store the figures for notebook 08, and a short table in the README, between its `editing` marks."""
     MEASURED.write_text(json.dumps(results, indent=1) + "\n")
-    lines, recording = (
-        ["| | plain | `p2p.edit` | recorded | maps written out |", "|---|---|---|---|---|"],
-        [],
-    )
+    heads = "| | plain | `p2p.edit` | second edit | refine | local blend | recorded | maps written out |"
+    lines, recording = [heads, "|" + "---|" * 8], []
     for model, case in results["models"].items():
         plain, cells = case["ways"]["plain"], []
         for way, got in case["ways"].items():

@@ -23,7 +23,8 @@ from diffusers import (
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.attention import session as session_module
+from p2p_helpers.attention import changes
+from p2p_helpers.attention.intercept import modes
 from p2p_helpers.attention.phases import step_of, steps_of
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
@@ -69,7 +70,7 @@ def state(pipe) -> dict:
         "bar": dict(pipe._progress_bar_config),
         "gradients": [p.requires_grad for p in model.parameters()],
         "grad mode": torch.is_grad_enabled(),
-        "modes": session_module.modes(),
+        "modes": modes(),
         "handler": signal.getsignal(signal.SIGINT),
     }
 
@@ -159,9 +160,9 @@ def test_real_interrupts_at_random_moments(tiny, run):
 
 def test_an_interrupt_while_it_is_put_back_comes_afterwards(tiny, monkeypatch):
     before = state(tiny)
-    restore = session_module._restore
+    restore = changes._restore
     monkeypatch.setattr(
-        session_module,
+        changes,
         "_restore",
         lambda *args: (signal.raise_signal(signal.SIGINT), restore(*args)),
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import AttentionControlError
+from .changes import Changes
 from .families import bare, family_of, stand_in
 from .intercept import leave_modes, mark_of, modes
 from .interrupts import Interrupts, block, shielded
@@ -21,13 +20,12 @@ from .phases import Plan
 from .run import Run
 
 _OWNER = "_p2p_session"  # where a model keeps the session that has it
-_MISSING = object()
 GRAPHS = 64  # of one model, as many as torch.compile may make in a session
 
 Change = Callable[[tuple, dict], tuple[tuple, dict]]  # of the model's arguments
 
 
-class Session:
+class Session(Changes):
     """A `with` block in which a pipeline is changed; at its end the pipeline is as it was, whatever happens.
 
     All that a run changes is changed through `set` and `undo`, which say first how to put it back. A Ctrl-C waits until a
@@ -44,6 +42,7 @@ class Session:
     """
 
     def __init__(self, pipe, doing: str, *, calls_back: bool = True):
+        super().__init__()
         self.pipe, self.doing, self.calls_back = pipe, doing, calls_back
         self.family = family_of(pipe)
         self.model = bare(self.family.model(pipe))
@@ -51,9 +50,6 @@ class Session:
         self.changes: list[Change] = []
         self.step = 0  # how often the pipeline has called back in this run
         self.run: Run | None = None
-        self._stacks = [
-            contextlib.ExitStack()
-        ]  # how to put things back: one, and one for each block within
         self._interrupts = Interrupts()
         self._marks: list = []
         self._inner: Callable | None = None
@@ -76,8 +72,7 @@ class Session:
     @shielded
     def __exit__(self, *error):
         try:
-            while self._stacks:
-                self._stacks.pop().close()
+            self.put_back()
         finally:
             self._interrupts.end()
 
@@ -98,22 +93,6 @@ class Session:
         )
 
     # What is changed, and put back at the end.
-
-    @shielded
-    def undo(self, function: Callable, *args):
-        """Call this at the end of the session, or of the block within it; the last one first."""
-        self._stacks[-1].callback(function, *args)
-
-    @shielded
-    def set(self, owner: Any, name: str, value: Any):
-        """Give an object another attribute for the length of the session."""
-        self.undo(_restore, owner, name, vars(owner).get(name, _MISSING))
-        if isinstance(owner, nn.Module):
-            vars(owner)[name] = (
-                value  # as it is, past torch's bookkeeping and torch.compile's wrapper
-            )
-        else:
-            setattr(owner, name, value)
 
     @shielded
     def quiet(self, disable: bool = True, **config):
@@ -247,17 +226,6 @@ class Session:
         self.set(scheduler, "step", counted)
         self.set(scheduler, "set_timesteps", begun)
 
-    @block
-    def within(self) -> Iterator[Session]:
-        """A `with` block within the session, at whose end what was changed in it is put back."""
-        stack = contextlib.ExitStack()
-        self._stacks.append(stack)
-        try:
-            yield self
-        finally:
-            while stack in self._stacks:
-                self._stacks.pop().close()
-
 
 @block
 def joined(pipe, doing: str) -> Iterator[Session]:
@@ -273,12 +241,3 @@ def joined(pipe, doing: str) -> Iterator[Session]:
     else:
         with Session(pipe, doing, calls_back=False) as session:
             yield session
-
-
-def _restore(owner: Any, name: str, value: Any):
-    if value is _MISSING:
-        vars(owner).pop(name, None)
-    elif isinstance(owner, nn.Module):
-        vars(owner)[name] = value
-    else:
-        setattr(owner, name, value)
