@@ -101,21 +101,22 @@ def test_a_schedule_that_DDIM_cannot_have_is_refused_not_replaced(pipe, wrong):
         pipe.scheduler = before
 
 
-def test_the_sampler_is_as_the_scheduler_says_also_where_it_says_nothing():
+def test_the_sampler_is_as_the_scheduler_says_also_where_it_says_nothing(tmp_path):
     """diffusers lets another class's defaults in for values that the first left out."""
+    pipe = build("sd1", tmp_path)
     betas = np.linspace(1e-4, 2e-2, 1000, dtype=np.float32)
     for usual in (
         DDIMScheduler(**NOISE),
         PNDMScheduler(**NOISE),
         PNDMScheduler(trained_betas=betas, steps_offset=1),
     ):
-        holder = type("Pipe", (), {"scheduler": usual})()
-        with samplers._scheduler(holder, DDIMScheduler.from_config) as made:
+        pipe.scheduler = usual
+        with samplers._scheduler(pipe, DDIMScheduler.from_config) as made:
             assert made.config.set_alpha_to_one == usual.config.set_alpha_to_one
             assert not made.config.clip_sample
             torch.testing.assert_close(made.betas, usual.betas)
             assert made.config.steps_offset == 1
-        assert holder.scheduler is usual
+        assert pipe.scheduler is usual
 
 
 def test_latents_that_are_normalised(tmp_path):

@@ -105,7 +105,7 @@ def _tokens(pipe, tokenizer, encoder, prompt: str) -> tuple[str, Tensor]:
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompt, truncation=True, max_length=limit)["input_ids"]
     table = own_weights(encoder)[_table(encoder)]
-    return "tokens", table[torch.tensor(tokens, device=table.device)]
+    return "tokens", table[torch.tensor(tokens).to(table.device)]
 
 
 def _freeu(unet) -> list[float] | None:
