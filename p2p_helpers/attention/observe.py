@@ -41,7 +41,7 @@ class Observer(Protocol):
         self,
         layer: Layer,
         maps: Float[Tensor, "prompt head pixel key"],
-        step: Int[Tensor, 1],
+        step: Int[Tensor, " 1"],
     ):
         """Takes one layer's maps, in float32, source first.
 
