@@ -418,7 +418,7 @@ def _old_photo(picture: np.ndarray) -> np.ndarray:
     return _paint(sepia, _rgb((74, 50, 30)), 0.6 * corner)
 
 
-def _flakes(picture: np.ndarray, scene: Scene, front: bool, free: np.ndarray) -> np.ndarray:
+def _flakes(picture: np.ndarray, scene: Scene, front: bool) -> np.ndarray:
     """A stronger snowfall adds flakes and moves none. Few and small ones fall in front of objects."""
     numbers = _stream(scene.seed, "snow").random((110, 3))[: round(6 + 104 * scene.snow)]
     chosen = [(x, y, r) for i, (x, y, r) in enumerate(numbers) if (i % 5 == 0) == front]
@@ -426,7 +426,7 @@ def _flakes(picture: np.ndarray, scene: Scene, front: bool, free: np.ndarray) ->
         return picture
     size = 0.9 if front else 1.15
     spots = [_disc(x * SIZE, y * SIZE, size + 0.7 * r, 1.3) for x, y, r in chosen]
-    return _paint(picture, 1.0, np.maximum.reduce(spots) * 0.95 * free)
+    return _paint(picture, 1.0, np.maximum.reduce(spots) * 0.95)
 
 
 def object_masks(scene: Scene) -> np.ndarray:
@@ -476,7 +476,7 @@ def backdrop(scene: Scene) -> np.ndarray:
             picture = _paint(picture, lights, scene.night * warm)
         picture = _night_sky(picture, scene)
     if scene.snow:
-        picture = _flakes(picture, scene, front=False, free=np.ones((SIZE, SIZE)))
+        picture = _flakes(picture, scene, front=False)
     return picture
 
 
@@ -499,7 +499,7 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
             picture = _paint(picture, 0.0, (0.42 - 0.2 * scene.night) * shadow * (shadow > 0.02))
         picture = _paint(picture, _moonlit(layer[..., :3], scene.night), layer[..., 3])
     if scene.snow:
-        picture = _flakes(picture, scene, front=True, free=np.ones((SIZE, SIZE)))
+        picture = _flakes(picture, scene, front=True)
     if scene.style == "watercolor":
         picture = _watercolor(picture, _stream(scene.seed, "watercolor"))
     if scene.style == "old photo":

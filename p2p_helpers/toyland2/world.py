@@ -100,7 +100,7 @@ COLOURABLE = {name: COLOURS for name in ("car", "house", "balloon", "butterfly",
 }
 STRAY = 0.12  # share of scenes framed like any other object, so that every layout is possible for every word
 
-# Unnamed things of each place, and how often one stands on the side that the object leaves open.
+# Unnamed things of each place: the first is usual beside near objects, the second beside far ones.
 EXTRAS = {
     "beach": ("palm", "rock"),
     "snow": ("fir", "fir"),
@@ -329,10 +329,6 @@ def _bottom(stands: str, horizon: int, size: int, u: float) -> int:
     return int(np.clip(below + _even((8, 16), u), size, 120))
 
 
-def _side(u: float, sides) -> int:
-    return _choose((0, 1, 2), sides, u)
-
-
 def compose(
     words: list[tuple[str, str | None]],
     background: str,
@@ -368,7 +364,9 @@ def compose(
     for i, ((name, colour), f) in enumerate(zip(words, framings, strict=True)):
         mine = u[4 + 8 * i : 12 + 8 * i]
         if len(words) == 1:
-            x = _even(((32, 40), (56, 64, 72), (88, 96))[_side(mine[0], f.sides)], mine[1])
+            x = _even(
+                ((32, 40), (56, 64, 72), (88, 96))[_choose((0, 1, 2), f.sides, mine[0])], mine[1]
+            )
             size = _even(f.sizes, mine[2])
         else:
             x = _even(((32, 40), (88, 96))[i], mine[1])
@@ -381,7 +379,7 @@ def compose(
         (0.85, 1.0, 1.15), u[24]
     )
     away = first.sides[::-1]  # the light tends to stand where the object does not
-    light = (20, 64, 108)[_side(u[25], away)] + _even((-8, 0, 8), u[26])
+    light = (20, 64, 108)[_choose((0, 1, 2), away, u[25])] + _even((-8, 0, 8), u[26])
     extras = []
     if u[27] < 0.75:
         # The open side, or else the object's own: how tall it is follows the framing too.
