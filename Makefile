@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
+# Tests of the course and of the world that the embedded model learned: the package does not depend on them.
+COURSE := another_model.py browser.py checks.py checks_blend.py checks_models.py docs.py toyland2.py train.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
@@ -63,12 +65,12 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
 		&& bin/python -m p2p_helpers
 
-lowest: ## run the unit tests with the oldest version of every dependency that pyproject.toml allows
+lowest: ## run the tests of the package with the oldest version of every dependency that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,browser.py docs.py another_model.py)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(COURSE))
 
 train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
 	$(BIN)/python -m p2p_helpers.toyland.train autoencoder

@@ -12,6 +12,7 @@ import p2p_helpers as p2p
 from . import materialised
 
 CAT, DOG, SNOWMAN = "a cat on the beach", "a dog on the beach", "a snowman on the beach"
+BUTTERFLY = "a butterfly on the beach"  # three tokens, where a snowman has two and a cat one
 NIGHT = "a watercolor painting of a cat on the beach at night"
 COLD = 1e-4  # of the latent's standard deviation
 STEPS = 20
@@ -44,22 +45,39 @@ def apart(a, b):
 
 WEIGHTS = {"beach": 3.0, "cat": -1}
 PER_WORD = {"default": 0.8, "dog": (0.1, 0.5)}
-CASES = {  # name → target prompt, our edit, the equation for its maps, the cross schedule
-    "swap": (SNOWMAN, p2p.Replace(), lambda tok: materialised.swap(tok, CAT, SNOWMAN), 0.8),
+CASES = {  # name → both prompts, our edit, the equation for its maps, the cross schedule
+    "swap": (CAT, SNOWMAN, p2p.Replace(), lambda tok: materialised.swap(tok, CAT, SNOWMAN), 0.8),
+    "swap, three tokens for two": (
+        SNOWMAN,
+        BUTTERFLY,
+        p2p.Replace(),
+        lambda tok: materialised.swap(tok, SNOWMAN, BUTTERFLY),
+        0.8,
+    ),
+    "swap, one token for three": (
+        BUTTERFLY,
+        CAT,
+        p2p.Replace(),
+        lambda tok: materialised.swap(tok, BUTTERFLY, CAT),
+        0.8,
+    ),
     "swap, each word its schedule": (
+        CAT,
         DOG,
         p2p.Replace(cross_steps=PER_WORD),
         lambda tok: materialised.swap(tok, CAT, DOG),
         PER_WORD,
     ),
-    "refine": (NIGHT, p2p.Refine(), lambda tok: materialised.refine(tok, CAT, NIGHT), 0.8),
+    "refine": (CAT, NIGHT, p2p.Refine(), lambda tok: materialised.refine(tok, CAT, NIGHT), 0.8),
     "reweight": (
+        CAT,
         CAT,
         p2p.Reweight(WEIGHTS),
         lambda tok: materialised.reweight(tok, CAT, WEIGHTS, lambda a_s, a_t: a_s),
         0.8,
     ),
     "swap and reweight": (
+        CAT,
         SNOWMAN,
         p2p.Replace() | p2p.Reweight({"snowman": 2}),
         lambda tok: materialised.reweight(
@@ -68,6 +86,7 @@ CASES = {  # name → target prompt, our edit, the equation for its maps, the cr
         0.8,
     ),
     "refine and reweight": (
+        CAT,
         NIGHT,
         p2p.Refine() | p2p.Reweight({"night": -1, "cat": 2}),
         lambda tok: materialised.reweight(
@@ -100,15 +119,15 @@ def double(toyland):
 def test_a_whole_run_equals_the_equations(request, name, numbers, steps, self_size, pixels, limit):
     """In float32 to 1e-4, after twenty steps that each amplify rounding; in float64 nothing is left to amplify."""
     pipe = request.getfixturevalue(numbers)
-    target, change, equation, schedule = CASES[name]
+    source, target, change, equation, schedule = CASES[name]
     change = change | p2p.Reweight(
         {}, cross_steps=1.0, self_steps=0.4, self_size=self_size
     )  # the identity, with a self schedule
-    ours, _ = latents_of(pipe, [CAT, target], change, steps=steps)
+    ours, _ = latents_of(pipe, [source, target], change, steps=steps)
     alpha = materialised.schedule(pipe.tokenizer, target, steps, schedule)
     theirs, _ = materialised.run(
         pipe,
-        [CAT, target],
+        [source, target],
         [(equation(pipe.tokenizer), alpha)],
         steps,
         int(0.4 * steps),
@@ -137,13 +156,15 @@ def masked_text(pipe):
 
 @pytest.mark.parametrize("name", ["swap", "swap, each word its schedule", "refine and reweight"])
 def test_attention_masks_travel_with_borrowed_queries(double, name):
-    target, change, equation, schedule = CASES[name]
+    source, target, change, equation, schedule = CASES[name]
     alpha = materialised.schedule(double.tokenizer, target, 4, schedule)
     with masked_text(double):
-        ours, _ = latents_of(double, [CAT, target], change, steps=4)
+        ours, _ = latents_of(double, [source, target], change, steps=4)
         edits = [(equation(double.tokenizer), alpha)]
-        theirs, _ = materialised.run(double, [CAT, target], edits, 4, int(0.4 * 4), self_pixels=16)
-    free, _ = latents_of(double, [CAT, target], change, steps=4)
+        theirs, _ = materialised.run(
+            double, [source, target], edits, 4, int(0.4 * 4), self_pixels=16
+        )
+    free, _ = latents_of(double, [source, target], change, steps=4)
     assert apart(ours, theirs) <= 1e-9
     assert apart(ours, free) > 1e-3  # the masks do something
 
@@ -153,11 +174,13 @@ def test_pndm_equals_the_equations(double):
     before = double.scheduler
     double.scheduler = PNDMScheduler.from_config(before.config, skip_prk_steps=True)
     try:
-        target, change, equation, schedule = CASES["swap"]
-        ours, _ = latents_of(double, [CAT, target], change, steps=6)
+        source, target, change, equation, schedule = CASES["swap"]
+        ours, _ = latents_of(double, [source, target], change, steps=6)
         alpha = materialised.schedule(double.tokenizer, target, 6, schedule)
         edits = [(equation(double.tokenizer), torch.cat([alpha, alpha[-1:]]))]
-        theirs, _ = materialised.run(double, [CAT, target], edits, 6, int(0.4 * 6), self_pixels=16)
+        theirs, _ = materialised.run(
+            double, [source, target], edits, 6, int(0.4 * 6), self_pixels=16
+        )
     finally:
         double.scheduler = before
     assert apart(ours, theirs) <= 1e-9

@@ -20,7 +20,7 @@ def decoder(config: dict, out: Path, device: str):
     count = config["scenes"]
     data, held_out = pictures("train", count, out), pictures("validation", 512, out)
     holds = truths("train", count, out)["objects"] > 0
-    vae = trained_vae(out, device)
+    vae = trained_vae(config, out, device)
     codes = latents(vae, "train", count, out, device)
     model = (
         nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})

@@ -67,12 +67,19 @@ def start_from(pipe: StableDiffusionPipeline, folder: str):
     pipe.text_encoder.load_state_dict(ours | theirs)
 
 
-def trained_vae(out: Path, device: str) -> AutoencoderKL:
-    """The autoencoder as far as it is trained, frozen."""
-    folder = out / "decoder" / "vae"
-    if not folder.exists():
-        folder = out / "autoencoder" / "vae"
-    vae = AutoencoderKL.from_pretrained(folder).to(device).eval().requires_grad_(False)
+def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
+    """The autoencoder as far as it is trained, frozen: this run's, or else the one of the pipeline that training starts from."""
+    start = config["diffusion"]["start"]
+    folders = [out / "decoder" / "vae", out / "autoencoder" / "vae"]
+    if start:
+        folders.append(Path(start) / "vae")
+    folder = next((f for f in folders if f.exists()), None)
+    if folder is None:
+        raise SystemExit(
+            f"There is no autoencoder in {out}. Train it first: python -m p2p_helpers.toyland.training autoencoder"
+        )
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+    vae.eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
     return vae
 
@@ -139,7 +146,7 @@ def diffusion(config: dict, out: Path, device: str):
     objects (Patch Diffusion, arXiv 2304.12526): a quarter of the price.
     """
     settings = config["diffusion"]
-    vae = trained_vae(out, device)
+    vae = trained_vae(config, out, device)
     tokenizer = new_tokenizer(config, out)
     holds = (
         truths("train", config["scenes"], out)["objects"] > 0

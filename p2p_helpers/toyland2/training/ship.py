@@ -12,7 +12,7 @@ from .diffusion import diffusion
 
 
 def ship(config: dict, out: Path, device: str):
-    """Copy the averaged weights of the last checkpoint and the reader into data/toyland, with their checksums."""
+    """Copy the averaged weights of the last checkpoint and the reader, if it is trained, into data/toyland, with their checksums."""
     if not (out / "diffusion" / "checkpoint.pt").exists():
         raise SystemExit(
             f"{out}/diffusion has no checkpoint. Train first: python -m p2p_helpers.toyland.training diffusion"
@@ -23,9 +23,11 @@ def ship(config: dict, out: Path, device: str):
     folder = data_folder("toyland2")
     shutil.rmtree(folder / "pipeline", ignore_errors=True)
     shutil.copytree(out / "pipeline", folder / "pipeline")
-    shutil.copy(out / "reader.safetensors", folder)
+    reader = out / "reader.safetensors"
+    if reader.exists():
+        shutil.copy(reader, folder)
     files = sorted(
-        f for f in [*folder.glob("pipeline/**/*"), folder / "reader.safetensors"] if f.is_file()
+        f for f in [*folder.glob("pipeline/**/*"), *folder.glob("reader.*")] if f.is_file()
     )
     sums = {
         f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
