@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
-# Tests of the course and of the world that the embedded model learned: the package does not depend on them.
+# Tests of the course, its site and the training of the embedded model: the oldest versions are not tried on these.
 COURSE := another_model.py browser.py checks.py checks_blend.py checks_models.py docs.py toyland2.py train.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data

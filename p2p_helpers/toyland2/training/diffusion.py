@@ -68,7 +68,11 @@ def start_from(pipe: StableDiffusionPipeline, folder: str):
 
 
 def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
-    """The autoencoder as far as it is trained, frozen: this run's, or else the one of the pipeline that training starts from."""
+    """The autoencoder as far as it is trained, frozen: this run's, or else the one of the pipeline that training starts from.
+
+    Raises:
+        SystemExit: neither is there; the message names the stage to run first.
+    """
     start = config["diffusion"]["start"]
     folders = [out / "decoder" / "vae", out / "autoencoder" / "vae"]
     if start:
