@@ -1,4 +1,4 @@
-"""After `pytest --nbval notebooks`: how many seconds each notebook took, its kernel's start included."""
+"""After `pytest --nbval notebooks`: the seconds of each notebook, its kernel too."""
 
 from collections import defaultdict
 

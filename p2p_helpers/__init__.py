@@ -33,8 +33,9 @@ from .result import EditResult
 from .run import edit
 
 if TYPE_CHECKING:
+    from .view.edit_figures import alignment, show, show_edit
     from .view.explorer import Explorer, explore
-    from .view.figures import alignment, difference, gallery, show, show_edit
+    from .view.figures import difference, gallery
 
 __version__ = "0.1.0"
 __all__ = [
@@ -79,7 +80,8 @@ __all__ = [
 ]
 
 _VIEWS = {name: "explorer" for name in ("Explorer", "explore")}
-_VIEWS |= {name: "figures" for name in ("alignment", "difference", "gallery", "show", "show_edit")}
+_VIEWS |= {name: "figures" for name in ("difference", "gallery")}
+_VIEWS |= {name: "edit_figures" for name in ("alignment", "show", "show_edit")}
 
 
 def __getattr__(name: str):

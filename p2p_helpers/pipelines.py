@@ -17,10 +17,14 @@ from .paths import data_folder
 
 _verbosity = logging.get_verbosity()
 logging.set_verbosity_error()  # or this import prints advice about torchvision, which nothing here needs
+import diffusers  # noqa: E402
 from diffusers import DiffusionPipeline, StableDiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 logging.set_verbosity(_verbosity)
+# What diffusers calls the argument for the weights' type.
+_older = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 40)
+_DTYPE = "torch_dtype" if _older else "dtype"
 
 
 def verify_files(folder: Path):
@@ -93,9 +97,9 @@ def _embedded(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(
         folder,
         text_encoder=text_encoder,
-        dtype=dtype,
         local_files_only=True,
         low_cpu_mem_usage=False,
+        **{_DTYPE: dtype},
     )
 
 
@@ -134,7 +138,11 @@ def load_pipeline(
     for variant in _variants(name, dtype):
         try:
             pipe = DiffusionPipeline.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, revision=revision, variant=variant
+                name,
+                use_safetensors=True,
+                revision=revision,
+                variant=variant,
+                **{_DTYPE: dtype},
             )
             return pipe.to(device)
         except Exception as error:  # the Hub client raises many kinds; all mean the same to a user

@@ -91,6 +91,7 @@ class EditResult:
         return self.images[0]
 
     def _repr_png_(self):
-        from .view.figures import figure_png, show
+        from .view.edit_figures import show
+        from .view.figures import figure_png
 
         return figure_png(show(self))

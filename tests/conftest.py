@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import torch
+import transformers
 from jaxtyping import install_import_hook
 from transformers import CLIPTokenizer
 
@@ -18,7 +19,12 @@ with install_import_hook(
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
     from p2p_helpers.toyland.train import new_pipeline
-    from p2p_helpers.view import explorer, figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
+    from p2p_helpers.view import edit_figures, explorer, map_figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
+
+
+NEW = int(transformers.__version__.split(".")[0]) >= 5
+fast_tokenizers = pytest.mark.skipif(not NEW, reason="transformers 4 reads this otherwise")
+float64_texts = pytest.mark.skipif(not NEW, reason="transformers 4 has no CLIP in float64")
 
 
 @pytest.fixture(autouse=True)

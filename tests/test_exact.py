@@ -10,6 +10,7 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline
 import p2p_helpers as p2p
 
 from . import materialised
+from .conftest import float64_texts
 
 CAT, DOG, SNOWMAN = "a cat on the beach", "a dog on the beach", "a snowman on the beach"
 BUTTERFLY = "a butterfly on the beach"  # three tokens, where a snowman has two and a cat one
@@ -114,7 +115,10 @@ def double(toyland):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("numbers", "steps", "self_size", "pixels", "limit"),
-    [("double", 8, 0.25, 16, 1e-9), ("toyland", STEPS, 1.0, 256, COLD)],
+    [
+        pytest.param("double", 8, 0.25, 16, 1e-9, marks=float64_texts),
+        ("toyland", STEPS, 1.0, 256, COLD),
+    ],
 )
 def test_a_whole_run_equals_the_equations(request, name, numbers, steps, self_size, pixels, limit):
     """In float32 to 1e-4, after twenty steps that each amplify rounding; in float64 nothing is left to amplify."""
@@ -154,6 +158,7 @@ def masked_text(pipe):
         hook.remove()
 
 
+@float64_texts
 @pytest.mark.parametrize("name", ["swap", "swap, each word its schedule", "refine and reweight"])
 def test_attention_masks_travel_with_borrowed_queries(double, name):
     source, target, change, equation, schedule = CASES[name]
@@ -169,6 +174,7 @@ def test_attention_masks_travel_with_borrowed_queries(double, name):
     assert apart(ours, free) > 1e-3  # the masks do something
 
 
+@float64_texts
 def test_pndm_equals_the_equations(double):
     """Its one turn more belongs to the last step."""
     before = double.scheduler

@@ -89,6 +89,13 @@ SAME = {
     "a scheduler": lambda twin: setattr(twin, "scheduler", diffusers.EDMEulerScheduler()),
     "a guidance": lambda twin: twin.tokenizer.init_kwargs.update(guidance_scale=3),
 }
+
+
+def text_layers(encoder):
+    """Its layers; transformers from 5 on has them one level higher in CLIPTextModel."""
+    return getattr(encoder, "text_model", encoder).encoder.layers
+
+
 PARTS = ("unet", "text_encoder", "vae")  # diffusers takes no compiled autoencoder
 
 
@@ -117,7 +124,7 @@ def taught_the_prompts_word(twin):
 OTHER = {
     "UNet": (lambda twin: scaled(twin.unet), "weights: "),
     "autoencoder": (lambda twin: scaled(twin.vae), "weights: "),
-    "text encoder": (lambda twin: scaled(twin.text_encoder.encoder.layers), "text encoders: "),
+    "text encoder": (lambda twin: scaled(text_layers(twin.text_encoder)), "text encoders: "),
     "the prompt's word": (taught_the_prompts_word, "prompt tokens: "),
     "FreeU": (lambda twin: twin.enable_freeu(0.9, 0.2, 1.2, 1.4), r"FreeU: off then, \[0.9"),
     "scaling": (lambda twin: twin.vae.register_to_config(scaling_factor=0.5), "settings: "),
@@ -137,7 +144,7 @@ def test_the_second_text_encoder_counts_too(tmp_path):
     pipe = build("sdxl", tmp_path)
     then = fingerprint(pipe, PROMPT)
     assert not differences(then, fingerprint(pipe, PROMPT))
-    scaled(pipe.text_encoder_2.text_model.encoder.layers)
+    scaled(text_layers(pipe.text_encoder_2))
     (other,) = differences(then, fingerprint(pipe, PROMPT))
     assert other.startswith("text encoders: ")
 

@@ -14,6 +14,7 @@ import p2p_helpers as p2p
 from p2p_helpers.errors import ModelError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.paths import data_folder
+from p2p_helpers.prompts.offsets import with_offsets
 from p2p_helpers.toyland import Scene, Thing, load_reader, render, scene_at
 from p2p_helpers.toyland.evaluate import agreement, judge_swaps, report
 from p2p_helpers.toyland.tokenizer import write_tokenizer
@@ -45,7 +46,7 @@ def test_the_reader_refuses_other_sizes(reader):
 def test_it_is_a_stable_diffusion_pipeline(toyland, tmp_path):
     assert type(toyland) is StableDiffusionPipeline
     write_tokenizer(tmp_path)
-    shipped = json.loads(toyland.tokenizer.backend_tokenizer.to_str())[
+    shipped = json.loads(with_offsets(toyland.tokenizer).backend_tokenizer.to_str())[
         "model"
     ]  # the shipped tokenizer is the one the code writes
     assert shipped["vocab"] == json.loads((tmp_path / "vocab.json").read_text())

@@ -9,7 +9,7 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers import toyland
-from p2p_helpers.view import figures
+from p2p_helpers.view import figures, map_figures
 from p2p_helpers.view.figures import figure_png
 
 GREY = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
@@ -94,10 +94,10 @@ def test_every_word_has_one_colour_that_can_be_read_on_white(recorded, tokenizer
     pair = ("a cat on the beach", "a dog on the beach")
     in_maps = {
         ax.get_title().split("\n")[0]: ax.title.get_color()
-        for ax in figures.word_maps(recorded.maps).axes
+        for ax in map_figures.word_maps(recorded.maps).axes
     }
     matrix = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
-    edit = figures.show_edit(p2p.Replace(), tokenizer, *pair).axes
+    edit = p2p.show_edit(p2p.Replace(), tokenizer, *pair).axes
     for ax in (matrix, *edit):
         for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
             if label.get_text() in in_maps:
@@ -160,18 +160,18 @@ def recorded(toyland):
 def test_figures_of_maps(recorded):
     maps, image = recorded.maps, recorded.source
     panels = {
-        figures.word_maps: ((maps,), 7),
-        lambda m, i: figures.word_maps(m, i, prompt=1): ((maps, image), 8),
-        figures.map_forming: ((maps["cat"],), 3),
-        figures.layers_and_steps: ((maps["cat"],), 3 * 3),
-        figures.heads: ((maps["cat"],), 3 * 4),
-        figures.self_components: ((maps, image), 7),
+        map_figures.word_maps: ((maps,), 7),
+        lambda m, i: map_figures.word_maps(m, i, prompt=1): ((maps, image), 8),
+        map_figures.map_forming: ((maps["cat"],), 3),
+        map_figures.layers_and_steps: ((maps["cat"],), 3 * 3),
+        map_figures.heads: ((maps["cat"],), 3 * 4),
+        map_figures.self_components: ((maps, image), 7),
     }
     for draw, (arguments, count) in panels.items():
         figure = draw(*arguments)
         assert len(figure.axes) == count
         assert figures.figure_png(figure)[:4] == b"\x89PNG"
-    titles = [ax.get_title().split("\n")[0] for ax in figures.word_maps(maps).axes]
+    titles = [ax.get_title().split("\n")[0] for ax in map_figures.word_maps(maps).axes]
     assert titles == ["start", "a", "cat", "on", "the", "beach", "end"]
 
 

@@ -10,7 +10,8 @@ import pytest
 
 import p2p_helpers as p2p
 from p2p_helpers.toyland import photos
-from p2p_helpers.view.studio import Settings, Studio
+from p2p_helpers.view.settings import Settings
+from p2p_helpers.view.studio import Studio
 
 FEW = dataclasses.replace(Settings(), steps=4)
 

@@ -17,6 +17,8 @@ from p2p_helpers.prompts.words import warn_of_unknown_words
 from p2p_helpers.toyland import vocabulary
 from p2p_helpers.toyland.tokenizer import SPLIT_WORDS
 
+from .conftest import fast_tokenizers
+
 
 def test_vocabulary_words_have_the_tokens_they_should(tokenizer):
     for word in vocabulary():
@@ -113,9 +115,10 @@ def test_find_words_inverts_tokenisation(tokenizer, spaced, data):
     positions = p2p.find_words(tokenizer, prompt, word.text)
     alone = tokenizer(word.text).input_ids[1:-1]
     same = [w for w in found if as_typed(w.text) == as_typed(word.text)]
-    if all(
-        w.text == word.text for w in same
-    ):  # a curly apostrophe has other tokens than a straight one
+    # A curly apostrophe has other tokens than a straight one. An accent at a word's end is read
+    # together with the punctuation that follows.
+    plain = unicodedata.category(word.text[-1])[0] != "M"
+    if plain and all(w.text == word.text for w in same):
         assert [ids[t] for t in positions] == alone * len(same)
     assert [
         t for n in range(len(same)) for t in p2p.find_words(tokenizer, prompt, (word.text, n + 1))
@@ -144,6 +147,7 @@ def clips_apostrophes(tokenizer):
     return other
 
 
+@fast_tokenizers
 def test_a_token_over_two_words_belongs_to_one(clips_apostrophes):
     tok, prompt = clips_apostrophes, "a sign 'stop' in space"
     assert "'s</w>" in tok.tokenize(prompt)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 import p2p_helpers as p2p
 from p2p_helpers.prompts.words import as_read, warn_of_unknown_words
 
+from .conftest import fast_tokenizers
+
 APOSTROPHES = "'’‘ʼ＇"
 HYPHENS = "-‐‑"
 ADDED = ("<cat-toy>", "<cat>", "*dog style*", "catlike", "<Big Thing>")
@@ -43,6 +45,7 @@ def taught(tokenizer):
     return other
 
 
+@fast_tokenizers
 @pytest.mark.parametrize("name", ADDED)
 def test_an_added_token_keeps_its_name(taught, name):
     prompt = f"a {name} and a cat, dog on the toy"
@@ -101,6 +104,7 @@ def test_several_vectors_are_one_word(taught):
     assert matrix[3, 5] == 1
 
 
+@fast_tokenizers
 def test_the_end_token_in_a_prompt_is_a_word(tokenizer):
     assert [w.text for w in p2p.words(tokenizer, "a cat<|endoftext|>dog")] == [
         "a",
@@ -110,6 +114,7 @@ def test_the_end_token_in_a_prompt_is_a_word(tokenizer):
     ]
 
 
+@fast_tokenizers
 def test_a_token_that_was_taught_is_not_unknown(toyland):
     tokenizer = copy.deepcopy(toyland.tokenizer)
     tokenizer.add_tokens(["zorgle"])
@@ -172,6 +177,7 @@ blanks = st.text(
 )
 
 
+@fast_tokenizers
 @pytest.mark.parametrize(
     "character",
     [chr(c) for c in range(0x3001) if chr(c).isspace() or unicodedata.category(chr(c)) == "Zs"],

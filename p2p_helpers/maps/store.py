@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..prompts.offsets import with_offsets
 from .recorded import AttentionMaps, Record
 
 FORMAT = 1
@@ -29,7 +30,7 @@ def _packed(tokenizer) -> Tensor:
 
     Maps are found by words without the model.
     """
-    text = tokenizer.backend_tokenizer.to_str()
+    text = with_offsets(tokenizer).backend_tokenizer.to_str()
     return torch.from_numpy(np.frombuffer(zlib.compress(text.encode()), np.uint8).copy())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex
 
 from ..errors import PromptError, UnknownWordWarning
+from .offsets import tokens_and_spans
 from .split import added_tokens, owners, spelling, split
 
 # A word or phrase, every time it occurs; or with a number, only its n-th occurrence, from 1.
@@ -53,7 +54,7 @@ def words(tokenizer, prompt: str) -> list[Word]:
     run of punctuation is a word of its own.
 
     Args:
-        tokenizer: a Hugging Face tokenizer that can give character offsets (CLIPTokenizer does).
+        tokenizer: a Hugging Face tokenizer, as CLIPTokenizer.
         prompt: any text.
 
     Raises:
@@ -61,10 +62,9 @@ def words(tokenizer, prompt: str) -> list[Word]:
             would fall off. Or it has half a character in it.
     """
     _check_readable(prompt)
-    encoded = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=True, verbose=False)
-    spans = encoded["offset_mapping"]
+    tokens, spans = tokens_and_spans(tokenizer, prompt)
     limit = tokenizer.model_max_length
-    added = added_tokens(tokenizer, prompt, encoded["input_ids"], spans)
+    added = added_tokens(tokenizer, prompt, tokens, spans)
     if len(spans) > limit:
         first, _ = spans[limit - 1]  # not seen: the end token takes the last position
         lost = [prompt[start:end] for start, end in split(prompt, added) if end > first]
@@ -116,7 +116,7 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     The start token is position 0.
 
     Args:
-        tokenizer: a Hugging Face tokenizer that can give character offsets (CLIPTokenizer does).
+        tokenizer: a Hugging Face tokenizer, as CLIPTokenizer.
         prompt: any text.
         phrase: "cat" or "falling snow" for every occurrence; ("cat", 2) for the second only.
 

@@ -17,7 +17,8 @@ from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
-from .figures import short_layer_names, word_colour
+from .figures import word_colour
+from .map_figures import short_layer_names
 
 STEPS = 12  # shown at most, evenly spread, so that the page stays small
 

@@ -5,19 +5,6 @@ Each says what is wrong with an answer, without giving the right one.
 
 from .base import NotYet
 from .blend import check_blend, check_only_first, check_own_mask, check_word_mask
-from .edits import (
-    check_compose,
-    check_fader,
-    check_fader_matrices,
-    check_line_up,
-    check_local_edit,
-    check_open_swap,
-    check_refine_matrices,
-    check_row_sums,
-    check_schedule,
-    check_scores,
-    check_swap_matrix,
-)
 from .inversions import (
     check_bdia_inverse,
     check_ceiling,
@@ -26,7 +13,10 @@ from .inversions import (
     check_put_back,
 )
 from .models import check_fit, check_last_steps, check_map_bytes, check_size
+from .refinements import check_line_up, check_local_edit, check_refine_matrices, check_scores
 from .start import check_boxes, check_guidance, check_head, check_map, check_mask, check_seed
+from .swaps import check_open_swap, check_schedule, check_swap_matrix
+from .weights import check_compose, check_fader, check_fader_matrices, check_row_sums
 
 __all__ = [
     "NotYet",

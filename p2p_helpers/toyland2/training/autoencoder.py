@@ -80,10 +80,10 @@ def autoencoder(config: dict, out: Path, device: str):
     data, held_out = pictures("train", count, out), pictures("validation", 512, out)
     holds = truths("train", count, out)["objects"] > 0  # (scene, row, column)
     torch.manual_seed(settings["seed"])
-    if settings["start"]:
-        vae = AutoencoderKL.from_pretrained(settings["start"], torch_dtype=torch.float32)
-    else:
-        vae = AutoencoderKL(**settings["model"])
+    start, new = settings["start"], settings["model"]
+    vae = (
+        AutoencoderKL.from_pretrained(start, dtype=torch.float32) if start else AutoencoderKL(**new)
+    )
     vae.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
     dtype = fast_dtype(device)
 

@@ -53,7 +53,7 @@ def new_pipeline(
 
 def start_from(pipe: StableDiffusionPipeline, folder: str):
     """Take over the weights of an older pipeline: the UNet's, and the text encoder's for the tokens that both know."""
-    old = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    old = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.unet.load_state_dict(old.unet.state_dict())
     embedding = "embeddings.token_embedding.weight"
     theirs = old.text_encoder.state_dict()
@@ -82,7 +82,7 @@ def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
         raise SystemExit(
             f"There is no autoencoder in {out}. Train it first: python -m p2p_helpers.toyland.training autoencoder"
         )
-    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).to(device)
     vae.eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
     return vae
@@ -235,3 +235,4 @@ def diffusion(config: dict, out: Path, device: str):
     average = fit(model, loss_at, sample, settings, out / settings.get("run", "diffusion"), device)
     half = assemble(copy.deepcopy(average)).to(torch.float16)
     half.save_pretrained(out / "pipeline")
+    write_tokenizer(out / "pipeline" / "tokenizer")  # transformers before 5 reads these files

@@ -1,0 +1,191 @@
+"""Figures of an edit: what it changed, and its matrices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ..edits.edit import Edit
+from ..errors import InputError
+from .figures import blank, difference, word_colour, wrapped
+
+if TYPE_CHECKING:
+    from ..result import EditResult
+
+CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
+
+
+def show(result: EditResult) -> Figure:
+    """Source | target | what changed, one row for each target of an edit.
+
+    With local blend its last mask too, over the target.
+    """
+    columns, width = (3, 9.0) if result.masks is None else (4, 11.0)
+    figure, axes = blank(len(result.images), columns, width)
+    for number, (row, image, prompt) in enumerate(
+        zip(axes, result.images, result.target_prompts, strict=True)
+    ):
+        row[0].imshow(np.asarray(result.source), interpolation="nearest")
+        row[0].set_title(wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
+        row[1].imshow(np.asarray(image), interpolation="nearest")
+        row[1].set_title(wrapped(f"target: {prompt}", 38), fontsize=9)
+        changed = difference(result.source, image)
+        picture = row[2].imshow(
+            changed,
+            cmap=CHANGE_COLOURS,
+            vmin=0,
+            vmax=max(0.5, changed.max()),
+            interpolation="nearest",
+        )
+        row[2].set_title(f"what changed: {changed.mean():.1%} on average", fontsize=9)
+        figure.colorbar(picture, ax=row[2], fraction=0.046, label="mean change of a pixel, 0…1")
+        if result.masks is not None:
+            last = Image.fromarray(result.masks[-1, number].numpy())
+            mask = np.asarray(last.resize(image.size, Image.Resampling.NEAREST))
+            pixels = np.asarray(image)
+            dimmed = np.where(mask[..., None], pixels, pixels // 4 + 160)
+            row[3].imshow(dimmed, interpolation="nearest")
+            if 0 < mask.mean() < 1:
+                row[3].contour(mask, levels=[0.5], colors="black", linewidths=1)
+            row[3].set_title(f"blend mask: {mask.mean():.0%} may change", fontsize=9)
+    return figure
+
+
+def _token_names(tokenizer, prompt: str) -> list[str]:
+    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
+    return [
+        readable.get(t, t.replace("</w>", "").replace("$", r"\$"))
+        for t in tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
+    ]
+
+
+def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str = "equal"):
+    """Draw the part of a matrix that has names.
+
+    Darker is larger, and every entry but zeros is written.
+    """
+    part = matrix[: len(rows), : len(columns)].detach().float().cpu().numpy()
+    ax.imshow(np.abs(part), cmap="Greys", vmin=0, vmax=max(1.0, np.abs(part).max()), aspect=aspect)
+    for (i, j), share in np.ndenumerate(part):
+        if share:
+            dark = abs(share) > 0.6 * max(1.0, np.abs(part).max())
+            ax.text(
+                j,
+                i,
+                f"{share:.2g}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
+    ax.set_xticks(range(len(columns)), columns, rotation=90)
+    ax.set_yticks(range(len(rows)), rows)
+    _colour_words(ax)
+
+
+def _colour_words(ax):
+    """Every word along the sides in its own colour."""
+    for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
+        label.set_color(word_colour(label.get_text()))
+
+
+def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
+    """A source-token × target-token matrix with the tokens written along its sides.
+
+    Start, words and end, without the padding.
+
+    Args:
+        tokenizer: the pipeline's.
+        source, target: the two prompts.
+        matrix: M, S or T of one step, (source token, target token).
+    """
+    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
+    figure, ax = plt.subplots(
+        figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained"
+    )
+    plt.close(figure)
+    _matrix(ax, matrix, rows, columns)
+    ax.set_xlabel("target token takes its map …")
+    ax.set_ylabel("… from source token")
+    return figure
+
+
+def show_edit(
+    edit: Edit, tokenizer, source: str, target: str, *, step: int = 0, steps: int = 30
+) -> Figure:
+    """An edit as it is.
+
+    S and T of one step, and for every target token the steps in which it uses the source's map or
+    its own.
+
+    Args:
+        edit: any edit or composition.
+        tokenizer: the pipeline's.
+        source, target: the two prompts.
+        step: whose S and T are drawn, from 0.
+        steps: of the run.
+
+    Raises:
+        InputError: no such step. What the edit raises for these prompts.
+    """
+    if not 0 <= step < steps:
+        raise InputError(f"step={step} is not one of {steps} steps; count from 0.")
+    s, t = edit.matrices(tokenizer, source, target, steps)
+    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
+    height = 1.8 + 0.22 * max(len(rows), len(columns) + 1)
+    figure, axes = plt.subplots(
+        1, 3, figsize=(11, height), layout="constrained", width_ratios=[1.1, 1.1, 1]
+    )
+    plt.close(figure)
+    _matrix(axes[0], s[step], rows, columns, "auto")
+    axes[0].set_title(f"S, step {step}: taken from the source's maps", fontsize=9)
+    axes[0].set_ylabel("source token")
+    _matrix(axes[1], t[step], columns, columns, "auto")
+    axes[1].set_title(f"T, step {step}: kept of its own maps", fontsize=9)
+    for ax in axes[:2]:
+        ax.set_xlabel("target token")
+    for ax, matrix in zip(axes, (s[step], t[step]), strict=False):
+        if not matrix.any():
+            ax.text(
+                0.5,
+                0.5,
+                "all zero",
+                transform=ax.transAxes,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="grey",
+            )
+    from_source, own = (m.abs().sum(1)[:, : len(columns)].T for m in (s, t))  # (target token, step)
+    share = torch.cat(
+        [from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()]
+    )
+    off = torch.nonzero(from_source + own == 0)  # turned down to nothing
+    axes[2].imshow(
+        share.numpy(),
+        cmap="Greys",
+        vmin=0,
+        vmax=1.25,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, steps, len(share), 0),
+    )
+    axes[2].set_yticks(np.arange(len(share)) + 0.5, [*columns, "self-attention"])
+    for label, name in zip(axes[2].get_yticklabels(), columns, strict=False):
+        label.set_color(word_colour(name))
+    axes[2].hlines(range(1, len(share)), 0, steps, colors="white", linewidth=2)
+    axes[2].axvline(step + 0.5, color="black", linestyle=":", linewidth=1)
+    axes[2].set_xlabel("step")
+    axes[2].scatter(
+        off[:, 1] + 0.5, off[:, 0] + 0.5, marker="x", s=12, color="black", linewidth=0.8
+    )
+    none = "; ×: none" if len(off) else ""
+    axes[2].set_title(f"dark: the source's map; white: its own{none}", fontsize=9)
+    figure.suptitle(wrapped(repr(edit), 110), fontsize=10)
+    return figure

@@ -1,0 +1,112 @@
+"""Figures of attention maps: by word, step, layer and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..maps.heatmap import Heatmap
+from ..maps.recorded import AttentionMaps
+from .figures import blank, gallery, grid, word_colour
+
+
+def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: int = 0) -> Figure:
+    """Where the picture looks at each word of one prompt, start and end token included.
+
+    If the picture is given, the maps are laid over it.
+
+    Every map is as bright as its own maximum, as in the paper's Figure 4; the figure above it is
+    that maximum, a share of attention.
+
+    Args:
+        maps: recorded maps.
+        image: the picture that the prompt made.
+        prompt: which, 0 for the source.
+    """
+    own = maps.of(prompt)
+    heats = [own.start, *own.words, own.end]
+    pictures = [heat.image() if image is None else heat.overlay(image) for heat in heats]
+    titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
+    colours = [word_colour(heat.name) for heat in heats]
+    if image is not None:
+        pictures = [image, *pictures]
+        titles = ["the picture\n", *titles]
+        colours = ["black", *colours]
+    count = len(pictures)
+    columns = count if count <= 8 else -(-count // 2)
+    return gallery(pictures, titles, columns=columns, width=10, colours=colours)
+
+
+def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
+    """How one word's map forms over the steps, `count` of them evenly spread."""
+    steps = heat.maps.spread_steps(count)
+    titles = [f"{heat.name}, step {step}" for step in steps]
+    colours = [word_colour(heat.name)] * len(steps)
+    pictures = [heat.at(step=step).image() for step in steps]
+    return gallery(pictures, titles, columns=len(steps), colours=colours)
+
+
+def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
+    """One word's map in every layer of the map level (rows) at some steps (columns).
+
+    The maximum stands under each.
+    """
+    layers, steps = heat.maps.level_layers, heat.maps.spread_steps(count)
+    maps = [[heat.at(step=step, layer=layer) for step in steps] for layer in layers]
+    return _map_grid(
+        maps,
+        short_layer_names(layers),
+        [f"step {step}" for step in steps],
+        title=f"“{heat.name}” by layer and step",
+    )
+
+
+def heads(heat: Heatmap) -> Figure:
+    """One word's map in every head (columns) of every layer of the map level (rows).
+
+    The maximum stands under each.
+    """
+    layers, names = heat.maps.level_layers, [f"head {head}" for head in range(heat.maps.heads)]
+    maps = [[heat.at(layer=layer, head=head) for head in range(len(names))] for layer in layers]
+    return _map_grid(
+        maps,
+        short_layer_names(layers),
+        names,
+        title=f"“{heat.name}” by layer and head",
+        width=1.6 + 1.4 * len(names),
+    )
+
+
+def _map_grid(
+    maps: Sequence[Sequence[Heatmap]], rows: Sequence[str], columns: Sequence[str], **more
+) -> Figure:
+    """A grid of maps, each as bright as its own maximum, which stands under it."""
+    notes = [[f"{heat.numpy().max():.2f}" for heat in line] for line in maps]
+    pictures = [[heat.image() for heat in line] for line in maps]
+    return grid(pictures, rows, columns, notes=notes, **more)
+
+
+def short_layer_names(layers: Sequence[str]) -> list[str]:
+    """up_blocks.2.attentions.1.… → up 2.1"""
+    parts = [layer.split(".") for layer in layers]
+    return [f"{p[0].split('_')[0]} {p[1]}.{p[3]}" if p[0] != "mid_block" else "mid" for p in parts]
+
+
+def self_components(
+    maps: AttentionMaps, image: Image.Image, *, prompt: int = 0, count: int = 6
+) -> Figure:
+    """The parts that self-attention sees.
+
+    The picture and the first principal components of its mean self-attention map.
+    """
+    parts = maps.of(prompt).self_attention.components(count)
+    figure, axes = blank(1, count + 1, 10)
+    axes[0, 0].imshow(np.asarray(image), interpolation="nearest")
+    axes[0, 0].set_title("the picture", fontsize=9)
+    for number, (ax, part) in enumerate(zip(axes[0, 1:], parts, strict=True), start=1):
+        ax.imshow(part.numpy(), cmap="cividis", interpolation="nearest")
+        ax.set_title(f"component {number}", fontsize=9)
+    return figure
