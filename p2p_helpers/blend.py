@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .attention.families import Layer, cross_levels, halved, map_level
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
 from .prompts.words import Phrase, find_words
+from .values import shown
 
 
 def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
@@ -53,6 +55,7 @@ class LocalBlend:
     """
 
     words: Phrase | Sequence[Phrase] = ()
+    _: KW_ONLY
     exclude: Phrase | Sequence[Phrase] = ()
     mask: Image.Image | np.ndarray | Tensor | None = field(default=None, compare=False)
     threshold: float = 0.3
@@ -67,8 +70,9 @@ class LocalBlend:
                 'LocalBlend needs words, e.g. LocalBlend(("cat", "dog")), or a mask of where the picture may change.'
             )
         for name in ("threshold", "exclude_threshold", "start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}={getattr(self, name)} is outside 0…1.")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+                raise InputError(f"{name}={shown(value)}: it must be a share, 0…1.")
         if self.mask is not None:
             given = self.mask.detach().float().cpu() if isinstance(self.mask, Tensor) else self.mask
             mask = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)

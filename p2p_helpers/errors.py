@@ -40,5 +40,9 @@ class ModelError(P2PError, RuntimeError):
     """A model could not be loaded."""
 
 
+class InputWarning(UserWarning):
+    """An argument is taken as it stands, which may not be what was meant."""
+
+
 class UnknownWordWarning(UserWarning):
     """A prompt has a word that the embedded model has never seen."""

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import ImageError
+from .errors import ImageError, InputError
+from .rgb import rgb
+from .values import file_path, shown
 
-# None of them starts another program, as EPS does.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 100_000_000
+# None of them starts another program, as EPS does. The last two need a plug-in in some versions.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+MAX_PIXELS = 25_000_000
+MAX_SCANS = 1_000_000_000  # pixels times passes over them, in a progressive JPEG
 
 
 def load_image(
@@ -22,44 +25,38 @@ def load_image(
     crop: tuple[int, int, int, int] | None = None,
     fit: str = "crop",
     size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """A photograph as an RGB picture of the model's size.
 
-    Rotated as its EXIF says; transparency is laid on white; grey, palette, CMYK and 16-bit pictures
-    become 8-bit RGB.
+    Rotated as its EXIF says, in sRGB whatever colour profile it has; transparency is laid on white;
+    grey, palette, CMYK, 16-bit and float pictures become 8-bit RGB.
 
     Args:
         source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3
-            or 4), uint8 or 0…1.
-        pipe: a pipeline, whose size is taken: its latent's times its autoencoder's factor.
+            or 4), uint8 or 0…1. HEIC needs the plug-in pillow-heif.
+        pipe: a pipeline with a UNet, whose size is taken: its latent's times its autoencoder's
+            factor.
         crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of
             it when not given.
         fit: "crop" cuts off what does not fit the model's aspect, evenly on both sides; "pad" keeps
             everything on white.
         size: height and width in the pipeline's place; the picture's own when neither is given.
+        max_pixels: of a picture to be decoded; larger ones are refused.
 
     Raises:
         ImageError: no such file, not a picture, a damaged or a gigantic one, a box outside the
-            picture.
+            picture, a size that is none, a pipeline that does not say its size.
     """
     if fit not in ("crop", "pad"):
         raise ImageError(
-            f'fit={fit!r}: it is "crop" (cut off what does not fit) or "pad" (keep all of it on '
-            "white)."
+            f'fit={shown(fit)}: it is "crop" (cut off what does not fit) or "pad" (keep all of it '
+            "on white)."
         )
-    image = _rgb(_opened(source))
+    size = _size(size, max_pixels) if size is not None else _models(pipe)
+    image = rgb(_opened(source, max_pixels))
     if crop is not None:
-        left, top, right, bottom = crop
-        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise ImageError(
-                f"crop={crop} is not a box in this picture of {image.width}×{image.height}: left, "
-                "top, right, bottom in pixels."
-            )
-        image = image.crop(crop)
-    if size is None and pipe is not None:
-        side = pipe.unet.config.sample_size
-        sides = side if isinstance(side, (tuple, list)) else (side, side)
-        size = tuple(latent * pipe.vae_scale_factor for latent in sides)
+        image = image.crop(_box(crop, image))
     if size is None or size == (image.height, image.width):
         return image
     height, width = size
@@ -68,22 +65,72 @@ def load_image(
     return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color="white")
 
 
-def _opened(source) -> Image.Image:
+def _whole(values, count: int) -> tuple[int, ...] | None:
+    """So many whole numbers, or None if they are something else."""
+    try:
+        found = tuple(int(value) for value in values)
+        return found if len(found) == count and found == tuple(values) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _size(size, max_pixels: int) -> tuple[int, int]:
+    """Height and width that can be made."""
+    sides = _whole(size, 2)
+    if sides is None or min(sides) < 1 or sides[0] * sides[1] > max_pixels:
+        raise ImageError(
+            f"size={shown(size)}: give height and width in pixels, e.g. (512, 512), of at most "
+            f"{max_pixels:,} pixels."
+        )
+    height, width = sides
+    return height, width
+
+
+def _models(pipe) -> tuple[int, int] | None:
+    """Height and width of a model's pictures."""
+    if pipe is None:
+        return None
+    unet, factor = getattr(pipe, "unet", None), getattr(pipe, "vae_scale_factor", None)
+    side = getattr(getattr(unet, "config", None), "sample_size", None)
+    if side is None or factor is None:
+        raise ImageError(
+            f"A {type(pipe).__name__} does not say the size of its pictures. Give a pipeline with "
+            "a UNet and an autoencoder, or size=(height, width)."
+        )
+    sides = side if isinstance(side, (tuple, list)) else (side, side)
+    return sides[0] * factor, sides[1] * factor
+
+
+def _box(crop, image: Image.Image) -> tuple[int, int, int, int]:
+    """A box inside the picture."""
+    box = _whole(crop, 4)
+    if box is not None:
+        left, top, right, bottom = box
+        if 0 <= left < right <= image.width and 0 <= top < bottom <= image.height:
+            return left, top, right, bottom
+    raise ImageError(
+        f"crop={shown(crop)} is not a box in this picture of {image.width}×{image.height}: left, "
+        "top, right, bottom in whole pixels."
+    )
+
+
+def _opened(source, max_pixels: int) -> Image.Image:
     """The picture, decoded and upright, in whatever mode it has."""
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, max_pixels)
     name = str(source) if isinstance(source, (str, Path)) else "The picture"
     if "://" in name:
         raise ImageError(
             f"{name} is an address; nothing is downloaded here. Save the picture and give its path."
         )
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
+        image = source if isinstance(source, Image.Image) else _file(source, name)
+        if image.width * image.height > max_pixels:
             raise ImageError(
-                f"{name} has {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}. Make "
-                "it smaller first."
+                f"{name} has {image.width}×{image.height} pixels, more than {max_pixels:,}. Make "
+                "it smaller first, or give max_pixels."
             )
+        _check_scans(image, name)
         image.load()
         return ImageOps.exif_transpose(image)
     except ImageError:
@@ -96,21 +143,58 @@ def _opened(source) -> Image.Image:
         raise ImageError(
             f"{name} cannot be read as a picture ({type(error).__name__}: {error}). It may be "
             "damaged, cut off, empty, or no picture; "
-            f"readable are {', '.join(FORMATS)}."
+            f"readable are {', '.join(_formats())}."
         ) from error
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _formats() -> list[str]:
+    """Of the formats that we take those that this Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _file(source, name: str) -> Image.Image:
+    """A file's picture, not decoded yet."""
+    if not hasattr(source, "read"):
+        try:
+            source = file_path("source", source)
+        except InputError as error:
+            raise ImageError(f"{error} Or give a PIL picture or an array.") from None
+        if source.exists() and not source.is_file():  # a pipe would keep us waiting
+            raise ImageError(
+                f"{name} cannot be read as a picture: it is no regular file. Give a picture's file."
+            )
+    return Image.open(source, formats=_formats())
+
+
+def _check_scans(image: Image.Image, name: str):
+    """Refuse a JPEG that is painted over and over: a small file could take hours."""
+    file = getattr(image, "fp", None)
+    if image.format != "JPEG" or file is None:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    if scans * image.width * image.height > MAX_SCANS:
+        raise ImageError(
+            f"{name} is painted in {scans} passes, which takes too long. Save it again as a PNG, or "
+            "as a JPEG that is not progressive."
+        )
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
+    """An array as a picture."""
     channels = array.shape[2] if array.ndim == 3 else 0
     if array.ndim not in (2, 3) or channels not in (0, 3, 4) or array.size == 0:
         raise ImageError(
             f"An array of shape {array.shape} is no picture: give (height, width) or (height, "
             "width, 3 or 4)."
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+    if array.shape[0] * array.shape[1] > max_pixels:
         raise ImageError(
-            f"The array has {array.shape[0]}×{array.shape[1]} pixels, more than {MAX_PIXELS:,}. "
-            "Make it smaller first."
+            f"The array has {array.shape[0]}×{array.shape[1]} pixels, more than {max_pixels:,}. "
+            "Make it smaller first, or give max_pixels."
         )
     if array.dtype != np.uint8:
         real = np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
@@ -118,28 +202,3 @@ def _from_array(array: np.ndarray) -> Image.Image:
             raise ImageError("An array that is not uint8 must hold finite floats from 0 to 1.")
         array = (array * 255).round().astype(np.uint8)
     return Image.fromarray(array)
-
-
-def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """Black and white: the smallest usual range that holds all values, or their own."""
-    usual = {"F": (1, 255, 65535), "I": (255, 65535)}.get(mode, (65535,))
-    for top in usual:
-        if values.min() >= 0 and values.max() <= top:
-            return 0, top
-    return values.min(), values.max()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB, transparency laid on white."""
-    if image.mode.startswith(("I", "F")):  # more than 8 bits a pixel
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = _range(image.mode, values)
-        shares = (values - low) / max(high - low, 1e-9)
-        image = Image.fromarray((shares * 255).round().astype(np.uint8))
-    if image.mode == "La":
-        image = image.convert("LA")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import CLIPTextModel
 from transformers.utils import logging
 
-from .errors import ModelError
+from .errors import InputError, ModelError
 from .paths import data_folder
+from .values import shown
 
 _verbosity = logging.get_verbosity()
 logging.set_verbosity_error()  # or this import prints advice about torchvision, which nothing here needs
 import diffusers  # noqa: E402
-from diffusers import DiffusionPipeline, StableDiffusionPipeline  # noqa: E402
+from diffusers import (  # noqa: E402
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 logging.set_verbosity(_verbosity)
@@ -113,28 +119,35 @@ def load_pipeline(
     """Load a text-to-image pipeline, ready to use and to edit.
 
     Args:
-        name: "toyland" (the embedded model, nothing is downloaded), a local folder, or a Hugging Face Hub id such as
-            "stable-diffusion-v1-5/stable-diffusion-v1-5". Only safetensors weights are read, never pickles.
+        name: "toyland" (the embedded model, nothing is downloaded), a local folder, a single file as "./model.safetensors"
+            (Stable Diffusion 1, 2 or XL), or a Hugging Face Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5". Only
+            safetensors weights are read, never pickles.
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
         dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given. For float16 the model's fp16 variant
             is loaded if it has one, half the download.
         revision: a branch, tag or commit of a Hub model; give a commit and the model never changes under you.
 
     Raises:
-        ModelError: no such model, or its files are missing or damaged.
+        ModelError: no such model, its files are missing or damaged, or it does not fit into the device's memory.
+        InputError: a device or dtype that is none.
     """
-    device, name = device or best_device(), str(name)
+    device, name = _device(device), str(name)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise InputError(f"dtype={shown(dtype)}: give a torch dtype, as torch.float16.")
     if name == "toyland":
         folder = data_folder("toyland")
         verify_files(folder)
         with _no_bars():
-            return _embedded(folder / "pipeline", dtype or torch.float32).to(device)
+            return _moved(_embedded(folder / "pipeline", dtype or torch.float32), device)
+    name = str(Path(name).expanduser()) if name.startswith("~") else name
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
+    if name.endswith((".safetensors", ".ckpt")):
+        return _moved(_single_file(Path(name), dtype), device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(
             f'There is no model {name!r}. Use "toyland" (the embedded model), the path of a folder with a saved pipeline, '
             'or a Hub id of the form "owner/name".'
         )
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     for variant in _variants(name, dtype):
         try:
             pipe = DiffusionPipeline.from_pretrained(
@@ -144,13 +157,79 @@ def load_pipeline(
                 variant=variant,
                 **{_DTYPE: dtype},
             )
-            return pipe.to(device)
+            break
         except Exception as error:  # the Hub client raises many kinds; all mean the same to a user
             failure = error
-    raise ModelError(
-        f"{name!r} could not be loaded: {next(iter(str(failure).splitlines()), type(failure).__name__)} "
+    else:
+        raise _not_loaded(name, failure) from failure
+    return _moved(pipe, device)
+
+
+def _device(name: str | torch.device | None) -> str:
+    """A device that this machine has."""
+    if name is None:
+        return best_device()
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"device={shown(name)} cannot be used here: {said} This machine has {best_device()!r}."
+        ) from None
+    return str(name)
+
+
+def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
+    """The pipeline on its device. Raises ModelError if it does not fit there."""
+    try:
+        return pipe.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        parts = [p for p in pipe.components.values() if isinstance(p, torch.nn.Module)]
+        size = sum(w.numel() * w.element_size() for part in parts for w in part.parameters())
+        raise ModelError(
+            f"The model was loaded, but its {size / 2**30:.1f} GiB do not fit into the memory of {device}. Free some of it (other "
+            "notebooks hold theirs), take dtype=torch.float16, or load it with device='cpu' and call "
+            "pipe.enable_model_cpu_offload()."
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory has run out."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "memory" in str(error)
+
+
+def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """A checkpoint in one file, as model sites offer it. Raises ModelError."""
+    if file.suffix == ".ckpt":
+        raise ModelError(
+            f"{file} is a pickle, which can run any program when it is read. Take the same model as .safetensors."
+        )
+    if not file.is_file():
+        raise ModelError(f"There is no file {file}. Give the path of a .safetensors checkpoint.")
+    try:
+        with safe_open(file, "pt") as content:
+            names = set(content.keys())
+        larger = any(name.startswith("conditioner.") for name in names)
+        kind = StableDiffusionXLPipeline if larger else StableDiffusionPipeline
+        return kind.from_single_file(str(file), **{_DTYPE: dtype})
+    except Exception as error:  # loaders raise many kinds
+        raise _not_loaded(str(file), error) from error
+
+
+def _not_loaded(name: str, failure: Exception) -> ModelError:
+    """What to say of a model that could not be loaded."""
+    said = next(iter(str(failure).splitlines()), type(failure).__name__)
+    if _is_of_memory(failure):
+        return ModelError(
+            f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16."
+        )
+    return ModelError(
+        f"{name!r} could not be loaded: {said} "
         'Without a connection to the Hub use "toyland", or give the path of a folder that holds a pipeline saved as safetensors.'
-    ) from failure
+    )
 
 
 def _variants(name: str, dtype: torch.dtype) -> list[str | None]:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from .arguments import as_blend
 from .attention.families import family_of
 from .attention.phases import Plan
 from .attention.session import Session
@@ -20,6 +21,7 @@ from .errors import InputError
 from .inversion.artefact import Inversion
 from .maps.record import Recorder
 from .maps.recorded import AttentionMaps, Record
+from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
 
@@ -30,7 +32,7 @@ def edit(
     target: str | Sequence[str],
     edit: Edit | Sequence[Edit] | None = None,
     *,
-    local_blend: LocalBlend | None = None,
+    local_blend: LocalBlend | Phrase | Sequence[Phrase] | None = None,
     seed: int = 0,
     generator: torch.Generator | None = None,
     steps: int | None = None,
@@ -56,8 +58,8 @@ def edit(
             arguments are the earlier ones.
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
-        local_blend: where the targets may differ from the source; everywhere when not given.
-        seed: of the initial latent, drawn on the CPU, so that it is one picture on every device.
+        local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
+        seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
@@ -73,15 +75,17 @@ def edit(
         PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        InputError: no target, no step, a guidance scale that is no number, a generator beside an inversion, another number of edits than
-            of targets, a mask of the wrong size, an argument that the pipeline does not take, a callback that gives no
-            dictionary, an earlier result of another pipeline, scheduler or number of steps.
+        InputError: a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
+            that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
+            does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an
+            earlier result of another pipeline, scheduler or number of steps; latents that are no numbers.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside it.
 
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
     """
+    local_blend = as_blend(local_blend)
     request = checked(
         pipe,
         source,
@@ -110,6 +114,7 @@ class _Planned:
     recorder: Recorder | None
     callback: Callable | None
     trajectory: list[Tensor] = field(default_factory=list)  # the source's latents after every step
+    finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
 
     @property
     def observers(self) -> list:
@@ -149,6 +154,7 @@ def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.I
                 **arguments,
             ).images
         session.finish()
+        _check_finite(pipe, torch.stack(plan.finite).cpu().tolist())
     return images
 
 
@@ -169,9 +175,31 @@ def _after_step(session: Session, plan: _Planned) -> Callable:
                 )
             tensors = {**tensors, **changed}
         plan.trajectory.append(tensors["latents"][:1].clone())
+        plan.finite.append(tensors["latents"].isfinite().all())  # read once, after the run
         return tensors
 
     return after_step
+
+
+def _check_finite(pipe, finite: Sequence[bool]):
+    """Refuse a run whose latents were not finite after every step: its picture would be black."""
+    if all(finite):
+        return
+    config, dtype = pipe.scheduler.config, pipe.unet.dtype
+    cause = "A weight of the edit or the guidance scale may be too large for this model."
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
+        cause = (
+            "The scheduler has zero terminal SNR (rescale_betas_zero_snr) and the model predicts noise (prediction_type "
+            "epsilon), which divides by zero in the first step. Set one of the two as the model was trained."
+        )
+    elif dtype == torch.float16:
+        cause = (
+            "The model may overflow in float16: load it with dtype=torch.bfloat16 or torch.float32."
+        )
+    raise InputError(
+        f"The latents hold infinities or NaN from step {finite.index(False) + 1} of {len(finite)} on, so there is no picture. "
+        + cause
+    )
 
 
 def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -> EditResult:

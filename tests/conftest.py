@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 
+import jaxtyping
 import pytest
 import torch
 import transformers
@@ -25,6 +26,14 @@ with install_import_hook(
 NEW = int(transformers.__version__.split(".")[0]) >= 5
 fast_tokenizers = pytest.mark.skipif(not NEW, reason="transformers 4 reads this otherwise")
 float64_texts = pytest.mark.skipif(not NEW, reason="transformers 4 has no CLIP in float64")
+
+
+@pytest.fixture
+def untyped():
+    """No type checker before a call: a user has none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

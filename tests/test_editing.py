@@ -155,7 +155,7 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         ({"target": "a dog " + "on the beach " * 12}, "40 tokens.*reads 32.*would not see"),
         ({"target": []}, "No target prompt"),
         ({"target": " "}, "prompt is empty"),
-        ({"steps": 0}, "whole number of denoising steps"),
+        ({"steps": 0}, "whole number from 1"),
         ({"edit": [p2p.Replace()] * 2}, "2 edits for 1 target"),
         ({"negative_prompt": "snow " * 40}, "42 tokens.*would not see"),
         ({"guidance_scale": float("nan")}, "finite"),

@@ -1,12 +1,15 @@
 """Pictures of every kind come out right, and what is no picture gives an explanation, never a crash."""
 
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, features
 
 import p2p_helpers as p2p
 
@@ -161,3 +164,138 @@ def test_damaged_files_are_pictures_or_explained(tmp_path_factory, name, data):
         assert "damaged" in str(error) or "large" in str(error) or "pixels" in str(error)
     else:
         assert image.mode == "RGB" and min(image.size) > 0
+
+
+def profile(name):
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+
+
+def wide_gamut():
+    """A profile with other primaries than sRGB's, as phones write them: XYZ swaps red and green."""
+    data = bytearray(profile("sRGB"))
+    places = {bytes(data[i : i + 4]): i for i in range(132, 132 + 12 * 20, 12)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    offsets = data[red + 4 : red + 8], data[green + 4 : green + 8]
+    data[red + 4 : red + 8], data[green + 4 : green + 8] = offsets[1], offsets[0]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_colour_profile_is_converted(tmp_path, mode):
+    """Red and green are swapped in this profile, so a red pixel is seen green."""
+    image = PICTURE.quantize(8) if mode == "P" else PICTURE.convert(mode)
+    file = saved(image, tmp_path / "a.png", icc_profile=wide_gamut())
+    seen = np.asarray(p2p.load_image(file)).astype(int)
+    assert np.abs(seen - COLOURS[..., [1, 0, 2]]).max() <= 6
+
+
+def test_the_usual_profile_changes_nothing_and_a_damaged_one_is_left_out(tmp_path):
+    for content, most in ((profile("sRGB"), 1), (b"no profile at all", 0)):
+        file = saved(PICTURE, tmp_path / "a.png", icc_profile=content)
+        assert np.abs(np.asarray(p2p.load_image(file)).astype(int) - COLOURS).max() <= most
+
+
+def chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(array, *chunks):
+    """A PNG of 16 bits a channel with chunks of its own."""
+    height, width = array.shape[:2]
+    kind = 0 if array.ndim == 2 else 2
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = [
+        chunk(b"IHDR", head),
+        *chunks,
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_sixteen_bits_with_a_transparent_colour():
+    grey = np.array([[0, 30_000], [65_535, 30_000]], np.uint16)
+    seen = np.asarray(p2p.load_image(png(grey, chunk(b"tRNS", struct.pack(">H", 0)))))[..., 0]
+    np.testing.assert_array_equal(seen, [[255, 117], [255, 117]])  # black was transparent
+    colour = np.zeros((1, 2, 3), np.uint16)
+    colour[0, 0] = (65_535, 256, 0)
+    hidden = chunk(b"tRNS", struct.pack(">HHH", 65_535, 256, 0))
+    seen = np.asarray(p2p.load_image(png(colour, hidden)))
+    np.testing.assert_array_equal(seen[0], [[255, 255, 255], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("gamma", "extra", "wanted"),
+    [(45_455, [], 128), (100_000, [], 186), (100_000, [chunk(b"sRGB", b"\0")], 128)],
+)
+def test_a_files_own_gamma(gamma, extra, wanted):
+    """Linear light of one half is 188 or so in sRGB; a file that says it is sRGB is."""
+    grey = np.full((2, 2), 128 * 257, np.uint16)
+    seen = p2p.load_image(png(grey, chunk(b"gAMA", struct.pack(">I", gamma)), *extra))
+    assert abs(seen.getpixel((0, 0))[0] - wanted) <= 2
+
+
+@pytest.mark.parametrize("top", [1, 255, 65_535])
+def test_floats_with_infinities(tmp_path, top):
+    values = np.array([[0.0, 0.5, 1.0], [np.inf, -np.inf, np.nan]], np.float32) * top
+    file = saved(Image.fromarray(values), tmp_path / "a.tif")
+    seen = np.asarray(p2p.load_image(file))[..., 0]
+    np.testing.assert_allclose(seen, [[0, 128, 255], [255, 0, 0]], atol=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(p2p.ImageError, match="no regular file"):
+        p2p.load_image(tmp_path / "pipe.png")
+
+
+def test_avif_where_this_pillow_reads_it(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    seen = p2p.load_image(saved(PICTURE, tmp_path / "a.avif", quality=95))
+    assert np.abs(np.asarray(seen).astype(int) - COLOURS).mean() < 8
+
+
+def test_a_jpeg_painted_over_and_over_is_refused(monkeypatch):
+    monkeypatch.setattr("p2p_helpers.images.MAX_SCANS", 60 * 80 * 20)
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    assert p2p.load_image(io.BytesIO(content)).size == PICTURE.size
+    last = content[content.rfind(b"\xff\xda") : -2]
+    with pytest.raises(p2p.ImageError, match="passes"):
+        p2p.load_image(io.BytesIO(content[:-2] + last * 30 + content[-2:]))
+
+
+def test_large_pictures_when_asked():
+    large = Image.new("L", (5_001, 5_000))
+    with pytest.raises(p2p.ImageError, match="give max_pixels"):
+        p2p.load_image(large, size=(8, 8))
+    assert p2p.load_image(large, size=(8, 8), max_pixels=30_000_000).size == (8, 8)
+
+
+SIZES = {
+    "one number": {"size": 512},
+    "a gigantic one": {"size": (10**6, 10**6)},
+    "nothing": {"size": (0, 10)},
+    "below nothing": {"size": (-5, 10)},
+    "halves": {"size": (8.5, 8)},
+    "a text": {"size": "512"},
+    "three sides of a box": {"crop": (0, 0, 10)},
+    "a box of texts": {"crop": ("0", "0", "10", "10")},
+    "half a pixel": {"crop": (0, 0, 10.5, 10)},
+    "one side": {"crop": 5},
+    "a pipeline without a size": {"pipe": object()},
+}
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_and_boxes_that_are_none(name):
+    with pytest.raises(p2p.ImageError):
+        p2p.load_image(PICTURE, **SIZES[name])
+    with pytest.raises(p2p.ImageError, match="give the name of a file"):
+        p2p.load_image(3)

@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_explained(toyland, random_pipe, made, tmp_path):
         ),
         (lambda: p2p.invert(toyland, PICTURE, " "), "prompt is empty"),
         (lambda: p2p.invert(toyland, PICTURE, "snow " * 40), "42 tokens"),
-        (lambda: p2p.invert(toyland, PICTURE, PROMPT, steps=0), "whole numbers"),
+        (lambda: p2p.invert(toyland, PICTURE, PROMPT, steps=0), "whole number"),
         (lambda: p2p.invert(toyland, PICTURE, PROMPT, steps=1001), "Take fewer steps"),
         (
             lambda: p2p.invert(toyland, PICTURE, PROMPT, guidance_scale=float("nan")),

@@ -1,14 +1,17 @@
 """Stable Diffusion 1.x, 2.x and XL: small pipelines of the real topology, saved to disk and loaded as a user loads one."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
+    DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
 )
 from PIL import Image
+from safetensors.torch import save_file
 
 import p2p_helpers as p2p
 
@@ -184,3 +187,59 @@ def test_pickled_weights_are_refused(real, tmp_path):
     real.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(p2p.ModelError, match="saved as safetensors"):
         p2p.load_pipeline(str(tmp_path), device="cpu")
+
+
+def test_memory_that_runs_out_is_said_as_such(real, monkeypatch, folder):
+    """On the way to the device the model is there already: nothing is loaded a second time."""
+    loads, load = [], DiffusionPipeline.from_pretrained
+
+    def counted(*args, **kwargs):
+        loads.append(args)
+        return load(*args, **kwargs)
+
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", counted)
+    monkeypatch.setattr(DiffusionPipeline, "to", full)
+    with pytest.raises(p2p.ModelError, match=r"GiB do not fit into the memory of cpu"):
+        p2p.load_pipeline(str(folder), device="cpu")
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["model.diffusion_model.a"], "StableDiffusionPipeline"),
+        (["conditioner.embedders.1.a"], "StableDiffusionXLPipeline"),
+    ],
+)
+def test_a_checkpoint_in_one_file(tmp_path, monkeypatch, names, kind):
+    """The class is found by the file's names; diffusers reads the file."""
+    file, seen = tmp_path / "model.safetensors", []
+    save_file({name: torch.zeros(1) for name in names}, file)
+
+    def read(path, **options):
+        seen.append(path)
+        raise OSError("no connection")
+
+    monkeypatch.setattr(getattr(diffusers, kind), "from_single_file", read)
+    with pytest.raises(p2p.ModelError, match="no connection"):
+        p2p.load_pipeline(str(file), device="cpu")
+    assert seen == [str(file)]
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("./absent.safetensors", {}, "There is no file absent.safetensors"),
+        ("~/model.ckpt", {}, "is a pickle"),
+        ("toyland", {"dtype": "float16"}, "torch.float16"),
+        ("toyland", {"device": "gpu"}, "device='gpu' cannot be used here.*'cpu'"),
+        ("nonsense", {}, "There is no model"),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(name, options, says):
+    with pytest.raises(p2p.P2PError, match=says):
+        p2p.load_pipeline(name, **options)

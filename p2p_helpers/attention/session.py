@@ -96,10 +96,11 @@ class Session(Changes):
 
     @shielded
     def quiet(self, disable: bool = True, **config):
-        """Another setting of the pipeline's progress bar."""
+        """No progress bar, or one with other settings; one that the user has switched off stays off."""
         before = dict(getattr(self.pipe, "_progress_bar_config", {}))
         self.undo(lambda: self.pipe.set_progress_bar_config(**before))
-        self.pipe.set_progress_bar_config(**{**before, "disable": disable, **config})
+        disable = disable or before.get("disable", False)
+        self.pipe.set_progress_bar_config(**{**before, **config, "disable": disable})
 
     @shielded
     def scheduler(self, scheduler):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +9,9 @@ import torch
 
 from ..errors import InputError, PromptMismatch
 from ..prompts.align import refinement_alignment, replacement_matrix
+from ..prompts.offsets import tokens_and_spans
 from ..prompts.words import Phrase, find_words
+from ..values import MOST_WEIGHT, finite_number
 from .edit import Edit, Matrices
 from .schedule import word_schedule
 
@@ -67,7 +67,7 @@ class Reweight(Edit):
             it, negative ones push it away.
 
     Raises:
-        InputError: a weight is not a finite number, or see `Edit`.
+        InputError: a weight is not a number from −1000 to 1000, or see `Edit`.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Attention Re-weighting".
     """
 
@@ -82,18 +82,16 @@ class Reweight(Edit):
             )
         object.__setattr__(self, "weights", dict(self.weights))
         for phrase, weight in self.weights.items():
-            if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
-                raise InputError(
-                    f"The weight of {phrase!r} is {weight}; it must be a finite number. −2 … 4 is "
-                    "usual, 1 changes nothing."
-                )
+            advice = "−2 … 4 is usual, 1 changes nothing."
+            finite_number(f"The weight of {phrase!r}", weight, MOST_WEIGHT, advice)
 
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
         """S and T for every step.
 
         Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them.
         """
-        if tokenizer(source).input_ids != tokenizer(target).input_ids:
+        tokens = [tokens_and_spans(tokenizer, prompt)[0] for prompt in (source, target)]
+        if tokens[0] != tokens[1]:
             raise PromptMismatch(
                 f"Reweight alone works on one prompt, but source and target differ: {source!r} and "
                 f"{target!r}. "

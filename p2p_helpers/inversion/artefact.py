@@ -18,6 +18,7 @@ from ..attention.interrupts import block
 from ..attention.session import joined
 from ..errors import InversionError
 from ..metrics import psnr
+from ..values import file_path
 from . import files, validate
 from .fingerprint import differences, fingerprint
 from .samplers import BDIAScheduler, _arguments, _scheduler
@@ -79,7 +80,7 @@ class Inversion:
         if self.null is not None:
             tensors["null"] = self.null
         said = {key: getattr(self, key) for key in (*FIELDS, "facts")}
-        files.write(Path(path), "inversion", tensors, said)
+        files.write(file_path("path", path), "inversion", tensors, said)
 
     @classmethod
     def load(cls, path: str | Path) -> Inversion:
@@ -89,7 +90,7 @@ class Inversion:
             InversionError: no such file, one that holds no inversion, or a damaged one. The message
                 names the field that is wrong.
         """
-        stored = files.read(Path(path), "inversion")
+        stored = files.read(file_path("path", path), "inversion")
         _check(stored)
         tensors = stored.tensors
         pictures = {name: tensors.pop(name).numpy() for name in ("pixels", "decoded")}

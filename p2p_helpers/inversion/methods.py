@@ -5,26 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import math
 from collections.abc import Callable
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMInverseScheduler
+from diffusers import DDIMInverseScheduler, DiffusionPipeline
 from jaxtyping import UInt8
 from PIL import Image
 
 from ..attention.session import Session
-from ..errors import InputError, InversionError, PromptError
+from ..errors import AttentionControlError, InputError, InversionError, PromptError
+from ..prompts.weights import warn_of_weights
 from ..prompts.words import as_read, warn_of_unknown_words
+from ..values import MOST_GUIDANCE, file_path, finite_number, shown, whole_number
 from .artefact import METHODS, Inversion
 from .files import check_folder
 from .fingerprint import fingerprint
 from .null_text import STARTS, _frozen, _optimise_null
 from .pivot import _pivot
-from .samplers import BDIAScheduler, noise_schedule, takes
+from .samplers import MAX_TIMES, BDIAScheduler, noise_schedule, takes
 
 
 def usual_guidance(pipe) -> float:
@@ -60,7 +60,8 @@ def invert(
     whatever scheduler is set then.
 
     Args:
-        pipe: a Stable Diffusion pipeline; it is left as it was found.
+        pipe: a pipeline from text to image with a UNet, as StableDiffusionPipeline and
+            StableDiffusionXLPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
         method: one of
@@ -92,7 +93,8 @@ def invert(
         progress: whether to show a progress bar.
 
     Raises:
-        InversionError: an unknown method or start, a picture of another size, null-text at a
+        InversionError: a pipeline that needs a picture beside the prompt, an unknown method or
+            start, null-text inside torch.inference_mode(), a picture of another size, null-text at a
             guidance scale of 1 or less, a scheduler without betas, a checkpoint of another run, a
             damaged one, or one that cannot be written.
         InputError: `steps` or `inner_steps` below 1, more steps than the model was trained with, a
@@ -102,6 +104,7 @@ def invert(
     Warns:
         UnknownWordWarning: the prompt uses a word the embedded model has never seen.
     """
+    _check_pipeline(pipe)
     _check_choices(method, init, steps, inner_steps)
     _check_prompt(pipe, prompt)
     guidance_scale = _guidance(pipe, method, guidance_scale)
@@ -126,22 +129,45 @@ def invert(
         return dataclasses.replace(made, decoded=_reconstruct(session, made, stepped))
 
 
+def _check_pipeline(pipe):
+    """Refuse pipelines whose pictures do not begin with noise alone."""
+    if not isinstance(pipe, DiffusionPipeline):
+        raise AttentionControlError(
+            f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline()."
+        )
+    accepted = inspect.signature(pipe.__call__).parameters
+    more = sorted({"image", "mask_image", "control_image"} & set(accepted))
+    if more or not {"latents", "guidance_scale", "callback_on_step_end"} <= set(accepted):
+        raise InversionError(
+            f"invert() serves pipelines from text to image, as StableDiffusionPipeline and StableDiffusionXLPipeline, "
+            f"and {type(pipe).__name__} is none. The same model as one: StableDiffusionPipeline.from_pipe(pipe)."
+        )
+
+
 def _check_choices(method: str, init: str, steps: int, inner_steps: int):
     """Refuse what is no choice; `invert` says what is raised."""
     if method not in METHODS or init not in STARTS:
         raise InversionError(
             f"method={method!r}, init={init!r}: methods are {', '.join(METHODS)}; init is {' or '.join(STARTS)}."
         )
-    if not all(isinstance(count, Integral) and count >= 1 for count in (steps, inner_steps)):
-        raise InputError(
-            f"steps={steps}, inner_steps={inner_steps}: both need to be whole numbers, at least 1; 50 and 10 are usual."
+    whole_number("steps", steps, 1, MAX_TIMES, "50 are usual.")
+    whole_number("inner_steps", inner_steps, 1, 10_000, "10 are usual.")
+    if method == "null-text" and torch.is_inference_mode_enabled():
+        raise InversionError(
+            "Null-text inversion follows gradients, and torch.inference_mode() allows none. Call it outside of that block, "
+            "or take method='direct'."
         )
 
 
 def _check_prompt(pipe, prompt: str):
-    """Refuse a prompt that is empty or too long, and warn of unknown words."""
-    if not isinstance(prompt, str) or not prompt.strip():
+    """Refuse what is no prompt or too long a one, and warn of unknown words and weights."""
+    if not isinstance(prompt, str):
+        raise PromptError(
+            f"prompt={shown(prompt)}: give one text that says what the picture shows."
+        )
+    if not prompt.strip():
         raise PromptError("The prompt is empty. Say what the picture shows.")
+    warn_of_weights(prompt)
     tokenizer, (read,) = as_read(pipe, [prompt])
     warn_of_unknown_words(tokenizer, read)  # and its length
 
@@ -150,8 +176,7 @@ def _guidance(pipe, method: str, guidance_scale: float | None) -> float:
     """The guidance scale that edits will use."""
     if guidance_scale is None:
         guidance_scale = usual_guidance(pipe)
-    if not math.isfinite(guidance_scale):
-        raise InputError(f"guidance_scale={guidance_scale}: it must be a finite number.")
+    finite_number("guidance_scale", guidance_scale, MOST_GUIDANCE, "7.5 is usual.")
     if method == "null-text" and guidance_scale <= 1:
         raise InversionError(
             f"guidance_scale={guidance_scale}: null-text inversion optimises what guidance above 1 uses. Take method='ddim'."
@@ -161,6 +186,10 @@ def _guidance(pipe, method: str, guidance_scale: float | None) -> float:
 
 def _pixels(pipe, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """The picture's pixels, if the pipeline can make a picture of that size."""
+    if isinstance(image, (str, Path)):
+        raise InputError(
+            f"image={shown(str(image))} is a file's name. Read it first: load_image({shown(str(image))}, pipe)."
+        )
     if not isinstance(image, Image.Image):
         raise InputError(
             f"A picture is needed, not {type(image).__name__}. Read a file with load_image(file, pipe)."
@@ -189,10 +218,11 @@ def _facts(pipe, prompt: str, pixels: UInt8[np.ndarray, "height width 3"], steps
 
 def _checkpoint(path: str | Path | None) -> Path | None:
     """Where the checkpoint lies, in a folder that is there."""
-    if not path:
+    if path is None:
         return None
-    check_folder(Path(path))
-    return Path(path)
+    file = file_path("checkpoint", path)
+    check_folder(file)
+    return file
 
 
 def _reconstruct(

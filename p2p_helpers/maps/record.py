@@ -125,10 +125,12 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
 
     with Session(pipe, "recorded", calls_back=False) as session:
         encode = pipe.encode_prompt
+        signature = inspect.signature(functools.partial(type(pipe).encode_prompt, pipe))
 
         @functools.wraps(encode)
         def encode_prompt(*args, **kwargs):  # a pipeline calls it once, first, in every run
-            given = inspect.signature(encode).bind(*args, **kwargs).arguments
+            # By the class's signature: a user's own may have any.
+            given = signature.bind(*args, **kwargs).arguments
             begin(given.get("prompt"), given.get("num_images_per_prompt", 1))
             return encode(*args, **kwargs)
 

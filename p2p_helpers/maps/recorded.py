@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..prompts.words import Phrase
+from ..values import file_path
 from .heatmap import Heatmap
 from .one_prompt import OnePrompt
 from .self_attention import SelfAttention
@@ -164,7 +165,7 @@ class AttentionMaps:
         from .store import save
 
         self._need_a_run()
-        save(self, Path(path))
+        save(self, file_path("path", path))
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionMaps:
@@ -175,4 +176,4 @@ class AttentionMaps:
         """
         from .store import load
 
-        return load(Path(path))
+        return load(file_path("path", path))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import PromptMismatch
+from .offsets import tokens_and_spans
 from .split import spelling
 from .words import Word, words
 
@@ -28,7 +29,8 @@ def _spread(matrix: Tensor, source: Sequence[int], target: Sequence[int]):
 
 def _ends(tokenizer, source: str, target: str) -> tuple[int, int]:
     """The positions of the two prompts' end tokens."""
-    return len(tokenizer(source).input_ids) - 1, len(tokenizer(target).input_ids) - 1
+    own, other = (tokens_and_spans(tokenizer, prompt)[0] for prompt in (source, target))
+    return len(own) - 1, len(other) - 1
 
 
 def _align_rest_in_order(matrix: Tensor, source_end: int, target_end: int):

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
-from ..errors import PromptError
+from ..errors import InputError, PromptError
 from .split import Span
 
 # Twins of slow tokenizers. Making one takes a moment, and a tokenizer never changes but by growth.
@@ -19,7 +19,14 @@ def with_offsets(tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer itself, or its fast twin if it is a slow one.
 
     Stable Diffusion's tokenizer is slow in transformers before version 5.
+
+    Raises:
+        InputError: it is no tokenizer.
     """
+    if not hasattr(tokenizer, "model_max_length"):
+        raise InputError(
+            f"{type(tokenizer).__name__} is no tokenizer. Give a pipeline's: pipe.tokenizer."
+        )
     if tokenizer.is_fast:
         return tokenizer
     twin = _twins.get(tokenizer)

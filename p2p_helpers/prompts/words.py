@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex
 
 from ..errors import PromptError, UnknownWordWarning
+from ..values import shown
 from .offsets import tokens_and_spans
 from .split import added_tokens, owners, spelling, split
 
@@ -24,7 +25,9 @@ class Word(NamedTuple):
 
 
 def _check_readable(prompt: str):
-    """Refuse half a character, which no tokenizer takes."""
+    """Refuse what is no text, and half a character, which no tokenizer takes."""
+    if not isinstance(prompt, str):
+        raise PromptError(f"{shown(prompt)} is no prompt. Give a text, e.g. 'a cat on the beach'.")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -172,5 +175,5 @@ def warn_of_unknown_words(tokenizer, prompt: str):
             f"It knows: {', '.join(known)}. For other words load a larger model, e.g. "
             'load_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5").',
             UnknownWordWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

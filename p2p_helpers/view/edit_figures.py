@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..edits.edit import Edit
 from ..errors import InputError
+from ..prompts.offsets import tokens_and_spans
 from .figures import blank, difference, word_colour, wrapped
 
 if TYPE_CHECKING:
@@ -59,10 +60,9 @@ def show(result: EditResult) -> Figure:
 
 def _token_names(tokenizer, prompt: str) -> list[str]:
     readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
-    return [
-        readable.get(t, t.replace("</w>", "").replace("$", r"\$"))
-        for t in tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
-    ]
+    tokens, _ = tokens_and_spans(tokenizer, prompt)
+    names = tokenizer.convert_ids_to_tokens(tokens)
+    return [readable.get(name, name.replace("</w>", "").replace("$", r"\$")) for name in names]
 
 
 def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str = "equal"):

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
+from ..values import file_path
 from .figures import word_colour
 from .map_figures import short_layer_names
 
@@ -35,7 +36,7 @@ class Explorer:
 
     def save(self, path: str | Path):
         """Write the page as one HTML file."""
-        Path(path).write_text(self.page, encoding="utf-8")
+        file_path("path", path).write_text(self.page, encoding="utf-8")
 
     def _repr_html_(self) -> str:
         style = f"width:100%;height:{self.height}px;border:0"

@@ -1,0 +1,243 @@
+"""What a call of `edit` is given: refused, with what to do instead, where no run could be made of it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from .blend import LocalBlend
+from .edits.edit import Edit
+from .edits.words import Replace
+from .errors import AttentionControlError, InputError, InputWarning, InversionError, PromptError
+from .inversion.artefact import Inversion
+from .result import EditResult
+from .values import MOST_GUIDANCE, finite_number, shown, whole_number
+
+OURS = (
+    "prompt",
+    "num_inference_steps",
+    "num_images_per_prompt",
+    "output_type",
+    "return_dict",
+    "callback_on_step_end",
+)
+# What a source that is known already has decided: its noise, its size, its sampler.
+FIXED = (
+    "latents",
+    "image",
+    "mask_image",
+    "strength",
+    "height",
+    "width",
+    "eta",
+    "timesteps",
+    "sigmas",
+    "denoising_start",
+    "denoising_end",
+    "original_size",
+    "target_size",
+    "crops_coords_top_left",
+)
+USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
+
+
+def check_pipeline(pipe):
+    """Refuse what is no pipeline."""
+    if not isinstance(pipe, DiffusionPipeline):
+        raise AttentionControlError(
+            f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline()."
+        )
+
+
+def check_source(source):
+    """Refuse what is no source."""
+    if isinstance(source, (str, Inversion, EditResult)):
+        return
+    if isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
+        raise InputError(
+            "A picture has to be inverted before it can be edited: "
+            'inversion = invert(pipe, load_image(file, pipe), "what it shows"), then '
+            "edit(pipe, inversion, target)."
+        )
+    if isinstance(source, (list, tuple)):
+        raise InputError(
+            f"source={shown(source)}: an edit has one source and one target or several. Call "
+            "edit() once for each source."
+        )
+    raise InputError(
+        f"source={shown(source)}: give the prompt of the picture to start from, an Inversion or "
+        "an earlier EditResult."
+    )
+
+
+def targets(target) -> list[str]:
+    """The target prompts, one or several."""
+    found = list(target) if isinstance(target, (list, tuple)) else [target]
+    if not found:
+        raise InputError("No target prompt: give one prompt or a list with at least one.")
+    wrong = [prompt for prompt in found if not isinstance(prompt, str)]
+    if wrong:
+        raise PromptError(
+            f"target={shown(wrong[0])}: give the prompt of the edited picture, or a list of prompts."
+        )
+    return found
+
+
+def one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> list[Edit]:
+    """One edit for each target."""
+    edit = Replace() if edit is None else edit
+    edits: list = list(edit) if isinstance(edit, (list, tuple)) else [edit] * len(targets)
+    wrong = [e for e in edits if not isinstance(e, Edit)]
+    if wrong:
+        raise InputError(
+            f"{shown(wrong[0])} is no edit. Give Replace(), Refine(), Reweight(...), a composition with |, or a list of those."
+        )
+    if len(edits) != len(targets):
+        raise InputError(
+            f"{len(edits)} edits for {len(targets)} target prompts: give one edit for all, or one for each."
+        )
+    return edits
+
+
+def as_blend(local_blend) -> LocalBlend | None:
+    """The local blend; a word or several words alone mean `LocalBlend(words)`."""
+    if local_blend is None or isinstance(local_blend, LocalBlend):
+        return local_blend
+    if isinstance(local_blend, (str, tuple, list)):
+        return LocalBlend(local_blend)
+    raise InputError(
+        f'local_blend={shown(local_blend)}: give words, e.g. ("cat", "dog"), or '
+        "LocalBlend(mask=...) for a mask of your own."
+    )
+
+
+def whole_seed(seed) -> int:
+    """A seed that torch takes."""
+    advice = "The same seed gives the same picture."
+    return whole_number("seed", seed, 0, 2**64 - 1, advice)
+
+
+def check_generator(generator):
+    """Refuse what is no generator."""
+    if isinstance(generator, (list, tuple)):
+        raise InputError(
+            "Give one generator: source and targets all start from the noise that it draws."
+        )
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator={shown(generator)} is no torch.Generator. For a number use seed=."
+        )
+
+
+def check_prompts(prompts: Sequence[str], negative_prompt):
+    """Refuse empty prompts, and a negative prompt that is no text."""
+    if negative_prompt is not None and not isinstance(negative_prompt, str):
+        raise InputError(
+            f"negative_prompt={shown(negative_prompt)}: it is one text for all prompts."
+        )
+    if not all(prompt.strip() for prompt in prompts):
+        raise PromptError("A prompt is empty. Source and targets each need at least one word.")
+
+
+def check_numbers(guidance_scale, steps):
+    """Refuse numbers that no run can be made with."""
+    finite_number("guidance_scale", guidance_scale, MOST_GUIDANCE, USUAL_GUIDANCE)
+    advice = "These are denoising steps; 30 are usual."
+    whole_number("steps", steps, 1, 100_000, advice)
+
+
+def check_schedule(pipe, steps: int):
+    """Refuse more steps than the scheduler has, and warn if the seed does not decide its noise."""
+    if "noise_sampler_seed" in pipe.scheduler.config:
+        warnings.warn(
+            f"{type(pipe.scheduler).__name__} draws noise by a seed of its own, so the same seed "
+            "gives other pictures, and source and targets get other noise. Any scheduler whose "
+            "step() takes a generator does not, e.g. DPMSolverMultistepScheduler.",
+            InputWarning,
+            stacklevel=4,
+        )
+    scheduler = copy.deepcopy(pipe.scheduler)
+    most = scheduler.config.get("num_train_timesteps", steps)
+    why = f"the model was trained with {most} times"
+    try:
+        if steps <= most:
+            scheduler.set_timesteps(steps)
+            if float(scheduler.timesteps.max()) < most:
+                return
+            offset = scheduler.config.get("steps_offset", 0)
+            why += f", and its scheduler begins at {offset}"
+    except (ValueError, IndexError, TypeError) as error:
+        why = f"{type(scheduler).__name__} says: {error}"
+    raise InputError(f"steps={steps}: {why}. Take fewer steps; 30 are usual.")
+
+
+def check_arguments(pipe, arguments: dict[str, Any]):
+    """Refuse arguments that are ours, or that the pipeline does not take."""
+    taken = sorted(set(OURS) & set(arguments))
+    if taken:
+        raise InputError(
+            f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a "
+            "step's callback callback=."
+        )
+    embedded = sorted(name for name in arguments if "prompt_embeds" in name)
+    if embedded:
+        raise InputError(
+            f"{', '.join(embedded)}: edit() lines up the words of prompts, so it needs them as "
+            "text. For embeddings of your own teach the tokenizer a word "
+            "(pipe.load_textual_inversion), or set pipe.encode_prompt."
+        )
+    accepted = inspect.signature(pipe.__call__).parameters
+    has_tokenizer = any(getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+    if not has_tokenizer or "callback_on_step_end" not in accepted:
+        raise AttentionControlError(
+            f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step."
+        )
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown:
+        raise InputError(
+            f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(accepted)}."
+        )
+
+
+def check_fixed(what: str, seed, generator, arguments: dict[str, Any]):
+    """Refuse what a source that is known already has decided."""
+    named = [name for name in FIXED if name in arguments]
+    named += ["seed"] if seed != 0 else []
+    named += ["generator"] if generator is not None else []
+    if named:
+        raise InputError(
+            f"{what} brings its own noise, size and sampler; leave {', '.join(named)} out."
+        )
+
+
+def check_inversion(
+    pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
+):
+    """Refuse an inversion of another model, number of steps or guidance."""
+    inversion.check(pipe)
+    if steps not in (None, inversion.steps):
+        raise InversionError(
+            f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps "
+            "out, or invert it again."
+        )
+    negative = [name for name in arguments if name.startswith("negative_prompt")]
+    negative += ["negative_prompt"] if negative_prompt is not None else []
+    if negative:
+        raise InversionError(
+            "An inverted picture brings its own unconditional embedding; leave "
+            f"{', '.join(negative)} out."
+        )
+    if inversion.null is not None and guidance_scale not in (None, inversion.guidance_scale):
+        raise InversionError(
+            f"guidance_scale={guidance_scale}, but this inversion holds for "
+            f"{inversion.guidance_scale} only. Leave guidance_scale out, invert the picture again "
+            "with the new one, or use method='direct', which takes any."
+        )

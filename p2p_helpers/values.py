@@ -1,0 +1,60 @@
+"""What a user gives, checked: each check says what was wrong, what was expected, what to try."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from pathlib import Path
+
+from .errors import InputError
+
+MOST_GUIDANCE = 1000.0  # far above what any model bears; float16 ends at 65 504
+MOST_WEIGHT = 1000.0
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, not too long."""
+    plain = value is None or isinstance(value, (str, bool, Integral, Real, list, tuple, dict))
+    text = repr(value) if plain else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def whole_number(name: str, value: object, least: int, most: int, advice: str) -> int:
+    """A whole number within limits.
+
+    Raises:
+        InputError: it is something else; `advice` ends the message.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= int(value) <= most:  # type: ignore[call-overload]
+        raise InputError(
+            f"{name}={shown(value)}: it must be a whole number from {least} to {most}. {advice}"
+        )
+    return int(value)  # type: ignore[call-overload]
+
+
+def finite_number(name: str, value: object, most: float, advice: str) -> float:
+    """A number between −most and most.
+
+    Raises:
+        InputError: it is something else; `advice` ends the message.
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    number = float(value) if real else math.nan  # type: ignore[arg-type]
+    if not math.isfinite(number) or abs(number) > most:
+        raise InputError(
+            f"{name}={shown(value)}: it must be a finite number from −{most:g} to {most:g}. "
+            f"{advice}"
+        )
+    return number
+
+
+def file_path(name: str, value: object) -> Path:
+    """A path that the user named, with `~` for the home folder.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+        raise InputError(f"{name}={shown(value)}: give the name of a file, e.g. 'cat.safetensors'.")
+    return Path(value).expanduser()

@@ -1,0 +1,261 @@
+"""Every mistake of a first hour gets a message of ours at once: what was wrong, and what to do."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers.utils import logging
+from PIL import Image
+
+import p2p_helpers as p2p
+from p2p_helpers.prompts.weights import warn_of_weights
+
+pytestmark = pytest.mark.usefixtures("untyped")
+CAT, DOG = "a cat on the beach", "a dog on the beach"
+PICTURE = Image.new("RGB", (128, 128), "red")
+
+
+def edit(pipe, source=CAT, target=DOG, **arguments):
+    return p2p.edit(pipe, source, target, **{"steps": 1, "progress": False, **arguments})
+
+
+EDITS = {  # arguments of edit → what the message says
+    "a picture": ({"source": PICTURE}, "inverted before it can be edited.*load_image"),
+    "an array": ({"source": np.zeros((8, 8, 3))}, "inverted before"),
+    "sources": ({"source": [CAT, CAT]}, "one source"),
+    "no source": ({"source": None}, "source=None: give the prompt"),
+    "no target": ({"target": None}, "target=None: give the prompt"),
+    "a number among targets": ({"target": [DOG, 3]}, "target=3"),
+    "a picture as target": ({"target": PICTURE}, "target=a Image"),
+    "an empty source": ({"source": " "}, "prompt is empty"),
+    "a word as edit": ({"edit": "dog"}, "'dog' is no edit"),
+    "a blend as edit": ({"edit": p2p.LocalBlend("cat")}, "a LocalBlend is no edit"),
+    "no seed": ({"seed": None}, "seed=None: it must be a whole number"),
+    "a text as seed": ({"seed": "x"}, "seed='x'"),
+    "a large seed": ({"seed": 2**70}, "from 0 to 18446744073709551615"),
+    "a seed below 0": ({"seed": -1}, "seed=-1"),
+    "a broken seed": ({"seed": 1.5}, "seed=1.5"),
+    "a number as generator": ({"generator": 3}, "generator=3.*use seed="),
+    "generators": ({"generator": [torch.Generator(), torch.Generator()]}, "Give one generator"),
+    "guidance as text": ({"guidance_scale": "7.5"}, "guidance_scale='7.5'"),
+    "guidance NaN": ({"guidance_scale": float("nan")}, "guidance_scale=nan.*finite"),
+    "much guidance": ({"guidance_scale": 1e30}, "guidance_scale=1e\\+30"),
+    "too many steps": ({"steps": 1000}, "scheduler begins at 1"),
+    "more steps than times": ({"steps": 1001}, "trained with 1000 times"),
+    "steps as text": ({"steps": "30"}, "steps='30'"),
+    "half a step": ({"steps": 2.5}, "steps=2.5"),
+    "a number as blend": ({"local_blend": 3}, "local_blend=3: give words"),
+    "a picture as blend": ({"local_blend": PICTURE}, "mask=..."),
+    "embeddings": ({"prompt_embeds": torch.zeros(1)}, "prompt_embeds: edit\\(\\) lines up"),
+    "negative embeddings": ({"negative_prompt_embeds": torch.zeros(1)}, "needs them as text"),
+    "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edit_explains(random_pipe, name):
+    arguments, says = EDITS[name]
+    with pytest.raises(p2p.InputError, match="(?s)" + says):
+        edit(random_pipe, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda pipe: p2p.words(pipe, CAT), "StableDiffusionPipeline is no tokenizer"),
+        (lambda pipe: p2p.find_words(pipe, CAT, "cat"), "pipe.tokenizer"),
+        (lambda pipe: p2p.replacement_matrix(pipe, CAT, DOG), "no tokenizer"),
+        (lambda pipe: p2p.refinement_alignment(pipe, CAT, DOG), "no tokenizer"),
+        (lambda pipe: p2p.alignment(pipe, CAT, DOG, torch.eye(32)), "no tokenizer"),
+        (lambda pipe: p2p.show_edit(p2p.Reweight({"cat": 2}), pipe, CAT, CAT), "no tokenizer"),
+        (lambda pipe: p2p.words(pipe.tokenizer, None), "None is no prompt"),
+        (lambda pipe: p2p.words(pipe.tokenizer, [CAT]), "is no prompt"),
+        (lambda pipe: p2p.Reweight({"cat": 1e39}), "weight of 'cat'=1e\\+39"),
+        (lambda pipe: p2p.Reweight({"cat": "2"}), "weight of 'cat'='2'"),
+        (lambda pipe: p2p.LocalBlend("cat", threshold="0.3"), "threshold='0.3'"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, None), "prompt=None"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, [CAT]), "give one text"),
+        (lambda pipe: p2p.invert(pipe, "cat.png", CAT), "load_image\\('cat.png', pipe\\)"),
+        (lambda pipe: p2p.invert(pipe, np.zeros((8, 8, 3)), CAT), "A picture is needed"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, CAT, steps="50"), "steps='50'"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, CAT, guidance_scale="7"), "guidance_scale='7'"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, CAT, checkpoint=3), "checkpoint=3"),
+        (lambda pipe: p2p.Inversion.load(None), "path=None"),
+    ],
+)
+def test_the_rest_explains(random_pipe, call, says):
+    with pytest.raises(p2p.InputError, match="(?s)" + says):
+        call(random_pipe)
+
+
+def test_words_alone_are_a_local_blend(random_pipe):
+    for words in ("cat", ("cat", "dog"), ["cat", "dog"], ("cat", 1)):
+        blended = edit(random_pipe, local_blend=words)
+        assert blended.local_blend == p2p.LocalBlend(words)
+    with pytest.raises(TypeError):
+        p2p.LocalBlend("cat", "dog")  # once this kept the dog's place
+
+
+FIXED = {
+    "seed": 3,
+    "generator": torch.Generator(),
+    "latents": torch.zeros(1, 8, 16, 16),
+    "height": 256,
+    "width": 256,
+    "eta": 0.5,
+    "timesteps": [1],
+    "sigmas": [1.0],
+}
+
+
+@pytest.fixture(scope="module")
+def inverted(random_pipe):
+    return p2p.invert(random_pipe, PICTURE, CAT, method="direct", steps=2, progress=False)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_a_known_source_has_decided_is_refused(random_pipe, inverted, name):
+    for source in (inverted, edit(random_pipe, seed=1)):
+        with pytest.raises(p2p.InputError, match=f"leave {name} out"):
+            p2p.edit(random_pipe, source, DOG, progress=False, **{name: FIXED[name]})
+
+
+@pytest.mark.parametrize("name", ["image", "strength", "mask_image"])
+def test_an_inversion_takes_no_other_picture(random_pipe, inverted, name):
+    pipe = StableDiffusionImg2ImgPipeline(**random_pipe.components, requires_safety_checker=False)
+    with pytest.raises(p2p.InputError, match=f"leave {name} out|takes no"):
+        p2p.edit(pipe, inverted, DOG, progress=False, **{name: 0.5})
+    with pytest.raises(p2p.InversionError, match="from text to image"):
+        p2p.invert(pipe, PICTURE, CAT)
+
+
+def test_what_acts_beside_an_inversion(random_pipe, inverted):
+    plain = p2p.edit(random_pipe, inverted, DOG, progress=False)
+    acts = p2p.edit(random_pipe, inverted, DOG, progress=False, guidance_rescale=0.7)
+    assert np.any(np.asarray(plain.image) != np.asarray(acts.image))
+
+
+def test_null_text_needs_gradients(random_pipe):
+    with torch.inference_mode(), pytest.raises(p2p.InversionError, match="inference_mode"):
+        p2p.invert(random_pipe, PICTURE, CAT)
+    with (
+        p2p.record(random_pipe),
+        pytest.raises(p2p.AttentionControlError, match="recorded already"),
+    ):
+        p2p.invert(random_pipe, PICTURE, CAT, progress=False)
+
+
+WEIGHTED = {
+    "a (cat:1.3) here": "cat",
+    "a [cat:0.5] here": "cat",
+    "in ((falling snow)) now": "falling snow",
+    "a [[cat]] here": "cat",
+    "a cat++ here": "cat",
+    "a (black cat)-- here": "black cat",
+    "a (cat: 1) here": "cat",
+}
+
+
+@pytest.mark.parametrize("prompt", WEIGHTED)
+def test_weights_in_a_prompt_are_warned_of(prompt):
+    with pytest.warns(p2p.InputWarning, match="Reweight") as seen:
+        warn_of_weights(prompt)
+    assert f"does not turn {WEIGHTED[prompt]!r} up" in str(seen[0].message)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a cat (and a dog)", "at 10:30", "a t-shirt", "C++ code", "a cat -- a dog", "a [sic] b", CAT],
+)
+def test_other_brackets_and_signs_are_none(prompt):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if prompt != "C++ code" else "ignore")
+        warn_of_weights(prompt)
+
+
+@pytest.mark.filterwarnings("ignore::p2p_helpers.UnknownWordWarning")
+def test_edit_and_invert_warn_of_weights(random_pipe):
+    with pytest.warns(p2p.InputWarning, match="cat:1.3"):
+        edit(random_pipe, "a (cat:1.3) here", "a (dog:1.3) here")
+    with pytest.warns(p2p.InputWarning, match="cat:1.3"):
+        p2p.invert(random_pipe, PICTURE, "a (cat:1.3)", method="ddim", steps=1, progress=False)
+
+
+def test_latents_that_are_no_numbers_are_an_error(random_pipe):
+    def spoil(pipe, step, timestep, tensors):
+        if step == 1:
+            tensors["latents"][1] = torch.nan
+        return tensors
+
+    with pytest.raises(p2p.InputError, match="from step 2 of 3 on.*too large"):
+        edit(random_pipe, steps=3, callback=spoil)
+
+
+def test_zero_terminal_snr_with_noise_prediction_is_named(random_pipe):
+    before = random_pipe.scheduler
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    random_pipe.scheduler = DDIMScheduler.from_config(before.config, **zero)
+    try:
+        with pytest.raises(p2p.InputError, match="from step 1 of 2 on.*zero terminal SNR"):
+            edit(random_pipe, steps=2)
+    finally:
+        random_pipe.scheduler = before
+
+
+def test_a_scheduler_that_ignores_generators_is_warned_of(random_pipe):
+    before = random_pipe.scheduler
+    random_pipe.scheduler = DDIMScheduler.from_config(before.config)
+    random_pipe.scheduler.register_to_config(noise_sampler_seed=None)  # as DPMSolverSDE has it
+    try:
+        with pytest.warns(p2p.InputWarning, match="by a seed of its own"):
+            edit(random_pipe)
+    finally:
+        random_pipe.scheduler = before
+
+
+def test_a_progress_bar_that_was_switched_off_stays_off(random_pipe, capsys):
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    before = dict(random_pipe._progress_bar_config)
+    try:
+        random_pipe.set_progress_bar_config(disable=True)
+        edit(random_pipe, progress=True)
+        p2p.invert(random_pipe, PICTURE, CAT, steps=1, inner_steps=1, progress=True)
+        assert capsys.readouterr().err == ""
+        random_pipe.set_progress_bar_config(disable=False, desc="mine")
+        edit(random_pipe, progress=True)
+        assert "mine" in capsys.readouterr().err
+        edit(random_pipe, progress=False)
+        assert capsys.readouterr().err == ""
+    finally:
+        random_pipe.set_progress_bar_config(**before)
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+
+
+def test_a_users_own_encode_prompt_survives_record(random_pipe):
+    calls, own = [], random_pipe.encode_prompt
+
+    def mine(*args, **kwargs):
+        calls.append(args)
+        return own(*args, **kwargs)
+
+    random_pipe.encode_prompt = mine
+    try:
+        with p2p.record(random_pipe) as maps:
+            random_pipe(CAT, num_inference_steps=1)
+        assert len(calls) == 1 and maps["cat"] is not None
+        assert random_pipe.encode_prompt is mine
+    finally:
+        del random_pipe.encode_prompt
+    assert "encode_prompt" not in vars(random_pipe)
+
+
+def test_paths_may_begin_at_home(inverted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    PICTURE.save(tmp_path / "cat.png")
+    assert p2p.load_image("~/cat.png").size == PICTURE.size
+    inverted.save("~/cat.safetensors")
+    assert p2p.Inversion.load("~/cat.safetensors").prompt == CAT
+    assert (tmp_path / "cat.safetensors").exists()
