@@ -43,7 +43,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
 
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
@@ -61,14 +61,14 @@ slides: $(READY) ## make slides of every notebook of the course in runs/slides, 
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q
 	away="$$(mktemp -d)" && trap 'rm -rf "$$away"' EXIT && $(PYTHON) -m venv "$$away" && cd "$$away" \
-		&& bin/pip install -q --disable-pip-version-check "$(TORCH)" \
-		&& bin/pip install -q --disable-pip-version-check "$(CURDIR)"/dist/*.whl \
+		&& bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)" \
+		&& bin/pip install -q --disable-pip-version-check --no-compile "$(CURDIR)"/dist/*.whl \
 		&& bin/python -m p2p_helpers
 
-lowest: ## run the tests of the package with the oldest version of every dependency that pyproject.toml allows
+lowest: ## run the tests of the package with the oldest version of every dependency but torch that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install -q --disable-pip-version-check "$(TORCH)"
-	.venv-lowest/bin/pip install -q --disable-pip-version-check $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/')
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)"
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -v '^torch>' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(COURSE))
 
@@ -82,4 +82,4 @@ evaluate: $(READY) ## measure the embedded model on 500 test prompts
 	$(BIN)/python -m p2p_helpers.toyland.evaluate
 
 clean: ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage dist docs/_build
+	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .mypy_cache .hypothesis dist docs/_build

@@ -10,9 +10,15 @@ import torch
 
 import p2p_helpers as p2p
 from tests import materialised
-from tests.test_exact import CASES, STEPS, apart, converted, latents_of
+from tests.test_exact import CASES, STEPS, apart, converted
 
 SIZES = {"every layer": (1.0, 256), "smallest layer": (0.25, 16)}  # self_size, pixels of a layer
+
+
+def noise(pipe) -> torch.Tensor:
+    """The same start in any numbers, for both prompts, (prompt, channel, height, width)."""
+    start = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    return start.repeat(2, 1, 1, 1).to(pipe.unet.dtype)
 
 
 def equations(pipe, name: str, pixels: int) -> torch.Tensor:
@@ -20,15 +26,23 @@ def equations(pipe, name: str, pixels: int) -> torch.Tensor:
     source, target, _, equation, schedule = CASES[name]
     alpha = materialised.schedule(pipe.tokenizer, target, STEPS, schedule)
     edits = [(equation(pipe.tokenizer), alpha)]
-    prompts, share = [source, target], int(0.4 * STEPS)
-    return materialised.run(pipe, prompts, edits, STEPS, share, self_pixels=pixels)[0]
+    how = {"self_pixels": pixels, "latents": noise(pipe)}
+    return materialised.run(pipe, [source, target], edits, STEPS, int(0.4 * STEPS), **how)[0]
 
 
 def ours(pipe, name: str, self_size: float) -> torch.Tensor:
     """The same by `p2p.edit`."""
     source, target, change, *_ = CASES[name]
-    injected = p2p.Reweight({}, cross_steps=1.0, self_steps=0.4, self_size=self_size)
-    return latents_of(pipe, [source, target], change | injected, steps=STEPS)[0]
+    change |= p2p.Reweight({}, cross_steps=1.0, self_steps=0.4, self_size=self_size)
+    start, kept = noise(pipe), []
+
+    def keep(pipe, step, timestep, tensors):
+        kept.append(tensors["latents"].clone())
+        return tensors
+
+    how = {"steps": STEPS, "guidance_scale": 4.0, "progress": False}
+    p2p.edit(pipe, source, target, change, latents=start, callback=keep, **how)
+    return kept[-1]
 
 
 def main():

@@ -14,7 +14,7 @@ MOST_WEIGHT = 1000.0
 
 def shown(value: object) -> str:
     """A value as a message shows it, not too long."""
-    plain = value is None or isinstance(value, (str, bool, Integral, Real, list, tuple, dict))
+    plain = value is None or isinstance(value, (str, Path, bool, Integral, Real, list, tuple, dict))
     text = repr(value) if plain else f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:59] + "…"
 
@@ -55,6 +55,6 @@ def file_path(name: str, value: object) -> Path:
     Raises:
         InputError: it is no path.
     """
-    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+    if not isinstance(value, (str, Path)):
         raise InputError(f"{name}={shown(value)}: give the name of a file, e.g. 'cat.safetensors'.")
     return Path(value).expanduser()

@@ -129,6 +129,19 @@ def test_numpy_and_matplotlib_take_a_map(maps):
     np.testing.assert_allclose(shown.get_array(), heat.numpy())
 
 
+def test_the_layers_of_all_sizes_fused_leave_out_the_smallest(maps):
+    """The mid block is 4×4 here; the paper of DAAM takes down and up blocks only."""
+    fused, changed = maps["cat"].fused((16, 16)), copy.copy(maps)
+    for start, counts in (("mid", False), ("down", True), ("up", True)):
+        changed.sums = {
+            name: torch.rand(sums.shape) if name.startswith(start) else sums
+            for name, sums in maps.sums.items()
+        }
+        assert any(name.startswith(start) for name in maps.sums)
+        same = torch.equal(changed["cat"].fused((16, 16)), fused)
+        assert same != counts
+
+
 def test_a_share_among_words(maps):
     """Without start, end and padding: the words' maps sum to 1, and keep their proportions."""
     for narrowed in ({}, {"step": 1}, {"layer": -1}):
