@@ -136,8 +136,9 @@ def _check_pipeline(pipe):
             f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline()."
         )
     accepted = inspect.signature(pipe.__call__).parameters
-    more = sorted({"image", "mask_image", "control_image"} & set(accepted))
-    if more or not {"latents", "guidance_scale", "callback_on_step_end"} <= set(accepted):
+    pictures = {"image", "mask_image", "control_image"}
+    needed = {"latents", "guidance_scale", "callback_on_step_end"}
+    if pictures & set(accepted) or not needed <= set(accepted):
         raise InversionError(
             f"invert() serves pipelines from text to image, as StableDiffusionPipeline and StableDiffusionXLPipeline, "
             f"and {type(pipe).__name__} is none. The same model as one: StableDiffusionPipeline.from_pipe(pipe)."
