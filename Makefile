@@ -34,7 +34,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	cd notebooks && ../$(BIN)/jupyter lab
 
 studio: $(READY) ## open the studio, a page to play with edits, on this machine
-	$(BIN)/voila notebooks/studio.ipynb
+	cd notebooks && ../$(BIN)/voila studio.ipynb
 
 check: $(READY) ## print what this machine has, with one timed edit
 	$(BIN)/python -m p2p_helpers

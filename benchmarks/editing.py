@@ -5,8 +5,8 @@ The same two prompts in several ways: the plain pipeline; `p2p.edit` with all ma
 picture whose source is known, with the usual schedules; a refinement; a local blend; maps recorded for the figures; and every map written
 out (as the tests have it). On the embedded model, and on the UNets of
 Stable Diffusion 1.5 and XL with their published configurations and random weights, since time and memory do not depend on what the
-weights are. Each model runs in a process of its own, the ways in turn, there and back. Seconds are the fastest run's, since what else a
-machine does only adds; ratios compare the runs of one turn, and the median turn counts, since a single fast run decides nothing.
+weights are. Each model runs in a process of its own. Seconds are the fastest run's, since what else a machine does only adds. For the
+ratios every run has a run of the plain pipeline beside it, now before it and now after it, and the median pair counts.
 Peak memory is the GPU's, or without one the process's; it is also given without the weights.
 """
 
@@ -33,11 +33,11 @@ MEASURED = README.parent / "data" / "benchmark" / "editing.json"
 PROMPTS = ["a cat on the beach", "a dog on the beach"]
 LOAD = "import time, p2p_helpers as p; s = time.time(); p.load_pipeline('toyland'); print(time.time() - s)"
 GPU = torch.cuda.is_available()
-# What runs: latent side, steps, numbers, repetitions. A CPU takes a minute for a step of XL at its full size, so there it is smaller.
+# What runs: latent side, steps, numbers, repetitions. A CPU takes a minute for a step of XL at its full size, so there it is much smaller.
 CASES = {
-    "toyland": (16, 30, torch.float32, 25),
-    "sd1": (64, 20, torch.float16, 5) if GPU else (64, 1, torch.float32, 4),
-    "sdxl": (128, 20, torch.float16, 5) if GPU else (64, 1, torch.bfloat16, 4),
+    "toyland": (16, 30, torch.float32, 15),
+    "sd1": (64, 20, torch.float16, 5) if GPU else (64, 1, torch.float32, 2),
+    "sdxl": (128, 20, torch.float16, 5) if GPU else (32, 1, torch.float32, 2),
 }
 NAMES = {"toyland": "Toyland", "sd1": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
 
@@ -109,24 +109,35 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def timed(run) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    run()
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def measure(model: str) -> dict:
-    """Each way's seconds and peak memory, after one run each to warm up."""
+    """Each way's seconds, its ratios to the plain pipeline and its peak memory, after one pair each to warm up."""
     side, steps, dtype, times = CASES[model]
     pipe = pipeline(model, dtype)
     runs = ways(pipe, side, steps)
-    spent, peaks = {name: [] for name in runs}, {}
+    plain = runs["plain"]
+    got = {name: {"runs": [], "ratios": [], "peak MiB": 0.0} for name in runs}
     reset_peak()
     loaded = peak_mib()
     for number in range(times + 1):
-        for name, run in list(runs.items())[:: 1 if number % 2 else -1]:
-            reset_peak()
-            start = time.perf_counter()
-            run()
-            if GPU:
-                torch.cuda.synchronize()
+        for name, run in runs.items():
+            seconds = {}
+            for role in ("own", "plain")[:: 1 if number % 2 else -1]:
+                reset_peak()
+                seconds[role] = timed(run if role == "own" else plain)
+                if role == "own":
+                    got[name]["peak MiB"] = max(got[name]["peak MiB"], peak_mib())
             if number:  # the first is to warm up
-                spent[name].append(time.perf_counter() - start)
-                peaks[name] = max(peaks.get(name, 0), peak_mib())
+                got[name]["runs"].append(seconds["own"])
+                got[name]["ratios"].append(seconds["own"] / seconds["plain"])
     return {
         "size": side * pipe.vae_scale_factor,
         "steps": steps,
@@ -134,17 +145,10 @@ def measure(model: str) -> dict:
         "million weights in the UNet": sum(p.numel() for p in pipe.unet.parameters()) / 1e6,
         "loaded MiB": loaded,
         "ways": {
-            name: {"seconds": min(spent[name]), "runs": spent[name], "peak MiB": peaks[name]}
-            for name in runs
+            name: way | {"seconds": min(way["runs"]), "ratio": statistics.median(way["ratios"])}
+            for name, way in got.items()
         },
     }
-
-
-def ratio(case: dict, way: str, to: str) -> float:
-    """How much longer one way takes than another: the median over the turns."""
-    return statistics.median(
-        a / b for a, b in zip(case["ways"][way]["runs"], case["ways"][to]["runs"], strict=True)
-    )
 
 
 def table(results: dict) -> str:
@@ -159,7 +163,7 @@ def table(results: dict) -> str:
         for way, got in case["ways"].items():
             own, plain_own = (w["peak MiB"] - case["loaded MiB"] for w in (got, plain))
             lines.append(
-                f"| {name} | {way} | {got['seconds']:.2f} | {ratio(case, way, 'plain'):.3f} "
+                f"| {name} | {way} | {got['seconds']:.2f} | {got['ratio']:.3f} "
                 f"| {got['peak MiB']:.0f} MiB | {got['peak MiB'] / plain['peak MiB']:.3f} | {own:.0f} MiB | {own / plain_own:.3f} |"
             )
     return "\n".join(lines)
@@ -172,16 +176,14 @@ def publish(results: dict):
     lines, recording = [heads, "|" + "---|" * 8], []
     for model, case in results["models"].items():
         plain, cells = case["ways"]["plain"], []
-        for way, got in case["ways"].items():
+        for got in case["ways"].values():
             own, plain_own = (max(w["peak MiB"] - case["loaded MiB"], 1) for w in (got, plain))
             cells.append(
-                f"{got['seconds']:.2f} s, {ratio(case, way, 'plain'):.2f}; memory {own / plain_own:.2f}"
+                f"{got['seconds']:.2f} s, {got['ratio']:.2f}; memory {own / plain_own:.2f}"
             )
-        recording.append(
-            f"{ratio(case, 'p2p.edit, recorded', 'p2p.edit') - 1:+.0%} on {NAMES[model]}".replace(
-                "-", "−"
-            )
-        )
+        ways = case["ways"]
+        more = ways["p2p.edit, recorded"]["ratio"] / ways["p2p.edit"]["ratio"] - 1
+        recording.append(f"{more:+.0%} on {NAMES[model]}".replace("-", "−"))
         steps = "one step" if case["steps"] == 1 else f"{case['steps']} steps"
         lines.append(
             f"| {NAMES[model]}, {case['size']} px, {steps}, {case['numbers']} | "

@@ -85,17 +85,28 @@ def toyland():
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium, or Playwright's own."""
+def start_browser():
+    """Starts Debian's Chromium, or Playwright's own."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-            )
-        except sync_api.Error as error:
-            pytest.skip(
-                f"no browser to test in; apt install chromium, or playwright install chromium ({error.message[:80]})"
-            )
-        yield started
-        started.close()
+
+        def start():
+            try:
+                return playwright.chromium.launch(
+                    executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+                )
+            except sync_api.Error as error:
+                pytest.skip(
+                    "no browser to test in; apt install chromium, or playwright install chromium "
+                    f"({error.message[:80]})"
+                )
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser(start_browser):
+    """A browser that tests share."""
+    started = start_browser()
+    yield started
+    started.close()

@@ -1,6 +1,7 @@
 """The studio in Voilà and a notebook in JupyterLab, as a person uses them, in a real browser. Screenshots go to runs/screenshots."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from p2p_helpers.toyland import photos
@@ -21,20 +23,21 @@ SHOTS = ROOT / "runs" / "screenshots"
 PATIENCE = 120_000  # ms: a kernel starts slowly where two cores do everything
 
 
-def served(command, folder):
-    """The address of a server started on a free port of this machine, stopped at the end."""
+def served(command, settings, folder=None):
+    """A server started in a folder on a free port of this machine, stopped at the end: its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "JUPYTER_CONFIG_DIR": str(folder),
-        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_CONFIG_DIR": str(settings),
+        "JUPYTER_DATA_DIR": str(settings / "data"),
     }
     server = subprocess.Popen(
         [sys.executable, "-m", *command, f"--port={port}", "--no-browser"],
         env=environment,
+        cwd=folder,
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -45,7 +48,7 @@ def served(command, folder):
                 break
             except OSError:
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
     finally:
         server.terminate()
         server.wait()
@@ -54,16 +57,28 @@ def served(command, folder):
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
     yield from served(
-        ["voila", str(ROOT / "notebooks" / "studio.ipynb")], tmp_path_factory.mktemp("jupyter")
+        ["voila", "studio.ipynb"], tmp_path_factory.mktemp("jupyter"), ROOT / "notebooks"
     )
+
+
+def kernels(voila):
+    """The processes of the server's kernels."""
+    return {process for process in voila[1].children() if process.is_running()}
+
+
+def opened(browser, voila, **viewport):
+    """The studio's page, once its first picture is there."""
+    page = browser.new_page(viewport={"width": 1280, "height": 720, **viewport})
+    page.set_default_timeout(PATIENCE)
+    page.goto(voila[0], wait_until="commit")
+    wait_for_pictures(page)
+    return page
 
 
 @pytest.fixture
 def studio(browser, voila):
-    """The studio's page, ready, with few steps."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    page.goto(voila, wait_until="commit")
+    """The studio's page with its first picture, set to few steps."""
+    page = opened(browser, voila)
     page.get_by_label("steps", exact=True).fill("5")
     page.keyboard.press("Tab")
     yield page
@@ -75,12 +90,15 @@ def button(page, name):
 
 
 def pictures(page):
-    return [image.get_attribute("src") for image in page.locator("figure img").all()]
+    return [image.get_attribute("src") for image in page.locator(PANEL).all()]
+
+
+PANEL = "figure img:not([alt^='your picture'])"
 
 
 def wait_for_pictures(page, old=""):
     """The pictures shown, once the edited one is another than `old`."""
-    changed = "old => (now => now.length > 1 && now[1].src !== old)(document.querySelectorAll('figure img'))"
+    changed = f'old => (now => now.length > 2 && now[1].src !== old)(document.querySelectorAll("{PANEL}"))'
     page.wait_for_function(changed, arg=old)
     return pictures(page)
 
@@ -90,8 +108,9 @@ def test_from_typing_to_a_picture_and_a_fader_changes_it(studio):
     studio.get_by_label("target", exact=True).fill("a fox on the beach")
     studio.keyboard.press("Tab")
     expect(studio.get_by_text("map of “cat”")).to_be_visible()
+    before = pictures(studio)
     button(studio, "Edit").click()
-    first = wait_for_pictures(studio)
+    first = wait_for_pictures(studio, before[1])
     assert studio.get_by_role("img", name="target: a fox on the beach").is_visible()
     studio.get_by_role("slider").nth(4).focus()  # beach
     for _ in range(8):
@@ -100,11 +119,13 @@ def test_from_typing_to_a_picture_and_a_fader_changes_it(studio):
     studio.keyboard.press("Tab")
     button(studio, "Edit").click()
     second = wait_for_pictures(studio, first[1])
-    assert second[0] == first[0] and len(second) == 3  # the source stays; the mask is shown
+    assert second[0] == first[0] and len(second) == 4  # the source stays; the mask is shown
     code = studio.get_by_label("as Python").input_value()
     assert "p2p.Reweight({'beach': 3.0}, " in code and "p2p.LocalBlend(('cat', 'fox'))" in code
-    for width in (1280, 800):
-        studio.set_viewport_size({"width": width, "height": 900})
+    edit = button(studio, "Edit").bounding_box()  # where it was, whatever the pictures take
+    assert edit["y"] + edit["height"] <= 720
+    for width, height in ((1280, 720), (800, 1100)):
+        studio.set_viewport_size({"width": width, "height": height})
         studio.screenshot(path=SHOTS / f"studio-{width}.png")
 
 
@@ -126,8 +147,9 @@ def test_cancel_ends_a_long_run(studio):
     expect(button(studio, "Cancel")).to_be_disabled()
     studio.get_by_label("steps", exact=True).fill("5")
     studio.keyboard.press("Tab")
+    before = pictures(studio)
     button(studio, "Edit").click()
-    wait_for_pictures(studio)
+    wait_for_pictures(studio, before[1])
 
 
 def test_an_uploaded_picture_is_edited(studio):
@@ -139,10 +161,127 @@ def test_an_uploaded_picture_is_edited(studio):
     for name, text in (("source", photo.prompt), ("target", "a dog in the snow")):
         studio.get_by_label(name, exact=True).fill(text)
         studio.keyboard.press("Tab")
+    before = pictures(studio)
     button(studio, "Edit").click()
-    wait_for_pictures(studio)
+    wait_for_pictures(studio, before[1])
     assert studio.get_by_role("img", name="target: a dog in the snow").is_visible()
     assert "p2p.invert(" in studio.get_by_label("as Python").input_value()
+
+
+def test_the_page_shows_a_picture_and_all_controls_and_neither_code_nor_introduction(
+    browser, voila
+):
+    page = opened(browser, voila)
+    assert page.get_by_role("heading").count() == 0 and page.get_by_text("import p2p").count() == 0
+    for control in (
+        *(page.get_by_label(name, exact=True) for name in ("source", "target", "seed", "steps")),
+        page.get_by_label("kind of edit"),
+        page.get_by_label("local blend"),
+        page.get_by_role("button", name="edit a picture of mine"),
+        *(button(page, name) for name in ("Edit", "Cancel", "Undo")),
+        *page.get_by_role("slider").all(),
+    ):
+        box = control.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 720, control
+    page.get_by_text("words that this model knows").click()
+    expect(page.get_by_text("butterfly").first).to_be_visible()
+    page.get_by_label("target", exact=True).fill("a zebra on the beach")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("status").get_by_text("zebra")).to_be_visible()
+    page.close()
+
+
+def test_a_fader_acts_when_it_is_let_go(studio):
+    before = pictures(studio)
+    fader = studio.get_by_role("slider").nth(1)  # the object's word
+    box = fader.bounding_box()
+    studio.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    studio.mouse.down()
+    studio.mouse.move(box["x"] + 30, box["y"] + box["height"] / 2, steps=4)
+    studio.wait_for_timeout(1500)
+    assert pictures(studio) == before
+    studio.mouse.up()
+    after = wait_for_pictures(studio, before[1])
+    assert after[0] != before[0]  # five steps now
+
+
+def test_uploads_of_25_megabytes_work_and_larger_ones_say_so(studio, tmp_path):
+    photo = photos()["cat-snow"].path.read_bytes()
+    for size, said in ((24_900_000, None), (26_000_000, "at most 25 MB")):
+        file = tmp_path / f"{size}.png"
+        file.write_bytes(photo + bytes(size - len(photo)))
+        with studio.expect_file_chooser() as chooser:
+            studio.get_by_role("button", name="edit a picture of mine").click()
+        chooser.value.set_files(file)
+        if said:
+            expect(studio.get_by_role("alert")).to_contain_text(said)
+        else:
+            expect(studio.get_by_role("img", name="your picture")).to_be_visible()
+
+
+def test_a_page_that_is_gone_ends_its_kernel_within_a_minute(browser, voila, start_browser):
+    def running(starter):
+        before = kernels(voila)
+        page = opened(starter, voila)
+        page.get_by_label("steps", exact=True).fill("200")
+        page.keyboard.press("Tab")
+        button(page, "Edit").click()
+        expect(button(page, "Cancel")).to_be_enabled()
+        return page, kernels(voila) - before
+
+    mine = set(psutil.Process().children(recursive=True))
+    other = start_browser()
+    theirs = set(psutil.Process().children(recursive=True)) - mine
+    (closed, first), (reloaded, second), (_, third) = map(running, (browser, browser, other))
+    closed.close()
+    reloaded.goto("about:blank")
+    for process in theirs:
+        process.send_signal(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(first | second | third, timeout=60)
+    assert len(gone) == 3 and not alive
+    reloaded.close()
+
+
+def test_another_sites_page_starts_no_kernel(browser, voila):
+    page, before = browser.new_page(), kernels(voila)
+    address = voila[0]
+    shown = f"""<iframe src="{address}"></iframe><img src="{address}/"><script>
+        fetch("{address}/", {{mode: "no-cors"}}); new WebSocket("{address.replace("http", "ws")}/api/kernels/1/channels")
+        </script>"""
+    page.route(
+        "http://other.test/**", lambda route: route.fulfill(body=shown, content_type="text/html")
+    )
+    page.goto("http://other.test/")
+    page.wait_for_timeout(3000)
+    page.evaluate("address => { location = address }", address)
+    link = page.get_by_role("link", name="Open the studio")
+    expect(link).to_be_visible()
+    assert kernels(voila) <= before
+    link.click()  # the user's own wish
+    page.set_default_timeout(PATIENCE)
+    wait_for_pictures(page)
+    page.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/voila/files/studio.ipynb", "/api/kernels/1"])
+def test_a_foreign_host_is_refused(voila, path):
+    before, (address, _) = kernels(voila), voila
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: other.test\r\n\r\n".encode())
+        assert b" 403 " in connection.recv(100)
+    assert kernels(voila) <= before
+
+
+def test_no_request_leaves_the_machine(browser, voila):
+    context, asked = browser.new_context(), []
+    context.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+    page = context.new_page()
+    page.goto(voila[0], wait_until="commit")
+    page.set_default_timeout(PATIENCE)
+    wait_for_pictures(page)
+    assert asked and all(url.startswith((voila[0], "data:", "blob:")) for url in asked)
+    context.close()
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +313,7 @@ def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.goto(f"{lab}/lab/tree/explore.ipynb", wait_until="commit")
+    page.goto(f"{lab[0]}/lab/tree/explore.ipynb", wait_until="commit")
     expect(page.get_by_text("| Idle").first).to_be_visible(
         timeout=PATIENCE
     )  # a kernel that still starts would miss the keys

@@ -7,11 +7,14 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 import p2p_helpers as p2p
 from p2p_helpers.toyland import photos
 from p2p_helpers.view.settings import Settings
 from p2p_helpers.view.studio import Studio
+
+from .pipelines import build
 
 FEW = dataclasses.replace(Settings(), steps=4)
 
@@ -51,7 +54,7 @@ def test_copied_python_makes_the_same_picture(studio, toyland, blend):
     exec(studio.code.value, scope)
     np.testing.assert_array_equal(np.asarray(scope["result"].image), np.asarray(result.image))
     assert ("where it may change" in studio.pictures.value) == bool(blend)
-    assert studio.bar.value == 4
+    assert studio.bar.value == studio.bar.max == 8  # the target without control too
 
 
 def test_a_word_that_occurs_twice_has_two_faders(studio, toyland):
@@ -81,6 +84,98 @@ def test_errors_are_shown_in_place_and_go_away(studio):
     assert "zebra" in studio.error.value
     studio.blend.value = ""
     assert run(studio) is not None and not studio.error.value
+
+
+@pytest.mark.parametrize(
+    "control, value", [("blend", "zebra"), ("target", "a dog and a cat on the beach")]
+)
+def test_after_a_refused_edit_the_controls_are_those_of_the_picture_shown(studio, control, value):
+    shown = run(studio)
+    said = studio.settings
+    getattr(studio, control).value = value
+    studio.steps.value = 3
+    run(studio)
+    assert studio.result is shown and studio.settings == said
+    assert "was not made" in studio.error.value
+
+
+def test_after_a_refused_edit_of_a_picture_the_picture_shown_is_back(studio):
+    run(studio)
+    studio._take([{"content": photos()["cat-snow"].path.read_bytes()}])
+    studio.blend.value = "zebra"
+    run(studio)
+    assert studio._photo is None and not studio.settings.method and not studio.seed.disabled
+
+
+def test_the_target_without_control_has_the_same_noise(studio, toyland):
+    studio.faders[1].value = 2.0
+    result = run(studio)
+    free = toyland(
+        [Settings.source, Settings.target],
+        generator=[torch.Generator().manual_seed(result.seed) for _ in range(2)],
+        num_inference_steps=4,
+        guidance_scale=result.guidance_scale,
+    ).images
+    shown = np.asarray(studio.history[-1].free, int)
+    assert np.abs(shown - np.asarray(free[1], int)).max() <= 1
+    studio.faders[1].value = 0.0
+    run(studio)
+    assert studio.history[-1].free is studio.history[-2].free  # nothing that it depends on changed
+    studio.seed.value = 4
+    run(studio)
+    assert studio.history[-1].free is not studio.history[-2].free
+
+
+def test_a_slider_that_is_let_go_makes_a_picture(studio):
+    run(studio)
+    for slider in (studio.faders[1], studio.cross, studio.self_):
+        slider.value = 0.25
+        studio.wait()
+    assert [len(studio.history), studio.result.steps] == [4, 4]
+    assert studio.history[-1].settings == studio.settings
+    studio.target.value = "a dog and a cat on the beach"  # a prompt that no edit can be made of
+    assert studio.run.disabled
+    studio.cross.value = 1.0
+    assert studio.cancel.disabled and len(studio.history) == 4
+
+
+def test_undo_makes_no_picture_anew(studio):
+    run(studio)
+    studio.faders[1].value = 2.0
+    studio.wait()
+    studio._undo()
+    assert len(studio.history) == 1 and studio.cancel.disabled and studio.faders[1].value == 1.0
+
+
+def test_the_first_picture_is_there_when_the_studio_is_shown(studio, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda view: None)
+    studio._ipython_display_()
+    studio.wait()
+    first = studio.result
+    studio._ipython_display_()
+    studio.wait()
+    assert first is not None and studio.result is first
+
+
+def test_unknown_words_are_said_in_place_and_the_vocabulary_is_at_hand(studio, tmp_path):
+    assert not studio.note.value and "butterfly" in studio.known.value
+    studio.target.value = "a zebra on the beech"
+    assert "“zebra”" in studio.note.value and "“beech” (“beach”?)" in studio.note.value
+    assert not studio.run.disabled
+    studio.target.value = "a dog on the beach"
+    assert not studio.note.value
+    assert not Studio(build("sd1", tmp_path)).known.value  # a model that does not say what it knows
+
+
+def test_an_uploaded_picture_has_a_preview_and_a_limit(studio):
+    photo = photos()["cat-snow"].path.read_bytes()
+    studio._take([{"content": memoryview(photo)}])
+    assert "<img" in studio.preview.value
+    padded = photo + bytes(25_000_000 - len(photo))  # what follows the picture is not read
+    studio._take([{"content": memoryview(padded)}])
+    assert studio._photo is not None and not studio.error.value
+    studio._take([{"content": memoryview(padded + b"0")}])
+    assert studio._photo is None and "25 MB" in studio.error.value and not studio.preview.value
 
 
 def test_a_second_run_replaces_the_first_and_cancel_leaves_nothing(studio):
@@ -175,14 +270,14 @@ def test_every_run_has_the_picture_that_was_there_when_it_began(studio):
     upload(second)
     studio.wait()
     assert studio._inversion[1].prompt == first.prompt
-    np.testing.assert_array_equal(studio._inversion[1].pixels, np.asarray(studio.history[0][1]))
+    np.testing.assert_array_equal(studio._inversion[1].pixels, np.asarray(studio.history[0].photo))
     run(studio)
     np.testing.assert_array_equal(studio._inversion[1].pixels, np.asarray(studio._photo))
     studio.forget.click()
     assert studio.upload.value == () and not studio.settings.method
     run(studio)
     studio._undo()
-    assert studio._photo is not None and studio.settings == studio.history[-1][0]
+    assert studio._photo is not None and studio.settings == studio.history[-1].settings
 
 
 def test_settings_go_through_json(studio):

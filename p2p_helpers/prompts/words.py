@@ -150,24 +150,36 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     return [token for n in sorted(found) for token in prompt_words[n].tokens]
 
 
-def warn_of_unknown_words(tokenizer, prompt: str):
-    """Warn of words the model has never seen.
+def vocabulary(tokenizer) -> Sequence[str]:
+    """The words that the model knows, where its tokenizer says so, as the embedded model's does."""
+    return tokenizer.init_kwargs.get("known_words") or ()
 
-    The embedded model's tokenizer says which words it has. Others do not, and nothing is warned of.
-    A textual inversion's token is known: the user taught the model what it means.
+
+def unknown_words(tokenizer, prompt: str) -> dict[str, str]:
+    """Words of a prompt that the model has never seen, each with the closest known one or "".
+
+    Where the model does not say which it knows, nothing is unknown. A textual inversion's token is
+    known: the user taught the model what it means.
+    """
+    known = vocabulary(tokenizer)
+    if not known:
+        return {}
+    taught = {spelling(name) for name in tokenizer.added_tokens_encoder}
+    letters = [word.text for word in words(tokenizer, prompt) if word.text[0].isalnum()]
+    new = [word for word in letters if word.lower() not in known and spelling(word) not in taught]
+    return {w: next(iter(difflib.get_close_matches(w.lower(), known, n=1)), "") for w in new}
+
+
+def warn_of_unknown_words(tokenizer, prompt: str):
+    """Warn of words the model has never seen (see `unknown_words`).
 
     Warns:
         UnknownWordWarning: names the words, the closest known ones, and the whole vocabulary.
     """
-    known = tokenizer.init_kwargs.get("known_words")
-    if not known:
-        return
-    taught = {spelling(name) for name in tokenizer.added_tokens_encoder}
-    letters = [word.text for word in words(tokenizer, prompt) if word.text[0].isalnum()]
-    new = [word for word in letters if word.lower() not in known]
-    unknown = [word for word in new if spelling(word) not in taught]
+    unknown = unknown_words(tokenizer, prompt)
     if unknown:
-        near = [n for word in unknown for n in difflib.get_close_matches(word.lower(), known, n=1)]
+        known = vocabulary(tokenizer)
+        near = [word for word in unknown.values() if word]
         hint = f" Closest: {', '.join(near)}." if near else ""
         warnings.warn(
             f"This small model was trained on {len(known)} words and has never seen "

@@ -5,24 +5,24 @@ Built on ipywidgets, for a notebook or for Voilà.
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 import threading
 from collections.abc import Callable
 
 import torch
 from PIL import Image
 
-from ..errors import P2PError
+from ..errors import ImageError, P2PError
 from ..images import load_image
 from ..inversion.artefact import Inversion
 from ..inversion.methods import invert
-from ..result import EditResult
 from ..run import edit
 from .controls import Controls
-from .html import figures, mask_picture, message, url
-from .settings import Settings
+from .html import mask_picture, message, url
+from .settings import KINDS, Settings
+from .shown import Shown
+
+MAX_BYTES = 25_000_000  # of an uploaded file
 
 
 class Cancelled(Exception):
@@ -32,9 +32,11 @@ class Cancelled(Exception):
 class Studio(Controls):
     """The studio for one pipeline; a notebook shows it as it is.
 
-    A run goes on in a thread of its own, and looks after every step whether another one was asked
-    for. `settings` is what the controls say, `result` the edit shown, `history` the settings,
-    uploaded picture and result of the finished ones that were not undone, the last twenty.
+    The first edit begins when the studio is shown; a slider that is let go begins another. A run
+    goes on in a thread of its own, and looks after every step whether another one was asked for.
+    After the edit it makes the target without control, from the same noise. `settings` is what the
+    controls say, `result` the edit shown, `history` the finished ones that were not undone, the last
+    twenty. After an edit that is refused the controls are those of the picture shown.
 
     Args:
         pipe: a pipeline, e.g. from `load_pipeline`.
@@ -42,12 +44,13 @@ class Studio(Controls):
     """
 
     def __init__(self, pipe, settings: Settings | None = None):
-        self.pipe, self.result, self.history = pipe, None, []
+        self.pipe, self.result = pipe, None
+        self.history: list[Shown] = []
         self._inversion: tuple[tuple, Inversion] | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # held where a run ends, is shown or stops counting
         self._wanted = 0  # the number of the run that counts
-        super().__init__(pipe)
+        super().__init__(pipe, self.start)
         self.run.on_click(lambda button: self.start())
         self.cancel.on_click(lambda button: self.stop())
         self.undo.on_click(lambda button: self._undo())
@@ -60,13 +63,21 @@ class Studio(Controls):
         from IPython.display import display
 
         display(self.view)
+        if self.result is None:
+            self.start()
 
     def _take(self, uploaded):
         """A picture to edit, or none."""
         photo = None
         if uploaded:
             try:
-                photo = load_image(io.BytesIO(bytes(uploaded[0]["content"])), self.pipe)
+                content = uploaded[0]["content"]
+                if len(content) > MAX_BYTES:
+                    raise ImageError(
+                        f"The file has {len(content) / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB "
+                        "are taken. Save the picture smaller, e.g. as a JPEG 2000 pixels wide."
+                    )
+                photo = load_image(io.BytesIO(bytes(content)), self.pipe)
                 self.error.value = ""
             except P2PError as error:
                 self.error.value = message(error)
@@ -76,11 +87,6 @@ class Studio(Controls):
         self.upload.value = ()  # or the same file could not be uploaded again
         self._have(None)
 
-    def _have(self, photo: Image.Image | None):
-        self._photo = photo
-        self.method.layout.display = self.forget.layout.display = "flex" if self._photo else "none"
-        self.seed.disabled = self._photo is not None
-
     def start(self):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
@@ -88,7 +94,7 @@ class Studio(Controls):
         self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = (
             "",
             0,
-            max(settings.steps, 1),
+            2 * max(settings.steps, 1),  # the edit, and the target without control
             False,
         )
         self._thread = threading.Thread(
@@ -131,28 +137,53 @@ class Studio(Controls):
                 )
             return tensors
 
+        def after_free_step(pipe, step, timestep, tensors):
+            stepped(settings.steps + step)
+            return tensors
+
         try:
             if number != self._wanted:
                 return
             source, more = self._from(settings, photo, stepped)
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
-            result = edit(self.pipe, source, settings.target, settings.edit, **more)
+            done = Shown(
+                settings, photo, edit(self.pipe, source, settings.target, settings.edit, **more)
+            )
             with self._lock:
                 if number != self._wanted:
                     raise Cancelled
-                self.history = [*self.history, (settings, photo, result)][-20:]
-                self._show(settings, result)
+                done.free = self._free_of(done)
+                self.history = [*self.history, done][-20:]
+                self._show(done)
+            if done.free is None:
+                off = KINDS[settings.kind](cross_steps=0.0, self_steps=0.0)
+                how = {"callback": after_free_step, "progress": False}
+                free = edit(self.pipe, done.result, settings.target, off, **how).image
+                with self._lock:
+                    done.free = free
+                    if number == self._wanted:
+                        self._show(done)
+            self.bar.value = self.bar.max
         except Cancelled:
             self.bar.value = 0
         except Exception as error:
-            if number == self._wanted:
-                self.error.value = message(error)
+            with self._lock:
+                if number == self._wanted:
+                    if self.history:
+                        self._back_to(self.history[-1])
+                    refused = f"“{settings.source}” → “{settings.target}” was not made: "
+                    self.error.value = message(error, refused)
             if not isinstance(error, (P2PError, torch.OutOfMemoryError)):
                 raise
         finally:
             self.mask.value = ""
             if number == self._wanted:
                 self.cancel.disabled = True
+
+    def _free_of(self, done: Shown) -> Image.Image | None:
+        """The target without control, if the edit before had the same."""
+        before = self.history[-1] if self.history else None
+        return before.free if before and before.noise == done.noise else None
 
     def _from(
         self, settings: Settings, photo: Image.Image | None, stepped: Callable[[int], None]
@@ -174,36 +205,23 @@ class Studio(Controls):
             self._inversion = (key, invert(self.pipe, photo, settings.source, **how))
         return self._inversion[1], {}
 
-    def _show(self, settings: Settings, result: EditResult):
-        self.result = result
+    def _show(self, done: Shown):
+        """Put an edit into the panel of pictures."""
+        self.result = done.result
         self.undo.disabled = len(self.history) < 2
-        shown = [
-            (result.source, f"source: {settings.source}"),
-            (result.image, f"target: {settings.target}"),
-        ]
-        if result.masks is not None:
-            shown.append(
-                (
-                    mask_picture(result.masks[-1, 0], result.source.size),
-                    "white: where it may change",
-                )
-            )
-        self.pictures.value = figures(shown)
-        self.code.value = settings.python()
-        exported = json.dumps(dataclasses.asdict(settings), indent=1).encode()
-        links = [
-            ("picture (PNG)", "edit.png", url(result.image)),
-            ("settings (JSON)", "edit.json", url(exported)),
-        ]
-        link = '<a style="text-decoration:underline" download="{}" href="{}">{}</a>'
-        self.files.value = " · ".join(link.format(file, url, name) for name, file, url in links)
+        self.pictures.value, self.files.value = done.panel(), done.links()
+        self.code.value = done.settings.python()
+
+    def _back_to(self, done: Shown):
+        """Set the controls as they were for an edit."""
+        if done.photo is not self._photo:
+            self._have(done.photo)
+        self._load(done.settings)
 
     def _undo(self):
         """Back to the edit before."""
         if len(self.history) > 1:
             self.stop()
             self.history.pop()
-            settings, photo, result = self.history[-1]
-            self._have(photo)
-            self._load(settings)
-            self._show(settings, result)
+            self._back_to(self.history[-1])
+            self._show(self.history[-1])
