@@ -171,8 +171,10 @@ def check_schedule(pipe, steps: int):
     why = f"the model was trained with {most} times"
     try:
         if steps <= most:
-            scheduler.set_timesteps(steps)
-            if float(scheduler.timesteps.max()) < most:
+            shifts = scheduler.config.get("use_dynamic_shifting", False)
+            scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+            # Flow matching begins at the last time itself, others count them from 0.
+            if float(scheduler.timesteps.max()) < most + (not hasattr(scheduler, "betas")):
                 return
             offset = scheduler.config.get("steps_offset", 0)
             why += f", and its scheduler begins at {offset}"
@@ -201,6 +203,10 @@ def check_arguments(pipe, arguments: dict[str, Any]):
     if not has_tokenizer or "callback_on_step_end" not in accepted:
         raise AttentionControlError(
             f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step."
+        )
+    if not hasattr(pipe, "unet") and {"prompt_2", "prompt_3"} & set(arguments):
+        raise InputError(
+            "prompt_2, prompt_3: edit() lines up the words of one prompt for all text encoders. Leave them out."
         )
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:

@@ -9,11 +9,11 @@ from dataclasses import KW_ONLY, dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from .attention.families import Layer, cross_levels, halved, map_level
+from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
 from .prompts.words import Phrase, find_words
@@ -111,6 +111,7 @@ class BlendRun:
         self._shape = (0, 0)
         self._given: Bool[Tensor, "1 height width"] | None = None  # the user's mask
         self._watched: frozenset[Layer] = frozenset()
+        self.tokens: Int[Tensor, " token"] | None = None
 
     @staticmethod
     def _columns(
@@ -142,20 +143,22 @@ class BlendRun:
             self._given = self._fitted(geometry.size).to(geometry.device)
         if not self.blend.words and not self.blend.exclude:
             return
-        levels = cross_levels(geometry.layers)
+        levels = text_levels(geometry.layers)
         if levels:
             level = map_level(*geometry.size, levels)
             self._shape = halved(*geometry.size, level)
             self._watched = frozenset(
                 layer
                 for layer in geometry.layers
-                if layer.kind == "cross" and layer.part != "mid" and layer.level == level
+                if layer.reads_text and layer.part != "mid" and layer.level == level
             )
         if not self._watched:
             raise AttentionControlError(
-                "No cross-attention layer of a usable size: local blend can only use a mask of your own here."
+                "No layer of a usable size looks at text: local blend can only use a mask of your own here."
             )
-        self.columns = self.columns.to(geometry.device)
+        tokens = self.columns.any(0).any(0).nonzero()[:, 0]
+        self.columns = self.columns.index_select(-1, tokens).to(geometry.device)
+        self.tokens = tokens.to(geometry.device)
         pixels = self._shape[0] * self._shape[1]
         self._sum = torch.zeros(2, geometry.prompts, pixels, device=geometry.device)
 

@@ -90,12 +90,14 @@ def _models(pipe) -> tuple[int, int] | None:
     """Height and width of a model's pictures."""
     if pipe is None:
         return None
-    unet, factor = getattr(pipe, "unet", None), getattr(pipe, "vae_scale_factor", None)
-    side = getattr(getattr(unet, "config", None), "sample_size", None)
+    factor = getattr(pipe, "vae_scale_factor", None)
+    model = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    side = getattr(getattr(model, "config", None), "sample_size", None)
+    side = side or getattr(pipe, "default_sample_size", None)  # Flux knows its pictures' size so
     if side is None or factor is None:
         raise ImageError(
             f"A {type(pipe).__name__} does not say the size of its pictures. Give a pipeline with "
-            "a UNet and an autoencoder, or size=(height, width)."
+            "an autoencoder and a UNet or transformer, or size=(height, width)."
         )
     sides = side if isinstance(side, (tuple, list)) else (side, side)
     return sides[0] * factor, sides[1] * factor

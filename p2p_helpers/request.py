@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import arguments as given
+from .attention.families import family_of
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
@@ -55,7 +56,7 @@ class Request:
                 arguments[name] = [arguments[name]] * count
         start = arguments.get("latents")
         if start is not None and len(start) == 1:
-            arguments["latents"] = start.repeat(count, 1, 1, 1)
+            arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1))
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
         if self.inversion is not None:
             arguments |= self.inversion.arguments(pipe, count)
@@ -103,8 +104,7 @@ def checked(
         given.check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt, arguments)
         source, steps, seed = inversion.prompt, inversion.steps, None
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
-        if known is None and inversion.method in ("direct", "exact"):
-            known = inversion.pivot[1:]
+        known = inversion.known(pipe) if known is None else known
     steps = 30 if steps is None else steps
     prompts = [source, *targets]
     given.check_prompts(prompts, negative_prompt)
@@ -113,7 +113,8 @@ def checked(
     given.check_numbers(guidance_scale, steps)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
-    tokenizer, (*read, negative_read) = as_read(pipe, [*prompts, negative_prompt or ""])
+    tokenizer = family_of(pipe).tokenizer(pipe, arguments)
+    *read, negative_read = as_read(pipe, tokenizer, [*prompts, negative_prompt or ""])
     words(tokenizer, negative_read)  # its length
     for prompt in read:
         warn_of_unknown_words(tokenizer, prompt)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from .attention.families import family_of
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
@@ -31,7 +32,7 @@ class Origin:
         schedule: the scheduler's class and configuration.
     """
 
-    trajectory: Float[Tensor, "step channel height width"]
+    trajectory: Float[Tensor, "step ..."]
     inversion: Inversion | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]
@@ -41,8 +42,9 @@ class Origin:
     def check(self, pipe):
         """Raises InputError if another network or scheduler is in place now."""
         same_schedule = self.inversion is not None or self.schedule == schedule_of(pipe)
-        if self.model() is not pipe.unet or not same_schedule:
-            what = "scheduler" if self.model() is pipe.unet else "pipeline"
+        same_model = self.model() is family_of(pipe).model(pipe)
+        if not same_model or not same_schedule:
+            what = "scheduler" if same_model else "pipeline"
             raise InputError(
                 f"This result was made with another {what}, so its source would come out otherwise. Use the one it was "
                 "made with, or give its prompt and seed to edit() to make both anew."

@@ -98,7 +98,6 @@ def edit(
         negative_prompt=negative_prompt,
         arguments=pipeline_arguments,
     )
-    family_of(pipe)
     plan = _planned(pipe, request, local_blend, record, callback)
     images = _run(pipe, request, plan, progress)
     return _result(pipe, request, plan, images)
@@ -130,7 +129,7 @@ def _planned(pipe, request: Request, local_blend, record: bool | Record, callbac
     if record:
         kept = record if isinstance(record, Record) else Record()
         recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
-    edits = Plan(tokenizer, read[0], read[1:], request.edits)
+    edits = Plan(tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size)
     return _Planned(edits, local_blend, blend, recorder, callback)
 
 
@@ -164,7 +163,7 @@ def _after_step(session: Session, plan: _Planned) -> Callable:
     def after_step(pipe, turn: int, timestep, tensors: dict) -> dict:
         latents = session.end_step(turn, tensors["latents"])
         if plan.blend is not None:
-            latents = plan.blend(latents, *session.schedule_step(turn))
+            latents = session.blended(latents, plan.blend, turn)
         tensors["latents"] = latents
         if plan.callback is not None:
             seen = {**tensors, "mask": plan.blend.masks[-1]} if plan.blend is not None else tensors
@@ -185,7 +184,7 @@ def _check_finite(pipe, finite: Sequence[bool]):
     """Refuse a run whose latents were not finite after every step: its picture would be black."""
     if all(finite):
         return
-    config, dtype = pipe.scheduler.config, pipe.unet.dtype
+    config, dtype = pipe.scheduler.config, family_of(pipe).model(pipe).dtype
     cause = "A weight of the edit or the guidance scale may be too large for this model."
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
         cause = (
@@ -230,7 +229,7 @@ def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -
             inversion=inversion,
             state=request.state,
             arguments=request.arguments,
-            model=weakref.ref(pipe.unet),
+            model=weakref.ref(family_of(pipe).model(pipe)),
             schedule=schedule_of(pipe),
         ),
     )

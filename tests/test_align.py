@@ -52,7 +52,7 @@ def test_swaps_by_hand(tokenizer, source, target, expected):
         assert matrix[i, j] == pytest.approx(share), (i, j)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(OBJECTS), st.sampled_from(OBJECTS), st.integers(0, 5000))
 def test_every_row_is_a_share_and_every_token_has_a_map(tokenizer, old, new, index):
     scene = scene_at("train", index)
@@ -144,7 +144,7 @@ def is_subsequence(part, whole) -> bool:
 few = st.lists(st.sampled_from(["a", "cat", "snowman", "red", "and"]), min_size=1, max_size=6)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(few, few)
 def test_refinement_keeps_as_many_words_as_can_be(tokenizer, source, target):
     matrix, old = p2p.refinement_alignment(tokenizer, " ".join(source), " ".join(target))
@@ -159,7 +159,7 @@ def test_refinement_keeps_as_many_words_as_can_be(tokenizer, source, target):
     assert rows == sorted(set(rows))  # in order, none twice
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(pieces, min_size=1, max_size=6).map(" ".join))
 def test_a_prompt_refined_into_itself_is_the_identity(tokenizer, prompt):
     try:

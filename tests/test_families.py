@@ -18,9 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 import p2p_helpers as p2p
 from p2p_helpers.attention import intercept
-from p2p_helpers.attention.families import Layer, UNet, halved, layers_of
+from p2p_helpers.attention.families import layers_of
+from p2p_helpers.attention.layers import Layer, halved
 from p2p_helpers.attention.phases import Wish
-from p2p_helpers.attention.terms import Places, Term, attend, attention_maps, edited_map
+from p2p_helpers.attention.terms import Places, Term, attend, attention_maps, columns, edited_map
+from p2p_helpers.attention.unet import UNet
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
 BLOCK = {
@@ -206,9 +208,9 @@ def test_batches_that_are_not_the_prompts_are_refused(random_pipe):
     hook = other.unet.register_forward_pre_hook(lambda *args: None)
     hook.remove()
     family = UNet()
-    assert family.prompts_first_row(other, 2, 2) == 0
+    assert family.prompts_first_row(other, 2, 2, 0) == 0
     with pytest.raises(p2p.AttentionControlError, match="4 rows for 2 prompts"):
-        family.prompts_first_row(other, 4, 2)
+        family.prompts_first_row(other, 4, 2, 0)
 
 
 def test_every_call_of_the_kernel_has_four_dimensions(random_pipe):
@@ -287,6 +289,7 @@ def test_one_form_for_every_kind_of_attention(kind, masked):
     key, value = (torch.randn(3, 2, count, 4, **double) for _ in range(2))
     s, t, w = (torch.rand(n, n, **double) for n in (5, 5, 12))
     text = "text" in keys
+    places = Places(keys, pixels, keys["text"] if kind.startswith("joint") else None)
     terms = {
         2: [
             Term(1, {"text": s, "pixels": None if text else "same"}, w),
@@ -296,7 +299,7 @@ def test_one_form_for_every_kind_of_attention(kind, masked):
     mask = torch.rand(3, 1, 1, count) > 0.3 if masked else None
     if masked:
         mask[..., 0] = True
-    out = attend(query, key, value, terms, Places(keys, pixels), mask)
+    out = attend(query, key, value, terms, places, mask)
 
     scores = query @ key.transpose(-1, -2) / 2
     maps = (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
@@ -315,9 +318,12 @@ def test_one_form_for_every_kind_of_attention(kind, masked):
         mine = attention_maps(query, key, mask)
         torch.testing.assert_close(mine.double(), maps, rtol=1e-4, atol=1e-5)
     own = {row: maps[row][:, pixels] for row in range(3)}
-    torch.testing.assert_close(
-        edited_map(own, terms[2], Places(keys, pixels)), edited, rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(edited_map(own, terms[2], places), edited, rtol=1e-6, atol=1e-6)
+    if text:
+        tokens = torch.tensor([4, 0, 3, 1, 2])  # more than a head is wide
+        for given, wanted in ((terms, edited), ({}, maps[2][:, pixels])):
+            found = columns(query, key, given, places, tokens, mask)[2]
+            torch.testing.assert_close(found, wanted[..., keys["text"]][..., tokens])
 
 
 def test_a_pipelines_copy_may_be_edited_beside_it(random_pipe):

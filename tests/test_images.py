@@ -146,7 +146,7 @@ for name, options in {
 
 
 @pytest.mark.filterwarnings("ignore")  # decoders warn of what they find
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(list(FILES)), st.data())
 def test_damaged_files_are_pictures_or_explained(tmp_path_factory, name, data):
     """Cut off anywhere, bits flipped anywhere, or both."""

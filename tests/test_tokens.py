@@ -99,7 +99,7 @@ def as_typed(word: str) -> str:
     return unicodedata.normalize("NFC", word).replace("’", "'").casefold()
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.tuples(pieces, gaps), min_size=1, max_size=6), st.data())
 def test_find_words_inverts_tokenisation(tokenizer, spaced, data):
     """The tokens found for a word spell it, every time it occurs; no token has two words."""
@@ -128,7 +128,7 @@ def test_find_words_inverts_tokenisation(tokenizer, spaced, data):
 any_text = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates, too
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(any_text, any_text)
 def test_any_text_has_words_or_an_explanation(tokenizer, source, target):
     for line_up in (p2p.replacement_matrix, p2p.refinement_alignment):

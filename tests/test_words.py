@@ -234,7 +234,7 @@ def test_half_a_character_gets_a_message(tokenizer, random_pipe, prompt, code, p
         lambda: p2p.find_words(tokenizer, half, "cat"),
         lambda: p2p.replacement_matrix(tokenizer, prompt, half),
         lambda: p2p.refinement_alignment(tokenizer, half, prompt),
-        lambda: as_read(random_pipe, [prompt, half]),
+        lambda: as_read(random_pipe, tokenizer, [prompt, half]),
     ):
         with pytest.raises(p2p.PromptError, match="lone surrogate.*encode"):
             use()

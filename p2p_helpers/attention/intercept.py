@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 from ..errors import AttentionControlError
-from .families import CURE, Layer
+from .layers import Layer
 from .observe import Observer
-from .terms import Places, Term, attend, attention_maps, edited_map, rows_of
+from .terms import Places, Term, attend, attention_maps, columns, edited_map, rows_of
+
+CURE = (
+    "Go back to diffusers' own attention: for a UNet with "
+    "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()), for a transformer with "
+    'pipe.transformer.set_attention_backend("native"); and unload adapters that bring theirs.'
+)
 
 
 class Mark:
@@ -74,6 +80,9 @@ class Mark:
 
     def _show(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None):
         """Let observers see the maps of the rows with prompts. Only maps that someone needs are made."""
+        if self.layer.kind == "joint":
+            self._show_columns(query, key, mask, scale)
+            return
         terms = self.terms or {}
         after = any(not observer.before for observer in self.watching)
         needed = set(self.prompts if any(observer.before for observer in self.watching) else ())
@@ -98,7 +107,29 @@ class Mark:
                 ]
             )
             for observer in watching:
-                observer.see(self.layer, maps, self.step)
+                some = observer.tokens if self.layer.reads_text else None
+                shown = maps if some is None else maps.index_select(-1, some)
+                observer.see(self.layer, shown, self.step)
+
+    def _show_columns(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None):
+        """Let observers see the columns of the words, where a whole map would be too large to write out."""
+        rows = list(self.prompts)
+        where = {row: place for place, row in enumerate(rows)}
+        terms = {
+            where[row]: [Term(where[term.row], term.values, term.queries) for term in own]
+            for row, own in (self.terms or {}).items()
+        }
+        if mask is not None and mask.dim() == 4 and mask.shape[0] == self.rows:
+            mask = rows_of(mask, rows)
+        query, key = rows_of(query, rows), rows_of(key, rows)
+        for observer in self.watching:
+            own = {} if observer.before else terms
+            text = self.places.keys["text"]
+            some = observer.tokens
+            if some is None:
+                some = torch.arange(text.stop - text.start, device=key.device)
+            found = columns(query, key, own, self.places, some, mask, scale=scale)
+            observer.see(self.layer, found.float(), self.step)
 
 
 class _Intercept(TorchFunctionMode):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .families import Layer
+from .layers import Layer
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Observer(Protocol):
     """Something that wants to see the attention maps of some layers. One per run."""
 
     before: bool  # whether it wants the targets' own maps, before the edit
+    # Which columns of text it wants, numbers on the device; None for all. Joint attention has hundreds, and a word has few.
+    tokens: Int[Tensor, " token"] | None
 
     def begin(self, geometry: Geometry):
         """Called once, before the first step. What is kept on the device is made here."""
@@ -43,7 +45,7 @@ class Observer(Protocol):
         maps: Float[Tensor, "prompt head pixel key"],
         step: Int[Tensor, " 1"],
     ):
-        """Takes one layer's maps, in float32, source first.
+        """Takes one layer's maps, in float32, source first; where pixels look at text, the columns that it asked for.
 
         This runs inside the model, compiled with it: only arithmetic on tensors of the device, no copy to the CPU. So the
         step is a tensor, too.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..edits.edit import SELF_SIZE, Edit
+from ..edits.edit import Edit
 from ..errors import InputError
-from .families import Layer
+from .layers import Layer
 from .terms import SAME, Term
 
 Pair = tuple[Tensor | None, Tensor | None]  # S and T, each (token, token); None is zero
@@ -43,16 +43,18 @@ class Wish:
             size: of the latent.
             source, own: their rows in the batch.
         """
+        rows, columns = layer.grid(*size)
+        limit = math.ceil(size[0] * self.self_size) * math.ceil(size[1] * self.self_size)
+        injects = rows * columns <= limit
         if layer.kind == "self":
-            rows, columns = layer.grid(*size)
-            limit = math.ceil(size[0] * self.self_size) * math.ceil(size[1] * self.self_size)
-            return (Term(source, {"pixels": SAME}),) if rows * columns <= limit else None
-        if self.pair is None:
+            return (Term(source, {"pixels": SAME}),) if injects else None
+        pixels = {"pixels": SAME} if layer.kind == "joint" else {}
+        if self.pair is None and not (pixels and injects):
             return None
-        s, t = self.pair
-        lent = () if s is None else (Term(source, {"text": s}),)
-        kept = () if t is None else (Term(own, {"text": t}),)
-        return (*lent, *kept)
+        s, t = (None, SAME) if self.pair is None else self.pair
+        lent = ({} if s is None else {"text": s}) | (pixels if injects else {})
+        kept = ({} if t is None else {"text": t}) | ({} if injects else pixels)
+        return tuple(Term(row, values) for row, values in ((source, lent), (own, kept)) if values)
 
 
 class Phase:
@@ -97,14 +99,23 @@ class Plan:
         tokenizer: the pipeline's.
         source, targets: the prompts.
         edits: one for each target.
+        self_size: of edits that do not say.
 
     Raises:
         PromptError, PromptMismatch: an edit cannot line up its prompts.
         InputError: an edit gives matrices of another shape.
     """
 
-    def __init__(self, tokenizer, source: str, targets: Sequence[str], edits: Sequence[Edit]):
+    def __init__(
+        self,
+        tokenizer,
+        source: str,
+        targets: Sequence[str],
+        edits: Sequence[Edit],
+        self_size: float,
+    ):
         self.tokenizer, self.source, self.targets, self.edits = tokenizer, source, targets, edits
+        self.self_size = self_size
         self.phases(1)  # a word that cannot be found is an error now, not in the middle of a run
 
     def phases(self, steps: int) -> list[Phase]:
@@ -138,7 +149,7 @@ class Plan:
                 f"be {(steps, side, side)} and finite."
             )
         injected = edit.self_schedule(steps).tolist()
-        size = SELF_SIZE if edit.self_size is None else edit.self_size
+        size = self.self_size if edit.self_size is None else edit.self_size
         found: list[Wish] = []
         for step in range(steps):
             same = step > 0 and injected[step] == injected[step - 1]

@@ -39,16 +39,16 @@ class Run:
         for mark in marks:
             mark.clear()
 
-    def before_call(self, sample: Tensor) -> Tensor | None:
+    def before_call(self, args: tuple, kwargs: dict) -> Tensor | None:
         """Set the marks for the model's next call. Gives the rows that have to run, or None for all."""
-        if sample.dim() != 4:
-            raise AttentionControlError(
-                f"The model got latents {tuple(sample.shape)}; one picture for each prompt has (row, channel, height, "
-                "width). Pipelines that make videos, such as AnimateDiff, cannot be controlled."
-            )
-        first = self.session.family.prompts_first_row(self.session.pipe, len(sample), self.prompts)
+        family, session = self.session.family, self.session
+        sample = family.sample(args, kwargs)
+        size = family.size(args, kwargs) if self.size is None else self.size
+        first = family.prompts_first_row(session.pipe, len(sample), self.prompts, session.calls)
         if self.size is None:
-            self._begin(sample)
+            self._begin(size, family.tokens(args, kwargs), sample)
+        if first is None:
+            return self._without_control()
         turn = min(self.session.step, self.turns - 1)
         self._turn.fill_(turn)
         phase = self._phases[self.schedule_step(turn)[0]] if self._phases else None
@@ -60,12 +60,21 @@ class Run:
         if self._set_to != (phase, watching, first, source_runs):
             self._set(phase, watching, first, source_runs)
             self._set_to = (phase, watching, first, source_runs)
-        return self._rows_that_run(first, source_runs, sample.device)
+        return self._rows_that_run(first, source_runs)
 
-    def _begin(self, sample: Tensor):
+    def _without_control(self) -> Tensor | None:
+        """A call without prompts: no layer does anything but its own, and a known source need not run."""
+        if self._set_to is not None:
+            for mark in self.marks:
+                mark.terms, mark.watching = None, ()
+            self._set_to = None
+        return self._rows_that_run(0, False)
+
+    def _begin(self, size: tuple[int, int], tokens: int, sample: Tensor):
         """The first call of the model says what the run looks like; now everything goes to the device."""
         pipe, device = self.session.pipe, sample.device
-        self.size = tuple(sample.shape[-2:])
+        self.size = size
+        self._check_tokens(tokens)
         self.turns = pipe.num_timesteps
         self.steps = steps_of(pipe.scheduler, self.turns)
         self._turn = torch.zeros(1, dtype=torch.long, device=device)
@@ -81,15 +90,13 @@ class Run:
                     f"The source's latents are known after {len(self.known)} steps, and this run has {self.turns}."
                 )
             self.known = self.known.to(device, sample.dtype)
-        tokens = pipe.tokenizer.model_max_length if getattr(pipe, "tokenizer", None) else None
-        tokens = pipe.tokenizer_2.model_max_length if tokens is None else tokens
         layers = [mark.layer for mark in self.marks]
         geometry = Geometry(layers, self.size, self.prompts, tokens, self.turns, device)
         for observer in self.observers:
             observer.begin(geometry)
         for mark in self.marks:
-            rows, columns = mark.layer.grid(*self.size)
-            mark.keys = tokens if mark.layer.kind == "cross" else rows * columns
+            mark.places = mark.layer.places(self.size, tokens)
+            mark.keys = mark.layer.keys(self.size, tokens)
             mark.step = self._turn
 
     def _set(
@@ -113,7 +120,17 @@ class Run:
                 phase.terms(mark.layer, self.size, rows) if phase is not None else None
             ) or None
 
-    def _rows_that_run(self, first: int, source_runs: bool, device: torch.device) -> Tensor | None:
+    def _check_tokens(self, tokens: int):
+        """The prompts' tokens are those that the model got."""
+        wanted = tokens if self.plan is None else self.plan.tokenizer.model_max_length
+        if tokens != wanted:
+            raise AttentionControlError(
+                f"The model got {tokens} tokens of text, and the prompts were lined up in {wanted}. If a longer text is "
+                "wanted, give max_sequence_length to edit(); a pipeline with an encode_prompt of another length cannot be "
+                "controlled."
+            )
+
+    def _rows_that_run(self, first: int, source_runs: bool) -> Tensor | None:
         """Row numbers of the batch, for a source whose latents are known."""
         if self.known is None:
             return None
@@ -121,7 +138,9 @@ class Run:
             out = {0} if first else set()
             out |= set() if source_runs else {first}
             keep = [row for row in range(first + self.prompts) if row not in out]
-            self._keep[bool(first), source_runs] = torch.tensor(keep).to(device) if out else None
+            self._keep[bool(first), source_runs] = (
+                torch.tensor(keep).to(self._turn.device) if out else None
+            )
         return self._keep[bool(first), source_runs]
 
     def schedule_step(self, turn: int) -> tuple[int, int]:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..errors import AttentionControlError
 from .changes import Changes
-from .families import bare, family_of, stand_in
+from .families import bare, family_of
 from .intercept import leave_modes, mark_of, modes
 from .interrupts import Interrupts, block, shielded
 from .observe import Observer
 from .phases import Plan
+from .rows import widened
 from .run import Run
+from .unet import stand_in
 
 _OWNER = "_p2p_session"  # where a model keeps the session that has it
 GRAPHS = 64  # of one model, as many as torch.compile may make in a session
@@ -49,6 +51,7 @@ class Session(Changes):
         self.thread = threading.get_ident()
         self.changes: list[Change] = []
         self.step = 0  # how often the pipeline has called back in this run
+        self.calls = 0  # of the model in this step, so far
         self.run: Run | None = None
         self._interrupts = Interrupts()
         self._marks: list = []
@@ -143,7 +146,7 @@ class Session(Changes):
             observers: who sees attention maps.
             known: the source's latents after every step, (step, channel, height, width), if they need not be worked out.
         """
-        self.step, self.thread = 0, threading.get_ident()
+        self.step, self.calls, self.thread = 0, 0, threading.get_ident()
         self._install()
         self.run = Run(self, self._marks, prompts, plan, observers, known)
 
@@ -165,7 +168,7 @@ class Session(Changes):
                 self.undo(module.set_processor, module.processor)
                 module.set_processor(plain)
             mark.clear()
-            mark.layer, mark.places, mark.forward = layer, layer.places, module.forward
+            mark.layer, mark.forward = layer, module.forward
             self.set(module, "forward", mark)
             self._marks.append(mark)
 
@@ -183,21 +186,24 @@ class Session(Changes):
         if self.run is None:
             return self._inner(*args, **kwargs)
         rows = len(self.family.sample(args, kwargs))
-        keep = self.run.before_call(self.family.sample(args, kwargs))
+        keep = self.run.before_call(args, kwargs)
+        self.calls += 1
         if keep is None:
             return self._inner(*args, **kwargs)
         args, kwargs = self.family.narrowed(args, kwargs, keep, rows)
-        return self.family.widened(self._inner(*args, **kwargs), keep, rows)
+        return widened(self._inner(*args, **kwargs), keep, rows)
 
     def end_step(self, turn: int, latents: Tensor) -> Tensor:
         """The pipeline has called back after a turn of its loop, from 0: the latents to go on with."""
         self._interrupts.check()
-        self.step = turn + 1
+        self.step, self.calls = turn + 1, 0
         return latents if self.run is None else self.run.end_step(latents)
 
-    def schedule_step(self, turn: int) -> tuple[int, int]:
-        """The step of a schedule that a turn of the loop belongs to, and how many there are."""
-        return self.run.schedule_step(turn)
+    def blended(self, latents: Tensor, blend: Callable[..., Tensor], turn: int) -> Tensor:
+        """The latents after a local blend, which sees them as pictures, and the schedule's step."""
+        pictures = self.family.unpacked(latents, self.run.size)
+        changed = blend(pictures, *self.run.schedule_step(turn))
+        return latents if changed is pictures else self.family.packed(changed)
 
     def finish(self):
         """The run is over: observers copy what they have to the CPU, once."""
@@ -214,14 +220,14 @@ class Session(Changes):
         @functools.wraps(step)  # pipelines ask for its arguments
         def counted(*args, **kwargs):
             done = step(*args, **kwargs)
-            self.step += 1
+            self.step, self.calls = self.step + 1, 0
             if self.run is not None and self.step == self.run.turns:
                 self.finish()
             return done
 
         @functools.wraps(set_timesteps)
         def begun(*args, **kwargs):
-            self.step = 0
+            self.step = self.calls = 0
             return set_timesteps(*args, **kwargs)
 
         self.set(scheduler, "step", counted)

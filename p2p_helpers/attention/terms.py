@@ -6,12 +6,12 @@ Every edit of attention maps is linear in them, and a linear change of the maps 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 SAME = "same"  # stands for an identity matrix
@@ -35,10 +35,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Places:
-    """Where pixels stand among the queries of a layer, and text and pixels among its keys."""
+    """Where pixels and text stand among the queries of a layer, and among its keys."""
 
     keys: Mapping[str, slice]  # "text", "pixels": in this order along the keys
     pixels: slice = field(default_factory=lambda: slice(None))
+    text: slice | None = None  # among the queries, where text asks too
 
 
 def multiplied(matrix: Tensor | str | None, x: Tensor) -> Tensor:
@@ -75,6 +76,11 @@ def _mask_of(mask: Tensor | None, rows: Sequence[int], batch: int) -> Tensor | N
     return rows_of(mask, rows)
 
 
+def _of_queries(mask: Tensor | None, queries: slice) -> Tensor | None:
+    """The attention mask of some queries. One that is the same for every query stays as it is."""
+    return mask if mask is None or mask.shape[-2] == 1 else mask[..., queries, :]
+
+
 def attend(
     query: Float[Tensor, "row head query width"],
     key: Float[Tensor, "row head key width"],
@@ -87,7 +93,9 @@ def attend(
     """Scaled dot-product attention in which some rows are sums of terms; the others are as ever.
 
     Every call of the kernel is 4-D. The first one has the whole batch, so that rows without terms come out to the bit as
-    they would without us. Only pixel queries are edited: the text's queries of joint attention stay the target's.
+    they would without us. Only pixel queries are edited: the text's queries of joint attention stay the target's, in a
+    small call of their own. So one term for a row costs what the row costs without us, and each further one as much again
+    for the pixels.
 
     Args:
         terms: row → its terms. A row with an empty sequence comes out as zeros.
@@ -95,35 +103,36 @@ def attend(
         options: of torch's scaled_dot_product_attention.
     """
     batch = len(query)
-    whole = query[:, :, places.pixels].shape[2] == query.shape[2]
+    out = _first(query, key, value, terms, places, mask, options)
     rounds = max([0, *[len(own) for own in terms.values()]])
-    if whole:
-        out = _first(query, key, value, terms, places, mask, options)
-        later = range(1, rounds)
-    else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
-        for row in terms:
-            out[row][:, places.pixels] = 0
-        later = range(rounds)
-    for number in later:
+    for number in range(1, rounds):
         rows = [row for row, own in terms.items() if len(own) > number]
         chosen = [terms[row][number] for row in rows]
         lent = [term.row for term in chosen]
         values = torch.stack(
             [_values(term, value[row], places.keys) for row, term in zip(rows, chosen, strict=True)]
         )
-        own_mask = _mask_of(mask, lent, batch)
-        if own_mask is not None and own_mask.shape[-2] == query.shape[2]:
-            own_mask = own_mask[..., places.pixels, :]
         more = F.scaled_dot_product_attention(
             rows_of(query, lent)[:, :, places.pixels],
             rows_of(key, lent),
             values,
-            attn_mask=own_mask,
+            attn_mask=_of_queries(_mask_of(mask, lent, batch), places.pixels),
             **options,
         )
         for row, term, one in zip(rows, chosen, more, strict=True):
             out[row][:, places.pixels] += multiplied(term.queries, one)
+    asks = places.text
+    if asks is not None and terms:  # text asks with its own queries, keys and values, as ever
+        rows = list(terms)
+        own = F.scaled_dot_product_attention(
+            rows_of(query, rows)[:, :, asks],
+            rows_of(key, rows),
+            rows_of(value, rows),
+            attn_mask=_of_queries(_mask_of(mask, rows, batch), asks),
+            **options,
+        )
+        for row, one in zip(rows, own, strict=True):
+            out[row][:, asks] = one
     return out
 
 
@@ -134,7 +143,7 @@ def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
     if lent != list(range(batch)):
         query, key = rows_of(query, lent), rows_of(key, lent)
         mask = _mask_of(mask, lent, batch)
-    if any(own and not _keeps_values(own[0]) for own in terms.values()):
+    if any(own and not _keeps_values(own[0], places.keys) for own in terms.values()):
         rows = [
             _values(terms[row][0], value[row], places.keys) if terms.get(row) else value[row]
             for row in range(batch)
@@ -142,15 +151,16 @@ def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
         value = torch.stack(rows)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     for row, own in terms.items():
+        pixels = out[row][:, places.pixels]
         if not own:
-            out[row] = 0
+            pixels.zero_()
         elif not isinstance(own[0].queries, str):
-            out[row] = multiplied(own[0].queries, out[row])
+            pixels.copy_(multiplied(own[0].queries, pixels))
     return out
 
 
-def _keeps_values(term: Term) -> bool:
-    return all(isinstance(matrix, str) for matrix in term.values.values())
+def _keeps_values(term: Term, keys: Iterable[str]) -> bool:
+    return all(isinstance(term.values.get(name), str) for name in keys)
 
 
 def attention_maps(
@@ -167,6 +177,36 @@ def attention_maps(
             scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         )
     return scores.softmax(-1)
+
+
+def columns(
+    query: Float[Tensor, "row head query width"],
+    key: Float[Tensor, "row head key width"],
+    terms: Mapping[int, Sequence[Term]],
+    places: Places,
+    tokens: Int[Tensor, " token"],
+    mask: Tensor | None = None,
+    **options,
+) -> Float[Tensor, "row head pixel token"]:
+    """Columns of the maps that pixels draw with, without writing a map out.
+
+    With a token's indicator for values, attention is that token's column: A·1_j. So the fused kernel gives as many
+    columns at once as a head is wide, edits included, in memory of pixels × tokens.
+
+    Args:
+        terms: row → its terms; none for the maps before the edit.
+        tokens: of the text, on the device; their count stands for all of them together.
+    """
+    text, width = places.keys["text"], query.shape[-1]
+    numbers = torch.arange(text.stop - text.start, device=key.device)
+    found = []
+    for some in tokens.split(width):
+        values = torch.zeros_like(key)
+        wanted = (numbers[:, None] == some) | (some == len(numbers))
+        values[:, :, text, : len(some)] = wanted.to(key.dtype)
+        out = attend(query, key, values, terms, places, mask, **options)
+        found.append(out[:, :, places.pixels, : len(some)])
+    return torch.cat(found, dim=-1)
 
 
 def edited_map(

@@ -22,7 +22,6 @@ Matrices = tuple[
 
 # What an edit that does not say otherwise uses, as in the authors' code.
 SELF_STEPS = 0.4
-SELF_SIZE = 0.25
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,8 +36,9 @@ class Edit(ABC):
         self_steps: when the source's self-attention maps are used; None is 0.4, or what the other
             part of a composition says.
         self_size: the largest self-attention map to inject, as a share of the latent's side; the
-            paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is 0.25, or what the other part
-            of a composition says.
+            paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is what the other part of a
+            composition says, or else the model's: 0.25 for UNets, 1.0 for transformers, whose layers
+            all have one size.
 
     Raises:
         InputError: a schedule outside 0…1 or reversed, or a self_size outside 0…1.

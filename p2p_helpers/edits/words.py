@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import InputError, PromptMismatch
-from ..prompts.align import refinement_alignment, replacement_matrix
-from ..prompts.offsets import tokens_and_spans
+from ..prompts.align import read_alike, refinement_alignment, replacement_matrix
 from ..prompts.words import Phrase, find_words
 from ..values import MOST_WEIGHT, finite_number
 from .edit import Edit, Matrices
@@ -90,8 +89,7 @@ class Reweight(Edit):
 
         Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them.
         """
-        tokens = [tokens_and_spans(tokenizer, prompt)[0] for prompt in (source, target)]
-        if tokens[0] != tokens[1]:
+        if not read_alike(tokenizer, source, target):
             raise PromptMismatch(
                 f"Reweight alone works on one prompt, but source and target differ: {source!r} and "
                 f"{target!r}. "

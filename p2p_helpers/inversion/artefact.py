@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers import SchedulerMixin
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ..attention.families import family_of
 from ..attention.interrupts import block
 from ..attention.session import joined
 from ..errors import InversionError
@@ -21,7 +22,7 @@ from ..metrics import psnr
 from ..values import file_path
 from . import files, validate
 from .fingerprint import differences, fingerprint
-from .samplers import BDIAScheduler, _arguments, _scheduler
+from .samplers import BDIAScheduler, _arguments, _scheduler, sampler
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct", "exact")
 
@@ -150,14 +151,14 @@ class Inversion:
                 changed["added_cond_kwargs"] = {key: _unguided(rows) for key, rows in added.items()}
             return args, {**kwargs, **changed}
 
-        def sampler(config: dict) -> SchedulerMixin:
+        def make(schedule: dict) -> SchedulerMixin:
             if self.method == "exact":
-                return BDIAScheduler.over(config, self.pivot[1])
-            return DDIMScheduler.from_config(config)
+                return BDIAScheduler.over(schedule, self.pivot[1])
+            return sampler(schedule)
 
         change = {"null-text": use_null, "exact": use_prompt}.get(self.method)
         schedule = self.facts["noise schedule"]
-        with joined(pipe, "sampled") as session, _scheduler(pipe, sampler, schedule):
+        with joined(pipe, "sampled") as session, _scheduler(pipe, make, schedule):
             if change is not None:
                 session.change(change)
             yield
@@ -173,14 +174,14 @@ class Inversion:
         """In place of the null text, for so many prompts: the source's for "negative-prompt"."""
         return [self.prompt] * prompts if self.method == "negative-prompt" else None
 
-    def after_step(self, step: int, latents: Tensor) -> Tensor:
-        """Latents after a step, source first.
+    def known(self, pipe) -> Tensor | None:
+        """The source's latents after every step as the pipeline has them, where they are known.
 
-        "direct" puts the source back on the pivot (Ju et al. 2023, arXiv 2310.01506).
+        "direct" puts the source back on the pivot (Ju et al. 2023, arXiv 2310.01506), and "exact"
+        lands on it.
         """
-        if self.method == "direct":
-            latents = torch.cat([self.pivot[step + 1][None].to(latents), latents[1:]])
-        return latents
+        known = self.method in ("direct", "exact")
+        return family_of(pipe).packed(self.pivot[1:]) if known else None
 
 
 FIELDS = {  # what the file says in words and numbers

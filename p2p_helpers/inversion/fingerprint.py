@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..attention.families import bare, family_of
 from .weights import COMPILED, adapters, digests, own_weights
 
-ENCODERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+ENCODERS = [(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")]
 NORMALISED = ("latents_mean", "latents_std")
 FREEU = ("s1", "s2", "b1", "b2")
 COMPARED = ("weights", "text encoders", "prompt tokens", "adapters", "FreeU", "settings")
@@ -30,8 +31,8 @@ def fingerprint(pipe, prompt: str) -> dict:
     """
     from .. import __version__
 
-    encoders = _encoders(pipe)
-    images = [w for part in (pipe.unet, pipe.vae) for w in own_weights(part).items()]
+    encoders, model = _encoders(pipe), bare(family_of(pipe).model(pipe))
+    images = [w for part in (model, pipe.vae) for w in own_weights(part).items()]
     texts = [w for tokenizer, encoder in encoders for w in _encoder(tokenizer, encoder).items()]
     return {
         "model": _name(pipe),
@@ -39,8 +40,8 @@ def fingerprint(pipe, prompt: str) -> dict:
         "weights": digests(images),
         "text encoders": digests(texts),
         "prompt tokens": digests(_tokens(pipe, *pair, prompt) for pair in encoders),
-        "adapters": adapters([pipe.unet, *(encoder for _, encoder in encoders)]),
-        "FreeU": _freeu(pipe.unet),
+        "adapters": adapters([model, *(encoder for _, encoder in encoders)]),
+        "FreeU": _freeu(model),
         "settings": _settings(pipe),
     }
 
@@ -108,16 +109,18 @@ def _tokens(pipe, tokenizer, encoder, prompt: str) -> tuple[str, Tensor]:
     return "tokens", table[torch.tensor(tokens).to(table.device)]
 
 
-def _freeu(unet) -> list[float] | None:
-    """The four numbers of FreeU where it is on."""
-    numbers = [getattr(unet.up_blocks[0], key, None) for key in FREEU]
+def _freeu(model) -> list[float] | None:
+    """The four numbers of FreeU where it is on, in a UNet."""
+    up_blocks = getattr(model, "up_blocks", None)
+    numbers = [getattr(up_blocks[0], key, None) for key in FREEU] if up_blocks else [None]
     return [float(number) for number in numbers] if all(numbers) else None
 
 
 def _settings(pipe) -> dict:
     """The entries of configurations that change a picture and leave no trace in the weights."""
     keys = [("vae", key) for key in ("scaling_factor", "shift_factor", *NORMALISED)]
-    keys += [("unet", key) for key in ("attention_head_dim", "num_attention_heads")]
+    model = "unet" if hasattr(pipe, "unet") else "transformer"
+    keys += [(model, key) for key in ("attention_head_dim", "num_attention_heads")]
     found = {f"{part} {key}": getattr(pipe, part).config.get(key) for part, key in keys}
     found["zeros for no prompt"] = pipe.config.get("force_zeros_for_empty_prompt")
     return json.loads(json.dumps(found))  # tuples as they come back from a file

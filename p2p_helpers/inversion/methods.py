@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMInverseScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from jaxtyping import UInt8
 from PIL import Image
 
+from ..attention.families import family_of
 from ..attention.session import Session
 from ..errors import AttentionControlError, InputError, InversionError, PromptError
 from ..prompts.weights import warn_of_weights
@@ -24,7 +25,7 @@ from .files import check_folder
 from .fingerprint import fingerprint
 from .null_text import STARTS, _frozen, _optimise_null
 from .pivot import _pivot
-from .samplers import MAX_TIMES, BDIAScheduler, noise_schedule, takes
+from .samplers import MAX_TIMES, BDIAScheduler, inverse, own_schedule, takes
 
 
 def usual_guidance(pipe) -> float:
@@ -43,7 +44,7 @@ def invert(
     image: Image.Image,
     prompt: str,
     *,
-    method: str = "null-text",
+    method: str | None = None,
     steps: int = 50,
     guidance_scale: float | None = None,
     inner_steps: int = 10,
@@ -56,15 +57,16 @@ def invert(
     """Invert a real picture: DDIM inversion gives the pivot, the method makes guidance follow.
 
     The noise itself is diffusers' DDIMInverseScheduler's, for whatever noise schedule and
-    prediction the model has. The inversion keeps that schedule, so that edits come out the same
-    whatever scheduler is set then.
+    prediction the model has; for flow matching (SD3, Flux) Euler's steps run backwards. The
+    inversion keeps that schedule, so that edits come out the same whatever scheduler is set then.
 
     Args:
-        pipe: a pipeline from text to image with a UNet, as StableDiffusionPipeline and
-            StableDiffusionXLPipeline; it is left as it was found.
+        pipe: a pipeline from text to image, as StableDiffusionPipeline, StableDiffusionXLPipeline,
+            StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
-        method: one of
+        method: "direct" for flow matching, which takes no other; "null-text" for other models when
+            not given, or one of
             "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020,
             arXiv 2010.02502);
             "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022,
@@ -105,6 +107,7 @@ def invert(
         UnknownWordWarning: the prompt uses a word the embedded model has never seen.
     """
     _check_pipeline(pipe)
+    method = _method(pipe, method)
     _check_choices(method, init, steps, inner_steps)
     _check_prompt(pipe, prompt)
     guidance_scale = _guidance(pipe, method, guidance_scale)
@@ -112,11 +115,11 @@ def invert(
     facts = _facts(pipe, prompt, pixels, int(steps))
     checkpoint = _checkpoint(checkpoint)
     stepped = callback or (lambda step: None)
-    inverse = BDIAScheduler.over if method == "exact" else DDIMInverseScheduler.from_config
+    backwards = BDIAScheduler.over if method == "exact" else inverse
     null, losses = None, torch.zeros(0, 0)
     with Session(pipe, "inverted") as session:
         session.quiet()
-        pivot = _pivot(pipe, Image.fromarray(pixels), prompt, int(steps), inverse, stepped)
+        pivot = _pivot(pipe, Image.fromarray(pixels), prompt, int(steps), backwards, stepped)
         if method == "null-text":
             run = {"prompt": prompt, "steps": int(steps), "guidance": guidance_scale}
             run |= {"inner": int(inner_steps), "init": init, "facts": facts}
@@ -145,6 +148,19 @@ def _check_pipeline(pipe):
         )
 
 
+def _method(pipe, method: str | None) -> str:
+    """The method, or the usual one of the model."""
+    if not family_of(pipe).flow:
+        return "null-text" if method is None else method
+    if method in (None, "direct"):
+        return "direct"
+    why = {
+        "null-text": "optimises the empty prompt's embedding, which distilled guidance (Flux) does not have",
+        "negative-prompt": "needs the empty prompt's place in guidance, which distilled guidance (Flux) does not have",
+    }.get(method, "is made of DDIM's steps, and this model takes Euler's along a flow")
+    raise InversionError(f"method={method!r} {why}. Take method='direct'.")
+
+
 def _check_choices(method: str, init: str, steps: int, inner_steps: int):
     """Refuse what is no choice; `invert` says what is raised."""
     if method not in METHODS or init not in STARTS:
@@ -169,7 +185,8 @@ def _check_prompt(pipe, prompt: str):
     if not prompt.strip():
         raise PromptError("The prompt is empty. Say what the picture shows.")
     warn_of_weights(prompt)
-    tokenizer, (read,) = as_read(pipe, [prompt])
+    tokenizer = family_of(pipe).tokenizer(pipe, {})
+    (read,) = as_read(pipe, tokenizer, [prompt])
     warn_of_unknown_words(tokenizer, read)  # and its length
 
 
@@ -195,7 +212,8 @@ def _pixels(pipe, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         raise InputError(
             f"A picture is needed, not {type(image).__name__}. Read a file with load_image(file, pipe)."
         )
-    factor = pipe.vae_scale_factor
+    # A transformer's pixels are two of the latent's wide.
+    factor = pipe.vae_scale_factor * (1 if hasattr(pipe, "unet") else 2)
     if any(side % factor for side in image.size):
         raise InversionError(
             f"The picture is {image.size}; its sides must be multiples of {factor}. Use load_image(file, pipe)."
@@ -205,7 +223,7 @@ def _pixels(pipe, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
 
 def _facts(pipe, prompt: str, pixels: UInt8[np.ndarray, "height width 3"], steps: int) -> dict:
     """What an inversion belongs to: the model, the noise schedule and the picture."""
-    schedule = noise_schedule(pipe.scheduler.config)
+    schedule = own_schedule(pipe)
     if not takes(schedule, steps):
         raise InputError(
             f"steps={steps}: the model was trained with {schedule['num_train_timesteps']} times, "
@@ -234,9 +252,11 @@ def _reconstruct(
     def after_step(pipe, step, timestep, tensors):
         stepped(step)
         latents = session.end_step(step, tensors["latents"])
-        return {"latents": inversion.after_step(step, latents)}
+        if known is not None and inversion.method == "direct":
+            latents = known[step][None].to(latents)
+        return {"latents": latents}
 
-    pipe = session.pipe
+    pipe, known = session.pipe, inversion.known(session.pipe)
     session.step = 0
     with inversion.sampling(pipe):
         images = pipe(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from ..attention.interrupts import block
 from ..attention.session import joined
 from .checkpoint import Checkpoint
 from .pivot import plain
-from .samplers import _arguments, _scheduler
+from .samplers import _arguments, _scheduler, sampler
 
 STARTS = ("null", "prompt")
 LOSS_SCALE = 2.0**12  # keeps float16's gradients off zero; as a power of two it rounds nothing
@@ -47,7 +46,7 @@ def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
         seen.update(kwargs)
         return args, kwargs
 
-    with _scheduler(pipe, DDIMScheduler.from_config), joined(pipe, "inverted") as session:
+    with _scheduler(pipe, sampler), joined(pipe, "inverted") as session:
         session.change(look)
         pipe(
             prompt=[prompt],
@@ -101,7 +100,7 @@ def _optimise_null(
     null, latent = state.embedding.to(device), state.latent.to(device)
     variance = state.pivot[-1].var().item()
     with (
-        _scheduler(pipe, DDIMScheduler.from_config) as scheduler,
+        _scheduler(pipe, sampler) as scheduler,
         _bar(pipe, steps, progress) as shown,
     ):
         scheduler.set_timesteps(steps, device=device)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ..attention.families import family_of
 from ..attention.session import joined
 from .samplers import _arguments, _scheduler
 
@@ -61,11 +62,12 @@ def _pivot(
 ) -> Float[Tensor, "moment channel row column"]:
     """The trajectory by the inverse of a sampler, noise first, in float32 on the CPU."""
     latent = _encode(pipe, pipe.image_processor.preprocess(image).to(pipe._execution_device))
-    kept = [latent.cpu()]
+    kept, family, size = [latent.cpu()], family_of(pipe), (latent.shape[-2], latent.shape[-1])
 
     def keep(pipe, step, timestep, tensors):
         exact = getattr(pipe.scheduler, "history", None)  # before rounding to half precision
-        kept.append((exact[-1] if exact else tensors["latents"]).float().cpu())
+        now = exact[-1] if exact else family.unpacked(tensors["latents"], size)
+        kept.append(now.float().cpu())
         stepped(step)
         return tensors
 

@@ -12,9 +12,11 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
+from ..attention.families import family_of
 from ..attention.interrupts import block
 from ..attention.session import joined
 from ..errors import InversionError
+from . import flow
 
 MAX_TIMES = 100_000
 DEFAULTS = {  # DDIM's own, but for the last: the last step ends at the first β, as it was trained
@@ -40,9 +42,11 @@ def noise_schedule(config: Mapping) -> dict:
     """The values of a scheduler's configuration that say how noise was added in training.
 
     Raises:
-        InversionError: DDIM cannot be made from it, since it has no β (EDM, flow matching), a way
-            of making them that DDIM does not know, or values that are none.
+        InversionError: neither DDIM nor flow matching can be made from it, since it has no β (EDM), a
+            way of making them that DDIM does not know, or values that are none.
     """
+    if flow.is_flow(config):
+        return flow.flow_schedule(config)
     betas = [config.get(key) for key in ("beta_start", "beta_end")]
     without = None in betas and config.get("trained_betas") is None
     if without or config.get("use_flow_sigmas"):
@@ -63,6 +67,16 @@ def noise_schedule(config: Mapping) -> dict:
                 "scheduler with the betas and the prediction that the model was trained with."
             )
     return schedule
+
+
+def own_schedule(pipe) -> dict:
+    """The noise schedule of a pipeline's scheduler, of the kind that its model was trained with.
+
+    Raises:
+        InversionError: no sampler of ours can be made from it.
+    """
+    config = pipe.scheduler.config
+    return flow.flow_schedule(config) if family_of(pipe).flow else noise_schedule(config)
 
 
 def _numbers(values) -> list[float]:
@@ -91,6 +105,8 @@ def takes(schedule: Mapping, steps: int) -> bool:
     """Whether a noise schedule has that many steps."""
     if steps > schedule["num_train_timesteps"]:
         return False
+    if flow.is_flow(schedule):
+        return True
     ddim = DDIMScheduler.from_config(dict(schedule))
     ddim.set_timesteps(steps)
     times = ddim.timesteps.tolist()
@@ -123,7 +139,7 @@ class BDIAScheduler(DDIMScheduler):
         It runs forwards to land on z_{N−1} first (`second`), and without it backwards.
         """
         made = cls.from_config(config)
-        made.inverse = DDIMInverseScheduler.from_config(config)
+        made.inverse = inverse(config)
         made.second = second
         made.history = []
         return made
@@ -168,10 +184,25 @@ class BDIAScheduler(DDIMScheduler):
         return before + up - down
 
 
+def sampler(schedule: Mapping) -> SchedulerMixin:
+    """From noise to picture: DDIM's steps, or Euler's for flow matching."""
+    if flow.is_flow(schedule):
+        return flow.sampler(schedule)
+    return DDIMScheduler.from_config(schedule)
+
+
+def inverse(schedule: Mapping) -> SchedulerMixin:
+    """From picture to noise: DDIM's inverse, or Euler's for flow matching."""
+    if flow.is_flow(schedule):
+        return flow.inverse(schedule)
+    return DDIMInverseScheduler.from_config(schedule)
+
+
 def _arguments(pipe, latents: Tensor) -> dict:
     """A pipeline's arguments that say where to start and how large the picture is."""
     height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
-    latents = latents.to(pipe._execution_device, pipe.unet.dtype)
+    family = family_of(pipe)
+    latents = family.packed(latents.to(pipe._execution_device, family.model(pipe).dtype))
     return {"latents": latents, "height": height, "width": width}
 
 
@@ -183,7 +214,7 @@ def _scheduler(
 
     The schedule is the pipeline's own one where none is given.
     """
-    schedule = noise_schedule(pipe.scheduler.config) if schedule is None else schedule
+    schedule = own_schedule(pipe) if schedule is None else schedule
     with joined(pipe, "sampled") as session:
         session.scheduler(make({**schedule, "clip_sample": False}))
         yield pipe.scheduler

@@ -84,7 +84,7 @@ class Heatmap:
     def _layer(self, layer: str | SupportsIndex) -> str:
         names = self.maps.layers
         if isinstance(layer, str):
-            fitting = [name for name in names if layer in name]
+            fitting = [layer] if layer in names else [name for name in names if layer in name]
         else:
             number = index(layer)
             fitting = [names[number]] if -len(names) <= number < len(names) else []
@@ -119,8 +119,9 @@ class Heatmap:
         found = torch.stack([self._one(layer) for layer in layers]).mean(0)  # (pixel, token)
         if self.among:
             found = found.clamp(min=0)
-            found = found / found[:, list(self.among)].sum(-1, keepdim=True).clamp(min=1e-8)
-        return found[:, list(self.tokens)].sum(-1).reshape(self.maps.shapes[layers[0]])
+            rivals = self.maps.summed(found, self.among)
+            found = found / rivals[:, None].clamp(min=1e-8)
+        return self.maps.summed(found, self.tokens).reshape(self.maps.shapes[layers[0]])
 
     def _one(self, layer: str) -> Float[Tensor, "pixel token"]:
         """One layer's map of all tokens."""

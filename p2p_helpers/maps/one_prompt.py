@@ -8,7 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
 from ..errors import InputError
-from ..prompts.words import Phrase, find_words, words
+from ..prompts.words import Phrase, end_of, find_words, word_tokens, words
 from .heatmap import Heatmap
 from .self_attention import SelfAttention
 
@@ -88,12 +88,22 @@ class OnePrompt:
 
         Pixels look at them, too.
         """
-        rest = range(self._end + 1, self.maps.tokenizer.model_max_length)
+        own = set(word_tokens(self.maps.tokenizer, [self.maps.prompts[self.prompt]]))
+        rest = (token for token in range(self.maps.tokenizer.model_max_length) if token not in own)
         return replace(self.end, name="padding", tokens=tuple(rest))
 
     @property
+    def text(self) -> Heatmap:
+        """All tokens together: the share of a pixel's attention that the text gets.
+
+        It is 1 in cross-attention. In joint attention the pixels get the rest.
+        """
+        every = range(self.maps.tokenizer.model_max_length)
+        return replace(self.end, name="text", tokens=tuple(every))
+
+    @property
     def _end(self) -> int:
-        return len(self.maps.tokenizer(self.maps.prompts[self.prompt]).input_ids) - 1
+        return end_of(self.maps.tokenizer, self.maps.prompts[self.prompt])
 
     @property
     def self_attention(self) -> SelfAttention:

@@ -7,15 +7,15 @@ import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attention.families import Layer, cross_levels, halved, map_level
 from ..attention.interrupts import block
+from ..attention.layers import Layer, halved, map_level, text_levels
 from ..attention.observe import Geometry
 from ..attention.session import Session
 from ..errors import InputError
-from ..prompts.words import as_read
+from ..prompts.words import as_read, word_tokens
 from .recorded import AttentionMaps, Record
 
 SELF_EVERY = 4  # self-attention maps are large, and change little from step to step
@@ -35,14 +35,19 @@ class Recorder:
         self._by_step: dict[str, Tensor] = {}  # (step, prompt, pixel, token)
         self._all: dict[str, Tensor] = {}  # (step, prompt, head, pixel, key)
         self._layers: dict[str, Layer] = {}
+        self.tokens: Int[Tensor, " token"] | None = None
         self._geometry: Geometry | None = None
         self._level: tuple[int, int] = (0, 0)  # rows and columns at the map level
 
     def begin(self, geometry: Geometry):
         """Make room for the maps."""
         self._geometry = geometry
-        levels = cross_levels(geometry.layers) or [0]
+        levels = text_levels(geometry.layers) or [0]
         self._level = halved(*geometry.size, map_level(*geometry.size, levels))
+        if any(layer.kind == "joint" for layer in geometry.layers):
+            self.maps.columns = word_tokens(self.maps.tokenizer, self.maps.prompts)
+            wanted = [*self.maps.columns, geometry.tokens]  # the last stands for the whole text
+            self.tokens = torch.tensor(wanted).to(geometry.device)
         for layer in geometry.layers:
             if self.watches(layer, 0):
                 self._layers[layer.name] = layer
@@ -51,11 +56,13 @@ class Recorder:
     def _make_room(self, layer: Layer):
         run, grid = self._geometry, layer.grid(*self._geometry.size)
         pixels = grid[0] * grid[1]
-        keys = run.tokens if layer.kind == "cross" else pixels
+        keys = pixels
+        if layer.reads_text:
+            keys = run.tokens if self.tokens is None else len(self.tokens)
         if self.record.everything:
             shape = (run.steps, run.prompts, layer.heads, pixels, keys)
             self._all[layer.name] = torch.zeros(shape, dtype=torch.float16)
-        if layer.kind == "cross" and grid == self._level and not self.record.everything:
+        if layer.reads_text and grid == self._level and not self.record.everything:
             shape = (run.prompts, layer.heads, pixels, keys)
             self._by_head[layer.name] = torch.zeros(shape, device=run.device)
             shape = (run.steps, run.prompts, pixels, keys)
@@ -64,8 +71,8 @@ class Recorder:
             self._sums[layer.name] = torch.zeros(run.prompts, pixels, keys, device=run.device)
 
     def watches(self, layer: Layer, step: int) -> bool:
-        """All cross-attention layers, and in every fourth step the self-attention layers at the map level."""
-        if layer.kind == "cross" or self.record.everything:
+        """All layers that look at text, and in every fourth step the self-attention layers at the map level."""
+        if layer.reads_text or self.record.everything:
             return True
         return layer.grid(*self._geometry.size) == self._level and step % SELF_EVERY == 0
 
@@ -86,7 +93,7 @@ class Recorder:
         kept.steps, kept.level = steps, self._level
         for name, layer in self._layers.items():
             kept.shapes[name] = layer.grid(*self._geometry.size)
-            kept.kinds[name] = layer.kind
+            kept.kinds[name] = "cross" if layer.reads_text else "self"
             kept.counts[name] = sum(self.watches(layer, step) for step in range(steps))
         kept.sums = {name: tensor.cpu() for name, tensor in self._sums.items()}
         kept.by_head = {name: tensor.cpu() for name, tensor in self._by_head.items()}
@@ -113,13 +120,15 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
     """
     maps = AttentionMaps(None, [], record or Record())
 
-    def begin(prompt: str | Sequence[str] | None, each: int):
+    def begin(prompt: str | Sequence[str] | None, each: int, longest: int | None):
         if prompt is None:
             raise InputError(
                 "record() finds maps by the prompt's words: give the pipeline the prompt as text, not as prompt_embeds."
             )
+        given = {} if longest is None else {"max_sequence_length": longest}
+        tokenizer = session.family.tokenizer(pipe, given)
         texts = [prompt] if isinstance(prompt, str) else prompt
-        tokenizer, texts = as_read(pipe, [text for text in texts for _ in range(each)])
+        texts = as_read(pipe, tokenizer, [text for text in texts for _ in range(each)])
         maps.__init__(tokenizer, texts, maps.record)
         session.begin(len(texts), observers=[Recorder(maps.record, maps)])
 
@@ -131,7 +140,8 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
         def encode_prompt(*args, **kwargs):  # a pipeline calls it once, first, in every run
             # By the class's signature: a user's own may have any.
             given = signature.bind(*args, **kwargs).arguments
-            begin(given.get("prompt"), given.get("num_images_per_prompt", 1))
+            longest = given.get("max_sequence_length")
+            begin(given.get("prompt"), given.get("num_images_per_prompt", 1), longest)
             return encode(*args, **kwargs)
 
         session.set(pipe, "encode_prompt", encode_prompt)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InputError
@@ -58,6 +59,8 @@ class AttentionMaps:
         self.shapes: dict[str, tuple[int, int]] = {}  # layer → rows and columns
         self.kinds: dict[str, str] = {}  # layer → "cross" or "self"
         self.counts: dict[str, int] = {}  # layer → how many steps are in its sum
+        # Which tokens the last dimension of the maps has, and after them the whole text; None: all
+        self.columns: list[int] | None = None
         # Other layers → (prompt, pixel, token or pixel), summed over steps, mean over heads
         self.sums: dict[str, Tensor] = {}
         # Cross-attention at the map level → (prompt, head, pixel, token), summed over steps
@@ -140,6 +143,34 @@ class AttentionMaps:
     def __len__(self) -> int:
         """How many words the prompts have, each counted once."""
         return len(list(iter(self)))
+
+    def summed(
+        self, found: Float[Tensor, "pixel column"], tokens: Iterable[int]
+    ) -> Float[Tensor, " pixel"]:
+        """The maps of some tokens together, from all that were kept.
+
+        Raises:
+            InputError: of joint attention each word's, start and end tokens are kept, and all others together.
+        """
+        if self.columns is None:
+            return found[:, list(tokens)].sum(-1)
+        kept = [place for place, token in enumerate(self.columns) if token in set(tokens)]
+        total = found[:, kept].sum(-1)
+        others = set(range(self.tokenizer.model_max_length)) - set(self.columns)
+        asked = others & set(tokens)
+        if not asked:
+            return total
+        if asked != others:
+            raise InputError(
+                f"The map of token {min(asked)} was not kept: of joint attention each word's, start and end tokens are, and "
+                "all others together, as padding."
+            )
+        return total + found[:, -1] - found[:, :-1].sum(-1)
+
+    @property
+    def text(self) -> Heatmap:
+        """The share of its attention that the source's pixels give to the text, the rest being theirs."""
+        return self.of(0).text
 
     @property
     def start(self) -> Heatmap:

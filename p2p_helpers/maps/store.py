@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
 from ..prompts.offsets import with_offsets
+from ..prompts.several import Tokenizers, parts_of
 from .recorded import AttentionMaps, Record
 
-FORMAT = 1
+FORMAT = 2
 MEANS = ("sums", "by_head")  # layer → tensor
 SINGLE = ("by_step", "all")  # layer, step → tensor
 
@@ -41,6 +42,15 @@ def _unpacked(packed: Tensor, length: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length)
 
 
+def _tokenizer(tensors: dict[str, Tensor], lengths: Sequence[int]):
+    """The tokenizer of a model, or those of several text encoders; taken out of the tensors."""
+    parts: list = []
+    for n, length in enumerate(lengths):
+        packed = tensors.pop(f"tokenizer/{n}", None)
+        parts.append(length if packed is None else _unpacked(packed, length))
+    return parts[0] if len(parts) == 1 else Tokenizers(parts)
+
+
 def _stacked(single: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
     """Layer → (step, …), from layer and step → tensor."""
     layers = dict.fromkeys(layer for layer, _ in single)
@@ -50,7 +60,10 @@ def _stacked(single: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
 
 def save(maps: AttentionMaps, path: Path):
     """Write maps; a file of this name is replaced when the new one is complete."""
-    tensors = {"tokenizer": _packed(maps.tokenizer)}
+    parts = list(parts_of(maps.tokenizer))
+    tensors = {
+        f"tokenizer/{n}": _packed(part) for n, (part, _, _) in enumerate(parts) if part is not None
+    }
     for kind in MEANS:
         tensors |= {f"{kind}/{layer}": tensor for layer, tensor in getattr(maps, kind).items()}
     for kind in SINGLE:
@@ -59,7 +72,8 @@ def save(maps: AttentionMaps, path: Path):
     about = {
         "format": FORMAT,
         "prompts": maps.prompts,
-        "length": maps.tokenizer.model_max_length,
+        "lengths": [length for _, _, length in parts],
+        "columns": maps.columns,
         "record": vars(maps.record),
         "steps": maps.steps,
         "level": maps.level,
@@ -94,8 +108,12 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
 def load(path: Path) -> AttentionMaps:
     """Read what `save` wrote. Raises InputError."""
     about, tensors = _read(path)
-    tokenizer = _unpacked(tensors.pop("tokenizer"), about["length"])
+    if "length" in about:  # format 1 knew one tokenizer
+        about["lengths"] = [about.pop("length")]
+        tensors["tokenizer/0"] = tensors.pop("tokenizer")
+    tokenizer = _tokenizer(tensors, about["lengths"])
     maps = AttentionMaps(tokenizer, about["prompts"], Record(**about["record"]))
+    maps.columns = about.get("columns")
     maps.steps = about["steps"]
     maps.level = tuple(about["level"])
     maps.shapes = {layer: tuple(shape) for layer, shape in about["shapes"].items()}

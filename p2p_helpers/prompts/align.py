@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..errors import PromptMismatch
 from .offsets import tokens_and_spans
+from .several import parts_of, readers
 from .split import spelling
 from .words import Word, words
 
@@ -25,6 +27,27 @@ def _spread(matrix: Tensor, source: Sequence[int], target: Sequence[int]):
         matrix[rows, columns] = 1.0
     else:
         matrix[rows[:, None], columns] = 1.0 / len(target)
+
+
+def _blocks(
+    tokenizer, of_part: Callable[[Any], Tensor]
+) -> Float[Tensor, "source_token target_token"]:
+    """One block on the diagonal for each text encoder; positions that none fills keep theirs."""
+    return torch.block_diag(
+        *(
+            torch.eye(length) if part is None else of_part(part)
+            for part, _, length in parts_of(tokenizer)
+        )
+    )
+
+
+def _starts_alike(tokenizer, prompt: str) -> Tensor:
+    """A matrix of zeros but for the start token, which T5 does not have."""
+    matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
+    start, end = tokens_and_spans(tokenizer, prompt)[1][0]
+    if start == end:
+        matrix[0, 0] = 1.0
+    return matrix
 
 
 def _ends(tokenizer, source: str, target: str) -> tuple[int, int]:
@@ -52,6 +75,14 @@ def _align_rest_by_position(matrix: Tensor, source_end: int, target_end: int):
     matrix[padding, padding] = 1.0
 
 
+def read_alike(tokenizer, source: str, target: str) -> bool:
+    """Whether two prompts are the same tokens."""
+    return all(
+        tokens_and_spans(part, source)[0] == tokens_and_spans(part, target)[0]
+        for part in readers(tokenizer)
+    )
+
+
 def _mismatch(source: Sequence[Word], target: Sequence[Word]) -> PromptMismatch:
     """What to say of a word swap between prompts of different numbers of words."""
     return PromptMismatch(
@@ -70,7 +101,8 @@ def replacement_matrix(
     Unchanged words map one to one, however far a swap shifts them. The p tokens of a swapped word
     share their maps over the q tokens of the new one. Padding maps one to one in its order as far
     as both prompts have it. What one prompt has more is shared at the end. So every row sums to 1
-    (attention stays a probability), and every target token has a map.
+    (attention stays a probability), and every target token has a map. With several text encoders
+    each has a block of its own on the diagonal.
 
     Raises:
         PromptMismatch: the prompts do not have the same number of words; the message shows both
@@ -78,12 +110,16 @@ def replacement_matrix(
         PromptError: a prompt is too long for the model, or has half a character in it.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Word Swap".
     """
+    return _blocks(tokenizer, lambda part: _replacement(part, source, target))
+
+
+def _replacement(tokenizer, source: str, target: str) -> Float[Tensor, "source_token target_token"]:
+    """The block of one text encoder."""
     source_words = words(tokenizer, source)
     target_words = words(tokenizer, target)
     if len(source_words) != len(target_words):
         raise _mismatch(source_words, target_words)
-    matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
-    matrix[0, 0] = 1.0  # the start token
+    matrix = _starts_alike(tokenizer, source)
     for old, new in zip(source_words, target_words, strict=True):
         _spread(matrix, old.tokens, new.tokens)
     _align_rest_in_order(matrix, *_ends(tokenizer, source, target))
@@ -147,13 +183,18 @@ def refinement_alignment(
         PromptError: a prompt is too long for the model, or has half a character in it.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Adding a New Phrase".
     """
+    matrix = _blocks(tokenizer, lambda part: _refinement(part, source, target))
+    return matrix, matrix.any(0)
+
+
+def _refinement(tokenizer, source: str, target: str) -> Float[Tensor, "source_token target_token"]:
+    """The block of one text encoder."""
     source_words = words(tokenizer, source)
     target_words = words(tokenizer, target)
     old = [spelling(word.text) for word in source_words]
     new = [spelling(word.text) for word in target_words]
-    matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
-    matrix[0, 0] = 1.0  # the start token
+    matrix = _starts_alike(tokenizer, source)
     for i, j in _matches(old, new):
         _spread(matrix, source_words[i].tokens, target_words[j].tokens)
     _align_rest_by_position(matrix, *_ends(tokenizer, source, target))
-    return matrix, matrix.any(0)
+    return matrix

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
-from ..errors import InputError, PromptError
+from ..errors import PromptError
+from .several import check_tokenizer
 from .split import Span
 
 # Twins of slow tokenizers. Making one takes a moment, and a tokenizer never changes but by growth.
@@ -23,10 +24,7 @@ def with_offsets(tokenizer) -> PreTrainedTokenizerFast:
     Raises:
         InputError: it is no tokenizer.
     """
-    if not hasattr(tokenizer, "model_max_length"):
-        raise InputError(
-            f"{type(tokenizer).__name__} is no tokenizer. Give a pipeline's: pipe.tokenizer."
-        )
+    check_tokenizer(tokenizer)
     if tokenizer.is_fast:
         return tokenizer
     twin = _twins.get(tokenizer)

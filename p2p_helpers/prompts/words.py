@@ -10,7 +10,8 @@ from typing import NamedTuple, SupportsIndex
 from ..errors import PromptError, UnknownWordWarning
 from ..values import shown
 from .offsets import tokens_and_spans
-from .split import added_tokens, owners, spelling, split
+from .several import parts_of, readers
+from .split import Span, added_tokens, owners, spelling, split
 
 # A word or phrase, every time it occurs; or with a number, only its n-th occurrence, from 1.
 Phrase = str | tuple[str, SupportsIndex]
@@ -57,7 +58,8 @@ def words(tokenizer, prompt: str) -> list[Word]:
     run of punctuation is a word of its own.
 
     Args:
-        tokenizer: a Hugging Face tokenizer, as CLIPTokenizer.
+        tokenizer: a Hugging Face tokenizer, as CLIPTokenizer, or the `Tokenizers` of a model with
+            several text encoders.
         prompt: any text.
 
     Raises:
@@ -65,6 +67,16 @@ def words(tokenizer, prompt: str) -> list[Word]:
             would fall off. Or it has half a character in it.
     """
     _check_readable(prompt)
+    found: dict[Span, Word] = {}
+    for part, first, _ in parts_of(tokenizer):
+        for span, word in _owned(part, prompt) if part is not None else ():
+            before = found[span].tokens if span in found else ()
+            found[span] = Word(word.text, (*before, *(first + token for token in word.tokens)))
+    return [found[span] for span in sorted(found)]
+
+
+def _owned(tokenizer, prompt: str) -> list[tuple[Span, Word]]:
+    """The words of one tokenizer, and where they stand in the text."""
     tokens, spans = tokens_and_spans(tokenizer, prompt)
     limit = tokenizer.model_max_length
     added = added_tokens(tokenizer, prompt, tokens, spans)
@@ -75,23 +87,37 @@ def words(tokenizer, prompt: str) -> list[Word]:
     texts = list(split(prompt, added))
     owned = owners(texts, spans, prompt)
     names = [added.get((start, end), prompt[start:end]) for start, end in texts]
-    return [Word(name, tuple(own)) for name, own in zip(names, owned, strict=True) if own]
+    named = zip(texts, names, owned, strict=True)
+    return [(span, Word(name, tuple(own))) for span, name, own in named if own]
 
 
-def as_read(pipe, prompts: Sequence[str]) -> tuple[object, list[str]]:
-    """A pipeline's tokenizer, and prompts as the pipeline reads them.
+def word_tokens(tokenizer, prompts: Sequence[str]) -> list[int]:
+    """Positions of all words of the prompts, and of their start and end tokens."""
+    found = {
+        token for prompt in prompts for word in words(tokenizer, prompt) for token in word.tokens
+    }
+    for part, first, _ in parts_of(tokenizer):
+        for prompt in prompts if part is not None else ():
+            _, spans = tokens_and_spans(part, prompt)
+            found |= {first + n for n, (start, end) in enumerate(spans) if start == end}
+    return sorted(found)
 
-    A textual inversion of several vectors is several tokens. SDXL's refiner has only a second
-    tokenizer.
+
+def end_of(tokenizer, prompt: str) -> int:
+    """The position of a prompt's end token, with several encoders the first one's."""
+    return len(tokens_and_spans(readers(tokenizer)[0], prompt)[0]) - 1
+
+
+def as_read(pipe, tokenizer, prompts: Sequence[str]) -> list[str]:
+    """Prompts as a pipeline reads them: a textual inversion of several vectors is several tokens.
 
     Raises:
         PromptError: a prompt has half a character in it.
     """
     for prompt in prompts:
         _check_readable(prompt)
-    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
     convert = getattr(pipe, "maybe_convert_prompt", None)
-    return tokenizer, convert(list(prompts), tokenizer) if convert else list(prompts)
+    return convert(list(prompts), readers(tokenizer)[0]) if convert else list(prompts)
 
 
 def _parts(phrase: Phrase) -> tuple[str, int | None]:
@@ -152,7 +178,7 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
 
 def vocabulary(tokenizer) -> Sequence[str]:
     """The words that the model knows, where its tokenizer says so, as the embedded model's does."""
-    return tokenizer.init_kwargs.get("known_words") or ()
+    return readers(tokenizer)[0].init_kwargs.get("known_words") or ()
 
 
 def unknown_words(tokenizer, prompt: str) -> dict[str, str]:
@@ -164,7 +190,7 @@ def unknown_words(tokenizer, prompt: str) -> dict[str, str]:
     known = vocabulary(tokenizer)
     if not known:
         return {}
-    taught = {spelling(name) for name in tokenizer.added_tokens_encoder}
+    taught = {spelling(name) for name in readers(tokenizer)[0].added_tokens_encoder}
     letters = [word.text for word in words(tokenizer, prompt) if word.text[0].isalnum()]
     new = [word for word in letters if word.lower() not in known and spelling(word) not in taught]
     return {w: next(iter(difflib.get_close_matches(w.lower(), known, n=1)), "") for w in new}

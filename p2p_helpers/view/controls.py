@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ipywidgets as w
 from PIL import Image
 
+from ..attention.families import family_of
 from ..errors import P2PError
 from ..inversion.methods import METHODS
 from ..prompts.align import refinement_alignment, replacement_matrix
@@ -29,7 +30,7 @@ class Controls:
 
     def __init__(self, pipe, released: Callable[[], None]):
         # A tokenizer serves one thread at a time, and a run uses the pipeline's.
-        self._tokenizer = copy.deepcopy(pipe.tokenizer)
+        self._tokenizer = copy.deepcopy(family_of(pipe).tokenizer(pipe, {}))
         self._photo: Image.Image | None = None
         self._phrases: tuple = ()
         self._loading = False

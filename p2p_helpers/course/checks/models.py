@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...attention.families import halved, map_level
+from ...attention.layers import halved, map_level
 from ...edits.schedule import active_steps
 from .base import need, passed
 

@@ -1,0 +1,127 @@
+"""UNets: self-attention and cross-attention in layers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+from torch import Tensor, nn
+
+from ..errors import AttentionControlError
+from .layers import Layer
+from .rows import narrowed
+
+# These compute the same as AttnProcessor2_0 and differ only in how they save memory.
+EQUIVALENT = (AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor)
+
+
+class UNet:
+    """Stable Diffusion 1.x, 2.x, XL and their relatives: `UNet2DConditionModel` with self- and cross-attention."""
+
+    self_size = 0.25  # the paper's 16×16 of 64×64
+    flow = False
+
+    # What may have one row for each latent in a call of the UNet. Positional arguments are the latents, the timestep and
+    # the text, in this order.
+    ROWS = (
+        "sample",
+        "encoder_hidden_states",
+        "class_labels",
+        "timestep_cond",
+        "attention_mask",
+        "added_cond_kwargs",
+        "down_block_additional_residuals",
+        "mid_block_additional_residual",
+        "down_intrablock_additional_residuals",
+        "encoder_attention_mask",
+    )
+
+    def knows(self, pipe) -> bool:
+        return hasattr(type(pipe), "num_timesteps") and bool(
+            getattr(getattr(pipe, "unet", None), "attn_processors", None)
+        )
+
+    def model(self, pipe) -> nn.Module:
+        return pipe.unet
+
+    def tokenizer(self, pipe, arguments: Mapping[str, Any]):
+        # SDXL's refiner has only a second one.
+        return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+
+    def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
+        """Raises AttentionControlError for layers with keys of text and pixels in one (DeepFloyd IF)."""
+        deepest = len(model.config.down_block_types) - 1
+        found = {}
+        for name, module in model.named_modules():
+            *parents, last = name.split(".")
+            if not hasattr(module, "set_processor") or parents[:1] not in (
+                ["down_blocks"],
+                ["mid_block"],
+                ["up_blocks"],
+            ):
+                continue
+            # GLIGEN's fusers and AnimateDiff's motion modules look at other things than this picture and its text.
+            if "fuser" in parents or "motion_modules" in parents:
+                continue
+            if last not in ("attn1", "attn2") and parents[-1] != "attentions":
+                continue
+            if module.added_kv_proj_dim is not None:
+                raise AttentionControlError(
+                    f"{name} attends to text and pixels in one softmax (added keys and values), which cannot be "
+                    "controlled yet. Take a model with cross-attention: Stable Diffusion 1.x, 2.x, XL."
+                )
+            part = parents[0].partition("_")[0]
+            level = deepest
+            if part != "mid":
+                level = int(parents[1]) if part == "down" else deepest - int(parents[1])
+            kind = "cross" if module.is_cross_attention else "self"
+            found[Layer(f"{name}.processor", kind, part, level, module.heads)] = module
+        order = {"down": 0, "mid": 1, "up": 2}  # as the UNet runs them; its modules stand otherwise
+        return dict(sorted(found.items(), key=lambda item: order[item[0].part]))
+
+    def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+        return args[0] if args else kwargs["sample"]
+
+    def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+        sample = self.sample(args, kwargs)
+        if sample.dim() != 4:
+            raise AttentionControlError(
+                f"The model got latents {tuple(sample.shape)}; one picture for each prompt has (row, channel, height, "
+                "width). Pipelines that make videos, such as AnimateDiff, cannot be controlled."
+            )
+        return sample.shape[-2], sample.shape[-1]
+
+    def tokens(self, args: tuple, kwargs: Mapping[str, Any]) -> int:
+        text = args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
+        return text.shape[1]
+
+    def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int:
+        guided = getattr(pipe, "do_classifier_free_guidance", None)
+        expected = [prompts, 2 * prompts] if guided is None else [(1 + bool(guided)) * prompts]
+        if rows not in expected:
+            raise AttentionControlError(
+                f"The UNet got {rows} rows for {prompts} prompts. Run the controlled pipeline on exactly those prompts, "
+                "with one picture for each, and with classifier-free guidance or none."
+            )
+        return rows - prompts
+
+    def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        return latents
+
+    def packed(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
+        return narrowed(args, kwargs, self.ROWS, keep, rows)
+
+
+def stand_in(module: nn.Module) -> AttnProcessor2_0 | None:
+    """A processor that reaches the fused kernel, for a layer whose own one is equal to it in all but memory."""
+    plain = type(getattr(module, "processor", None)) in EQUIVALENT
+    return AttnProcessor2_0() if plain and module.scale_qk and module.norm_q is None else None

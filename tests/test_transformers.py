@@ -1,0 +1,321 @@
+"""Transformers: edits equal maps written out, the source is the plain pipeline's, and the model is left as it was."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, FluxPipeline
+from PIL import Image
+
+import p2p_helpers as p2p
+from p2p_helpers.attention.families import family_of, layers_of
+from p2p_helpers.attention.layers import Layer
+from p2p_helpers.attention.transformers import Flux
+from p2p_helpers.inversion import flow
+from p2p_helpers.prompts.words import word_tokens
+
+from . import written_out
+from .conftest import float64_texts
+from .transformers import KINDS, build
+
+CAT, GIRAFFE = "a cat on the beach", "a giraffe on the beach"
+LONG = "a photo of a red cat on the beach at night"
+SIZE = {"height": 128, "width": 128, "guidance_scale": 4.0, "max_sequence_length": 48}
+STEPS = written_out.STEPS
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pipe(request, tmp_path_factory):
+    return build(request.param, tmp_path_factory.mktemp("tokenizer"))
+
+
+def extra(pipe, count=None):
+    """True guidance where a Flux pipeline has it."""
+    if type(pipe).__name__ != "FluxPipeline" or pipe.transformer.config.guidance_embeds:
+        return {}
+    return {"true_cfg_scale": 3.0, "negative_prompt": ["blurry"] * count if count else "blurry"}
+
+
+def pixels(image):
+    return np.asarray(image, int)
+
+
+def final(pipe, target, change, **more):
+    """The final latents of an edit."""
+    seen = {}
+
+    def keep(pipe, step, timestep, tensors):
+        seen["latents"] = tensors["latents"].clone()
+        return tensors
+
+    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    p2p.edit(pipe, CAT, target, change, callback=keep, **common, **more)
+    return seen["latents"]
+
+
+CASES = (
+    "swap",
+    "swap, own pixels",
+    "pixels alone",
+    "refine",
+    "reweight",
+    "swap, then reweight",
+)
+SCHEDULE = {"default": 0.8, "giraffe": (0.2, 0.6)}
+
+
+def cases(tokenizer):
+    """Name → target, our edit, the same written out, when the pixels' columns are the source's."""
+    swapped = written_out.swap(tokenizer, CAT, GIRAFFE, SCHEDULE)
+    weights = {"giraffe": 2.0, "beach": -1.0}
+    same = written_out.swap(tokenizer, CAT, CAT, 0.8)
+    plain = p2p.Replace(cross_steps=SCHEDULE, self_steps=0.5)
+    return {
+        "swap": (GIRAFFE, plain, swapped, 0.5),
+        "swap, own pixels": (
+            GIRAFFE,
+            p2p.Replace(cross_steps=SCHEDULE, self_steps=0.0),
+            swapped,
+            0,
+        ),
+        "pixels alone": (GIRAFFE, p2p.Replace(cross_steps=0.0, self_steps=1.0), None, 1.0),
+        "refine": (
+            LONG,
+            p2p.Refine(cross_steps=0.8, self_steps=0.5),
+            written_out.refine(tokenizer, CAT, LONG, 0.8),
+            0.5,
+        ),
+        "reweight": (
+            CAT,
+            p2p.Reweight({"cat": 3.0}, self_steps=0.5),
+            written_out.reweigh(same, tokenizer, CAT, {"cat": 3.0}, 0.8),
+            0.5,
+        ),
+        "swap, then reweight": (
+            GIRAFFE,
+            plain | p2p.Reweight(weights, cross_steps=1.0),
+            written_out.reweigh(swapped, tokenizer, GIRAFFE, weights, 1.0),
+            0.5,
+        ),
+    }
+
+
+def differences(pipe, name):
+    """The largest difference of an edit to maps written out, and to no edit, in deviations of the latents."""
+    target, change, edited, self_steps = cases(family_of(pipe).tokenizer(pipe, SIZE))[name]
+    text_first = isinstance(family_of(pipe), Flux)
+    wanted = written_out.latents(
+        pipe, [CAT, target], edited, self_steps, text_first, **SIZE, **extra(pipe, 2)
+    )
+    got = final(pipe, target, change)
+    kind = p2p.Refine if target == LONG else p2p.Replace
+    plain = final(pipe, target, kind(cross_steps=0.0, self_steps=0.0))
+    spread = wanted.std()
+    return (got - wanted).abs().max() / spread, (got[1] - plain[1]).abs().max() / spread
+
+
+@float64_texts
+@pytest.mark.parametrize("name", CASES)
+def test_an_edit_equals_maps_written_out(pipe, name):
+    pipe.to(torch.float64)
+    try:
+        wrong, changed = differences(pipe, name)
+        assert wrong <= 1e-10 and changed > 1e-4
+    finally:
+        pipe.to(torch.float32)
+
+
+def test_an_edit_equals_maps_written_out_in_single_precision(pipe):
+    wrong, changed = differences(pipe, "swap, then reweight")
+    assert wrong <= 1e-5 and changed > 1e-3
+
+
+def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
+    plain = pipe(
+        [CAT, GIRAFFE],
+        generator=[torch.Generator().manual_seed(3) for _ in range(2)],
+        num_inference_steps=STEPS,
+        **SIZE,
+        **extra(pipe, 2),
+    ).images
+    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
+    np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+    again = p2p.edit(pipe, result, GIRAFFE, p2p.Replace(), progress=False)  # its source is known
+    assert np.abs(pixels(again.image) - pixels(result.image)).max() <= 1
+    np.testing.assert_array_equal(pixels(again.source), pixels(result.source))
+
+
+def test_every_layer_is_found_in_its_order(pipe):
+    found = layers_of(pipe)
+    order = ("text", "pixels") if isinstance(family_of(pipe), Flux) else ("pixels", "text")
+    joint = [layer for layer in found if layer.kind == "joint"]
+    assert len(joint) == (5 if isinstance(family_of(pipe), Flux) else 4)
+    assert all(layer.order == order and layer.heads == 4 for layer in joint)
+    assert {layer.name for layer in found} == set(pipe.transformer.attn_processors)
+
+
+def test_the_places_of_text_and_pixels():
+    layer = Layer("0", "joint", "block", 1, 4, ("pixels", "text"))
+    places = layer.places((6, 10), 7)
+    assert places.keys == {"pixels": slice(0, 15), "text": slice(15, 22)}
+    assert (places.pixels, places.text) == (slice(0, 15), slice(15, 22))
+    assert layer.keys((6, 10), 7) == 22
+
+
+def test_packing_is_the_pipelines_own():
+    latents = torch.randn(2, 4, 6, 10)
+    packed = FluxPipeline._pack_latents(latents, 2, 4, 6, 10)
+    assert torch.equal(Flux().packed(latents), packed)
+    assert torch.equal(Flux().unpacked(packed, (6, 10)), latents)
+
+
+def test_an_error_in_any_layer_leaves_the_model_as_it_was(pipe, monkeypatch):
+    def run():
+        common = {**SIZE, **extra(pipe), "seed": 3, "steps": 1, "progress": False}
+        return p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
+
+    wanted, processors = run(), dict(pipe.transformer.attn_processors)
+    modules = [m for m in pipe.transformer.modules() if hasattr(m, "set_processor")]
+    for module in modules:
+        own = type(module).forward
+
+        def fail(self, *args, broken=module, own=own, **kwargs):
+            if self is broken:
+                raise RuntimeError("broken")
+            return own(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(module), "forward", fail)
+            with pytest.raises(RuntimeError, match="broken"):
+                run()
+        assert all("forward" not in vars(m) for m in modules)
+        assert pipe.transformer.attn_processors == processors
+    np.testing.assert_array_equal(pixels(run().image), pixels(wanted.image))
+
+
+def test_local_blend_keeps_the_source_outside_the_mask(pipe):
+    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 2:8] = True
+    seen = {}
+
+    def keep(pipe, step, timestep, tensors):
+        seen.update(tensors)
+        return tensors
+
+    blend = p2p.LocalBlend(mask=mask, start=0.0)
+    p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), local_blend=blend, callback=keep, **common)
+    unpacked = family_of(pipe).unpacked(seen["latents"], (16, 16))
+    differ = (unpacked[0] != unpacked[1]).any(0)
+    assert differ.any() and not differ[~torch.from_numpy(mask)].any()
+
+
+def recorded(pipe, change):
+    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    return p2p.edit(pipe, CAT, GIRAFFE, change, record=True, **common)
+
+
+def test_a_swapped_word_looks_where_the_old_one_looked(pipe):
+    maps = recorded(pipe, p2p.Replace(cross_steps=1.0, self_steps=0.0)).maps
+    assert maps["giraffe"].numpy().shape == (8, 8) and maps["cat"].numpy().sum() > 0
+    np.testing.assert_allclose(maps["cat"], maps["giraffe"], atol=1e-6)
+    assert "beach" in maps and "zebra" not in maps
+
+
+def test_words_start_end_and_padding_are_the_texts_share(pipe, tmp_path):
+    maps = recorded(pipe, p2p.Replace()).maps
+    source = maps.of(0)
+    special = [source.padding.numpy()]
+    parts = family_of(pipe).tokenizer(pipe, SIZE)
+    tokens = word_tokens(parts, [CAT])
+    words = {token for heat in source.words for token in heat.tokens}
+    rest = [maps[token].numpy() for token in tokens if token not in words]
+    total = sum(heat.numpy() for heat in source.words) + sum(rest) + sum(special)
+    np.testing.assert_allclose(total, maps.text, atol=1e-5)
+    assert 0 < maps.text.numpy().min() and maps.text.numpy().max() < 1
+    maps.save(tmp_path / "maps.safetensors")
+    loaded = p2p.AttentionMaps.load(tmp_path / "maps.safetensors")
+    for name in ("cat", "giraffe"):
+        np.testing.assert_array_equal(loaded[name], maps[name])
+    np.testing.assert_array_equal(loaded.of(1).padding, maps.of(1).padding)
+    with pytest.raises(p2p.InputError, match="all others together"):
+        maps[max(source.padding.tokens)].numpy()
+
+
+def test_the_explorer_and_the_figures_take_them(pipe):
+    result = recorded(pipe, p2p.Replace())
+    assert "giraffe" in p2p.explore(result)._repr_html_() and result._repr_png_()
+
+
+def photo():
+    """A picture with something in it, 128 pixels."""
+    ramp = np.linspace(0, 255, 128, dtype=np.uint8)
+    return Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 128), -1).astype("u1"))
+
+
+def test_a_picture_is_inverted_and_edited(pipe, tmp_path):
+    inversion = p2p.invert(pipe, photo(), CAT, steps=STEPS, progress=False)
+    assert inversion.method == "direct" and inversion.pivot.shape == (STEPS + 1, 4, 16, 16)
+    ceiling = pipe.vae.decode(
+        pipe.vae.encode(pipe.image_processor.preprocess(photo())).latent_dist.mode(),
+        return_dict=False,
+    )[0]
+    copy = pipe.image_processor.postprocess(ceiling.detach(), output_type="pil")[0]
+    assert np.abs(pixels(inversion.reconstruction) - pixels(copy)).max() <= 1
+    inversion.save(tmp_path / "picture.safetensors")
+    loaded = p2p.Inversion.load(tmp_path / "picture.safetensors")
+    first, second = (
+        p2p.edit(pipe, source, GIRAFFE, p2p.Replace(), progress=False)
+        for source in (inversion, loaded)
+    )
+    np.testing.assert_array_equal(pixels(first.image), pixels(second.image))
+    assert np.abs(pixels(first.source) - pixels(copy)).max() <= 1
+    assert (pixels(first.image) != pixels(first.source)).any()
+
+
+def test_the_reverse_of_a_straight_flow_is_exact():
+    """Where the velocity is the same everywhere, Euler's steps forwards and backwards meet."""
+    for shift in ({"shift": 3.0}, {"use_dynamic_shifting": True}):
+        schedule = flow.flow_schedule(flow.DEFAULTS | shift)
+        more = {"mu": 0.7} if schedule["use_dynamic_shifting"] else {}
+        forwards, backwards = flow.sampler(schedule), flow.inverse(schedule)
+        start = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+        x, velocity = start, torch.randn(1, 4, 2, 2, dtype=torch.float64)
+        for scheduler in (backwards, forwards):
+            scheduler.set_timesteps(5, **more)
+            for t in scheduler.timesteps:
+                x = scheduler.step(velocity, t, x, return_dict=False)[0]
+            assert (x - start).abs().max() > 0.1 or scheduler is forwards
+        torch.testing.assert_close(x, start, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["null-text", "negative-prompt", "exact", "ddim"])
+def test_methods_made_for_diffusion_are_refused_with_the_reason(pipe, method):
+    with pytest.raises(p2p.InversionError, match="method='direct'"):
+        p2p.invert(pipe, photo(), CAT, method=method, steps=2, progress=False)
+
+
+def test_another_scheduler_is_refused_for_inversion(pipe):
+    own = pipe.scheduler
+    pipe.scheduler = DDIMScheduler()
+    try:
+        with pytest.raises(p2p.InversionError, match="predicts a flow"):
+            p2p.invert(pipe, photo(), CAT, steps=2, progress=False)
+    finally:
+        pipe.scheduler = own
+
+
+@pytest.mark.parametrize(
+    "key, value", [("shift", "3"), ("time_shift_type", "none"), ("base_image_seq_len", 0)]
+)
+def test_a_schedule_that_is_none_is_refused_by_name(key, value):
+    with pytest.raises(p2p.InversionError, match=key):
+        flow.flow_schedule(flow.DEFAULTS | {key: value})
+
+
+def test_a_text_for_another_encoder_is_refused(pipe):
+    if "prompt_2" in inspect.signature(pipe.__call__).parameters:
+        with pytest.raises(p2p.InputError, match="one prompt for all"):
+            p2p.edit(pipe, CAT, GIRAFFE, prompt_2="a cat", steps=1, progress=False)
