@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
-# Tests of the course, its site and the training of the embedded model: the oldest versions are not tried on these.
-COURSE := another_model.py browser.py checks.py checks_blend.py checks_models.py docs.py toyland2.py train.py
+# Tests of the course, its site and the embedded model, and of torch.compile: the oldest versions are not tried on these.
+COURSE := another_model.py browser.py checks.py checks_blend.py checks_models.py compile.py counterfactual.py docs.py toyland.py toyland2.py train.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 

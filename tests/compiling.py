@@ -1,4 +1,4 @@
-"""How often torch.compile compiles the UNet for edits: `python -m tests.compiling wrapped|in-place`. Prints JSON.
+"""How often torch.compile compiles a model for edits: `python -m tests.compiling unet|sd3.5|flux wrapped|in-place`. Prints JSON.
 
 A script of its own, since the tests check shapes in every function, which no compiler can look into. The graphs are
 captured whole (`fullgraph=True`) and run as they are; code generation would need minutes and a C++ compiler.
@@ -6,6 +6,8 @@ captured whole (`fullgraph=True`) and run as they are; code generation would nee
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch._dynamo.testing import CompileCounter
 
 import p2p_helpers as p2p
+
+from . import transformers
 
 SOURCE, TARGET = "a cat on the beach", "a cat on the beach at night"
 TINY = {
@@ -24,11 +28,23 @@ TINY = {
 BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
 
 
+def unet():
+    """A pipeline with a UNet of two blocks."""
+    toyland = p2p.load_pipeline("toyland", device="cpu")
+    model = UNet2DConditionModel(
+        sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **TINY, **BLOCKS
+    )
+    parts = {**toyland.components, "unet": model}
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
 def edits(pipe) -> dict:
     """Some edits, twice each: name → the pictures."""
     change = p2p.Refine(cross_steps={"default": 0.7, "beach": 0.4}, self_steps=0.3, self_size=1.0)
     blend = p2p.LocalBlend(("cat", "night"))
     run = {"steps": 10, "seed": 1, "guidance_scale": 4.0, "progress": False}
+    if not hasattr(pipe, "unet"):
+        run |= {"height": 128, "width": 128, "max_sequence_length": 48}
     ways = {
         "edit": lambda: p2p.edit(pipe, SOURCE, TARGET, change, **run),
         "edit again": lambda: p2p.edit(pipe, SOURCE, TARGET, change, **run),
@@ -42,22 +58,18 @@ def edits(pipe) -> dict:
     return ways
 
 
-def main(way: str):
+def main(model: str, way: str):
     """Compile, edit, count."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    toyland = p2p.load_pipeline("toyland", device="cpu")
-    unet = UNet2DConditionModel(
-        sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **TINY, **BLOCKS
-    )
-    parts = {**toyland.components, "unet": unet}
-    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe = unet() if model == "unet" else transformers.build(model, Path(tempfile.mkdtemp()))
     plain = {name: np.asarray(run().image) for name, run in edits(pipe).items()}
     counter, counts, apart = CompileCounter(), {}, {}
+    part = "unet" if model == "unet" else "transformer"
     if way == "wrapped":
-        pipe.unet = torch.compile(unet, backend=counter, fullgraph=True)
+        setattr(pipe, part, torch.compile(getattr(pipe, part), backend=counter, fullgraph=True))
     else:
-        unet.compile(backend=counter, fullgraph=True)
+        getattr(pipe, part).compile(backend=counter, fullgraph=True)
     for name, run in edits(pipe).items():
         before = counter.frame_count
         made = np.asarray(run().image)
@@ -67,4 +79,4 @@ def main(way: str):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""torch.compile takes the UNet whole during edits: no graph break, and no compiling anew from step to step or run to run."""
+"""torch.compile takes the model whole during edits: no graph break, and no compiling anew from step to step or run to run."""
 
 import json
 import subprocess
@@ -7,10 +7,13 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("way", ["wrapped", "in-place"])
-def test_one_graph_for_each_kind_of_step(way):
+@pytest.mark.parametrize(
+    "model, way",
+    [("unet", "wrapped"), ("unet", "in-place"), ("sd3.5", "wrapped"), ("flux", "in-place")],
+)
+def test_one_graph_for_each_kind_of_step(model, way):
     """torch.compile(unet) and unet.compile(). A graph break would be an error, since graphs are captured whole."""
-    command = [sys.executable, "-m", "tests.compiling", way]
+    command = [sys.executable, "-m", "tests.compiling", model, way]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(run.stdout.splitlines()[-1])
     graphs = found["graphs"]

@@ -319,3 +319,58 @@ def test_a_text_for_another_encoder_is_refused(pipe):
     if "prompt_2" in inspect.signature(pipe.__call__).parameters:
         with pytest.raises(p2p.InputError, match="one prompt for all"):
             p2p.edit(pipe, CAT, GIRAFFE, prompt_2="a cat", steps=1, progress=False)
+
+
+def test_pictures_need_not_be_square(pipe):
+    wide = {**SIZE, "width": 192}
+    common = {**extra(pipe), "seed": 3, "steps": 2, "progress": False, "record": True}
+    blend = p2p.LocalBlend(("cat", "giraffe"))
+    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), local_blend=blend, **wide, **common)
+    assert result.image.size == (192, 128)
+    assert result.maps["cat"].numpy().shape == (8, 12) and result.masks.shape[-2:] == (16, 24)
+
+
+def test_half_precision(pipe):
+    pipe.to(torch.bfloat16)
+    try:
+        common = {**SIZE, **extra(pipe), "seed": 3, "steps": 2, "progress": False}
+        result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), record=True, **common)
+        assert (pixels(result.image) != pixels(result.source)).any()
+        assert np.isfinite(result.maps["giraffe"].numpy()).all()
+    finally:
+        pipe.to(torch.float32)
+
+
+class LoRA(torch.nn.Module):
+    """A low-rank addition to a linear layer, as adapters make it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.down = torch.nn.Linear(base.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_an_adapter_acts_in_source_and_target(pipe):
+    layer = pipe.transformer.transformer_blocks[1].attn
+    base = layer.to_q
+    torch.manual_seed(1)
+    layer.to_q = LoRA(base)
+    try:
+        plain = pipe(
+            [CAT, GIRAFFE],
+            generator=[torch.Generator().manual_seed(3) for _ in range(2)],
+            num_inference_steps=STEPS,
+            **SIZE,
+            **extra(pipe, 2),
+        ).images
+        common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+        result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
+        np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+        with_adapter = final(pipe, GIRAFFE, p2p.Replace())
+    finally:
+        layer.to_q = base
+    assert (with_adapter[1] != final(pipe, GIRAFFE, p2p.Replace())[1]).any()

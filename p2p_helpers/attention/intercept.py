@@ -141,6 +141,8 @@ class _Intercept(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is Tensor.unflatten:  # torch.compile does not follow this method within a mode
+            func = torch.unflatten
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         key = args[1] if len(args) > 1 else kwargs["key"]
