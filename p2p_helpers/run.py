@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .arguments import as_blend
-from .attention.families import family_of
+from .attention.families import family_of, layers_of
 from .attention.phases import Plan
 from .attention.session import Session
 from .blend import BlendRun, LocalBlend
@@ -75,7 +75,8 @@ def edit(
         PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        InputError: a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
+        InputError: layers that the model does not have;
+            a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
             does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an
             earlier result of another pipeline, scheduler or number of steps; latents that are no numbers.
@@ -129,8 +130,20 @@ def _planned(pipe, request: Request, local_blend, record: bool | Record, callbac
     if record:
         kept = record if isinstance(record, Record) else Record()
         recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
+    for change in request.edits:
+        _check_layers(pipe, change)
     edits = Plan(tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size)
     return _Planned(edits, local_blend, blend, recorder, callback)
+
+
+def _check_layers(pipe, change: Edit):
+    """Refuse names that no layer of the model has."""
+    names = [layer.name for layer in layers_of(pipe)] if change.layers else []
+    unknown = [part for part in change.layers or () if not any(part in name for name in names)]
+    if unknown:
+        raise InputError(
+            f"layers={unknown[0]!r} fits no layer of this model. There are: {', '.join(names)}."
+        )
 
 
 def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.Image]:

@@ -374,3 +374,15 @@ def test_an_adapter_acts_in_source_and_target(pipe):
     finally:
         layer.to_q = base
     assert (with_adapter[1] != final(pipe, GIRAFFE, p2p.Replace())[1]).any()
+
+
+def test_an_edit_in_some_layers_only(pipe):
+    names = [layer.name for layer in layers_of(pipe)]
+    free = final(pipe, GIRAFFE, p2p.Replace(cross_steps=0.0, self_steps=0.0))
+    whole = final(pipe, GIRAFFE, p2p.Replace())
+    some = final(pipe, GIRAFFE, p2p.Replace(layers="transformer_blocks.1."))
+    assert not torch.equal(some, free) and not torch.equal(some, whole)
+    assert torch.equal(final(pipe, GIRAFFE, p2p.Replace(layers=names)), whole)
+    assert torch.equal(final(pipe, GIRAFFE, p2p.Replace(layers=())), free)
+    with pytest.raises(p2p.InputError, match="There are: transformer_blocks.0.attn"):
+        final(pipe, GIRAFFE, p2p.Replace(layers="up_blocks"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ class Wish:
     Args:
         pair: S and T, or None where the target keeps its own cross-attention maps.
         self_size: the largest self-attention map to be injected, as a share of the latent's side; 0 for none.
+        layers: parts of the names of the layers in which it asks for anything; None for all.
     """
 
     pair: Pair | None
     self_size: float
+    layers: tuple[str, ...] | None = None
 
     @property
     def borrows(self) -> bool:
@@ -43,6 +45,8 @@ class Wish:
             size: of the latent.
             source, own: their rows in the batch.
         """
+        if self.layers is not None and not any(part in layer.name for part in self.layers):
+            return None
         rows, columns = layer.grid(*size)
         limit = math.ceil(size[0] * self.self_size) * math.ceil(size[1] * self.self_size)
         injects = rows * columns <= limit
@@ -71,7 +75,7 @@ class Phase:
             return None if matrix is None else matrix.to(device)
 
         wishes = [
-            Wish(wish.pair and (moved(wish.pair[0]), moved(wish.pair[1])), wish.self_size)
+            replace(wish, pair=wish.pair and (moved(wish.pair[0]), moved(wish.pair[1])))
             for wish in self.wishes
         ]
         return Phase(wishes)
@@ -158,7 +162,7 @@ class Plan:
             else:
                 # Copies, so that a phase does not keep the matrices of all steps.
                 pair = _pair(s[step].clone(), t[step].clone())
-                found.append(Wish(pair, size if injected[step] else 0.0))
+                found.append(Wish(pair, size if injected[step] else 0.0, edit.layers))
         return found
 
 

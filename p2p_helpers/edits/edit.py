@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InputError
+from ..values import shown
 from .schedule import Interval, Schedule, active_steps
 
 Matrices = tuple[
@@ -39,14 +40,19 @@ class Edit(ABC):
             paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is what the other part of a
             composition says, or else the model's: 0.25 for UNets, 1.0 for transformers, whose layers
             all have one size.
+        layers: names of the attention layers in which the edit acts, or parts of names, as
+            "up_blocks" or ("transformer_blocks.4.", "transformer_blocks.5."). None is what the other
+            part of a composition says, or else all.
 
     Raises:
-        InputError: a schedule outside 0…1 or reversed, or a self_size outside 0…1.
+        InputError: a schedule outside 0…1 or reversed, a self_size outside 0…1, or layers that are
+            no names.
     """
 
     cross_steps: Schedule = dataclasses.field(default=0.8, kw_only=True)
     self_steps: Interval | None = dataclasses.field(default=None, kw_only=True)
     self_size: float | None = dataclasses.field(default=None, kw_only=True)
+    layers: str | Sequence[str] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         if isinstance(self.cross_steps, Mapping):  # a copy: the caller's may change
@@ -62,6 +68,16 @@ class Edit(ABC):
             raise InputError(
                 "self_size is a share of the latent's side, 0 < self_size ≤ 1, not "
                 f"{self.self_size}."
+            )
+
+        if isinstance(self.layers, str):
+            object.__setattr__(self, "layers", (self.layers,))
+        elif self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if self.layers is not None and not all(n and isinstance(n, str) for n in self.layers):
+            raise InputError(
+                f"layers={shown(self.layers)}: give names of layers or parts of names, e.g. "
+                '"up_blocks".'
             )
 
     @abstractmethod
@@ -94,7 +110,7 @@ class Composition(Edit):
 
     The second takes the first one's maps for its source: S = S₁S₂, T = T₁S₂ + T₂. Its prompt is the
     target already. This is associative, since Â = A_s S + A_t T is affine in A_s, and affine maps
-    chain. Of `self_steps` and `self_size` the last that is said counts; `cross_steps` are the
+    chain. Of `self_steps`, `self_size` and `layers` the last that is said counts; `cross_steps` are the
     parts' own.
     """
 
@@ -102,7 +118,7 @@ class Composition(Edit):
     second: Edit
 
     def __post_init__(self):
-        for name in ("self_steps", "self_size"):
+        for name in ("self_steps", "self_size", "layers"):
             own, other = getattr(self.first, name), getattr(self.second, name)
             object.__setattr__(self, name, own if other is None else other)
 
