@@ -14,6 +14,7 @@ from p2p_helpers.attention.layers import Layer
 from p2p_helpers.attention.transformers import Flux
 from p2p_helpers.inversion import flow
 from p2p_helpers.prompts.words import word_tokens
+from p2p_helpers.view import map_figures
 
 from . import written_out
 from .conftest import float64_texts
@@ -247,6 +248,10 @@ def test_words_start_end_and_padding_are_the_texts_share(pipe, tmp_path):
 def test_the_explorer_and_the_figures_take_them(pipe):
     result = recorded(pipe, p2p.Replace())
     assert "giraffe" in p2p.explore(result)._repr_html_() and result._repr_png_()
+    names = map_figures.short_layer_names(result.maps.layers)
+    assert names[:2] == ["block 0", "block 1"] and len(set(names)) == len(names)
+    for figure in (map_figures.map_forming, map_figures.layers_and_steps, map_figures.heads):
+        assert figure(result.maps["giraffe"]).axes
 
 
 def photo():
@@ -386,3 +391,16 @@ def test_an_edit_in_some_layers_only(pipe):
     assert torch.equal(final(pipe, GIRAFFE, p2p.Replace(layers=())), free)
     with pytest.raises(p2p.InputError, match="There are: transformer_blocks.0.attn"):
         final(pipe, GIRAFFE, p2p.Replace(layers="up_blocks"))
+
+
+def test_steps_heads_and_layers_average_to_the_mean(pipe):
+    maps = recorded(pipe, p2p.Replace()).maps
+    cat = maps["cat"]
+    steps = sum(cat.at(step=step).numpy() for step in range(STEPS)) / STEPS
+    heads = sum(cat.at(head=head).numpy() for head in range(maps.heads)) / maps.heads
+    layers = sum(cat.at(layer=layer).numpy() for layer in maps.layers) / len(maps.layers)
+    for mean in (steps, heads, layers):
+        np.testing.assert_allclose(mean, cat, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(cat.at(step=0), cat.at(step=-1), rtol=1e-3)
+    with pytest.raises(p2p.InputError, match="was not kept"):
+        cat.at(step=1, layer=0)

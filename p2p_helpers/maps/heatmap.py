@@ -18,6 +18,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .recorded import AttentionMaps
 
+POOLED = "all layers"  # what heads and steps of joint attention are kept under
 HEAT = "magma"  # perceptually uniform, and in greyscale still dark to light
 
 
@@ -116,12 +117,16 @@ class Heatmap:
     def tensor(self) -> Float[Tensor, "row column"]:
         """The map in float32 on the CPU."""
         layers = [self.layer] if self.layer else self.maps.level_layers or self.maps.layers[:1]
+        shape = self.maps.shapes[layers[0]]
+        if self.layer is None and POOLED in self.maps.by_head:
+            one = self.step is not None or self.head is not None
+            layers = [POOLED] if one else layers
         found = torch.stack([self._one(layer) for layer in layers]).mean(0)  # (pixel, token)
         if self.among:
             found = found.clamp(min=0)
             rivals = self.maps.summed(found, self.among)
             found = found / rivals[:, None].clamp(min=1e-8)
-        return self.maps.summed(found, self.tokens).reshape(self.maps.shapes[layers[0]])
+        return self.maps.summed(found, self.tokens).reshape(shape)
 
     def _one(self, layer: str) -> Float[Tensor, "pixel token"]:
         """One layer's map of all tokens."""

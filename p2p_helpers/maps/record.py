@@ -16,9 +16,11 @@ from ..attention.observe import Geometry
 from ..attention.session import Session
 from ..errors import InputError
 from ..prompts.words import as_read, word_tokens
+from .heatmap import POOLED
 from .recorded import AttentionMaps, Record
 
 SELF_EVERY = 4  # self-attention maps are large, and change little from step to step
+SELF_PIXELS = 1024  # and are not kept of more pixels than this: 4096 would be 134 MB a layer
 
 
 class Recorder:
@@ -62,19 +64,35 @@ class Recorder:
         if self.record.everything:
             shape = (run.steps, run.prompts, layer.heads, pixels, keys)
             self._all[layer.name] = torch.zeros(shape, dtype=torch.float16)
-        if layer.reads_text and grid == self._level and not self.record.everything:
+        if layer.kind == "joint" and not self.record.everything:
+            self._make_pool(layer, pixels, keys)
+        elif layer.reads_text and grid == self._level and not self.record.everything:
             shape = (run.prompts, layer.heads, pixels, keys)
             self._by_head[layer.name] = torch.zeros(shape, device=run.device)
             shape = (run.steps, run.prompts, pixels, keys)
             self._by_step[layer.name] = torch.zeros(shape, dtype=torch.float16, device=run.device)
-        else:
-            self._sums[layer.name] = torch.zeros(run.prompts, pixels, keys, device=run.device)
+            return
+        self._sums[layer.name] = torch.zeros(run.prompts, pixels, keys, device=run.device)
+
+    def _make_pool(self, layer: Layer, pixels: int, keys: int):
+        """Room for heads and steps of all layers together: a transformer has dozens of layers of one size."""
+        run = self._geometry
+        if POOLED not in self._by_head:
+            shape = (run.prompts, layer.heads, pixels, keys)
+            self._by_head[POOLED] = torch.zeros(shape, device=run.device)
+            shape = (run.steps, run.prompts, pixels, keys)
+            self._by_step[POOLED] = torch.zeros(shape, device=run.device)
 
     def watches(self, layer: Layer, step: int) -> bool:
-        """All layers that look at text, and in every fourth step the self-attention layers at the map level."""
+        """All layers that look at text, and in every fourth step the self-attention layers at the map level.
+
+        Those only as long as their maps are small.
+        """
         if layer.reads_text or self.record.everything:
             return True
-        return layer.grid(*self._geometry.size) == self._level and step % SELF_EVERY == 0
+        rows, columns = layer.grid(*self._geometry.size)
+        wanted = (rows, columns) == self._level and rows * columns <= SELF_PIXELS
+        return wanted and step % SELF_EVERY == 0
 
     def see(self, layer: Layer, maps: Float[Tensor, "prompt head pixel key"], step: Tensor):
         """Adds one layer's maps of one step."""
@@ -84,8 +102,11 @@ class Recorder:
         if layer.name in self._by_step:
             self._by_step[layer.name].index_copy_(0, step, mean.to(torch.float16)[None])
             self._by_head[layer.name].add_(maps)
-        else:
-            self._sums[layer.name].add_(mean)
+            return
+        self._sums[layer.name].add_(mean)
+        if layer.kind == "joint" and not self.record.everything:
+            self._by_step[POOLED].index_add_(0, step, mean[None])
+            self._by_head[POOLED].add_(maps)
 
     def end(self, steps: int):
         """Copy everything to the CPU and fill the maps."""
@@ -96,6 +117,9 @@ class Recorder:
             kept.kinds[name] = "cross" if layer.reads_text else "self"
             kept.counts[name] = sum(self.watches(layer, step) for step in range(steps))
         kept.sums = {name: tensor.cpu() for name, tensor in self._sums.items()}
+        pooled = [self._by_head[POOLED], self._by_step[POOLED]] if POOLED in self._by_head else []
+        for tensor in pooled:
+            tensor.div_(sum(layer.kind == "joint" for layer in self._layers.values()))
         kept.by_head = {name: tensor.cpu() for name, tensor in self._by_head.items()}
         by_step = {name: tensor.cpu() for name, tensor in self._by_step.items()}
         kept.by_step = {

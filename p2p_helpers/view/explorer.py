@@ -68,7 +68,8 @@ def explore(
             f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, "
             "images) one for each."
         )
-    layers, heads, steps = maps.level_layers, maps.heads, maps.spread_steps(STEPS)
+    layers, steps = maps.level_layers, maps.spread_steps(STEPS)
+    heads = maps.heads if maps.detailed_layers == layers else 0  # of single layers
     prompts = [
         _prompt(maps, number, image, layers, heads, steps) for number, image in enumerate(images)
     ]

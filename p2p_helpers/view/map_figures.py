@@ -52,13 +52,13 @@ def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
 def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
     """One word's map in every layer of the map level (rows) at some steps (columns).
 
-    The maximum stands under each.
+    The maximum stands under each. Of joint attention there is one row, for all layers together.
     """
-    layers, steps = heat.maps.level_layers, heat.maps.spread_steps(count)
+    layers, steps = heat.maps.detailed_layers, heat.maps.spread_steps(count)
     maps = [[heat.at(step=step, layer=layer) for step in steps] for layer in layers]
     return _map_grid(
         maps,
-        short_layer_names(layers),
+        _names(layers),
         [f"step {step}" for step in steps],
         title=f"“{heat.name}” by layer and step",
     )
@@ -67,17 +67,23 @@ def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
 def heads(heat: Heatmap) -> Figure:
     """One word's map in every head (columns) of every layer of the map level (rows).
 
-    The maximum stands under each.
+    The maximum stands under each. Of joint attention there is one row, for all layers together.
     """
-    layers, names = heat.maps.level_layers, [f"head {head}" for head in range(heat.maps.heads)]
+    layers, names = heat.maps.detailed_layers, [f"head {head}" for head in range(heat.maps.heads)]
     maps = [[heat.at(layer=layer, head=head) for head in range(len(names))] for layer in layers]
     return _map_grid(
         maps,
-        short_layer_names(layers),
+        _names(layers),
         names,
         title=f"“{heat.name}” by layer and head",
         width=1.6 + 1.4 * len(names),
     )
+
+
+def _names(layers: Sequence[str] | Sequence[None]) -> list[str]:
+    """What the rows of a figure are called."""
+    named = [layer for layer in layers if layer is not None]
+    return short_layer_names(named) if named else ["all layers"]
 
 
 def _map_grid(
@@ -90,9 +96,17 @@ def _map_grid(
 
 
 def short_layer_names(layers: Sequence[str]) -> list[str]:
-    """up_blocks.2.attentions.1.… → up 2.1"""
-    parts = [layer.split(".") for layer in layers]
-    return [f"{p[0].split('_')[0]} {p[1]}.{p[3]}" if p[0] != "mid_block" else "mid" for p in parts]
+    """up_blocks.2.attentions.1.… → up 2.1, single_transformer_blocks.3.… → single 3"""
+    return [_short(layer.split(".")) for layer in layers]
+
+
+def _short(parts: Sequence[str]) -> str:
+    kind = parts[0].split("_")[0]
+    if kind == "mid":
+        return "mid"
+    if parts[0].endswith("transformer_blocks"):
+        return f"{'single' if kind == 'single' else 'block'} {parts[1]}"
+    return f"{kind} {parts[1]}.{parts[3]}"
 
 
 def self_components(
