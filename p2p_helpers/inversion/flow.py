@@ -25,7 +25,7 @@ DEFAULTS = {  # diffusers' own
 
 def is_flow(schedule: Mapping) -> bool:
     """Whether a schedule is flow matching's."""
-    return schedule.get("prediction_type") == KIND
+    return schedule.get("prediction_type") == KIND and set(DEFAULTS) <= set(schedule)
 
 
 def flow_schedule(config: Mapping) -> dict:
