@@ -9,7 +9,6 @@ has a plain one beside it, and the median ratio counts.
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ from p2p_helpers.attention.terms import attend
 from p2p_helpers.attention.transformers import Flux, StableDiffusion3
 from tests.transformers import build
 
-GPU = torch.cuda.is_available()
+from .editing import GPU, timed
+
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
 SHAPES = {
     "Stable Diffusion 3.5 medium": (24, 64, 333, StableDiffusion3.ORDER, 4),
@@ -42,15 +42,6 @@ def wishes(tokens: int) -> dict[str, Wish]:
         "swap, own pixels": Wish((s, None), 0.0),
         "pixels injected alone": Wish(None, 1.0),
     }
-
-
-def timed(run) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    run()
-    if GPU:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def ratio(run, plain, times: int) -> float:

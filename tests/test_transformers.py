@@ -38,6 +38,17 @@ def extra(pipe, count=None):
     return {"true_cfg_scale": 3.0, "negative_prompt": ["blurry"] * count if count else "blurry"}
 
 
+def uncontrolled(pipe):
+    """Both prompts' pictures as the plain pipeline makes them."""
+    return pipe(
+        [CAT, GIRAFFE],
+        generator=[torch.Generator().manual_seed(3) for _ in range(2)],
+        num_inference_steps=STEPS,
+        **SIZE,
+        **extra(pipe, 2),
+    ).images
+
+
 def pixels(image):
     return np.asarray(image, int)
 
@@ -133,13 +144,7 @@ def test_an_edit_equals_maps_written_out_in_single_precision(pipe):
 
 
 def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
-    plain = pipe(
-        [CAT, GIRAFFE],
-        generator=[torch.Generator().manual_seed(3) for _ in range(2)],
-        num_inference_steps=STEPS,
-        **SIZE,
-        **extra(pipe, 2),
-    ).images
+    plain = uncontrolled(pipe)
     common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
@@ -365,13 +370,7 @@ def test_an_adapter_acts_in_source_and_target(pipe):
     torch.manual_seed(1)
     layer.to_q = LoRA(base)
     try:
-        plain = pipe(
-            [CAT, GIRAFFE],
-            generator=[torch.Generator().manual_seed(3) for _ in range(2)],
-            num_inference_steps=STEPS,
-            **SIZE,
-            **extra(pipe, 2),
-        ).images
+        plain = uncontrolled(pipe)
         common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
         result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
         np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
