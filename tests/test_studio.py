@@ -196,12 +196,18 @@ def test_cancel_after_the_last_step_still_counts(studio):
     assert run(studio) is None and not studio.history and studio.bar.value == 0
 
 
-def test_an_error_that_nobody_foresaw_is_shown_too(studio, monkeypatch):
-    monkeypatch.setattr("p2p_helpers.view.studio.edit", lambda *args, **more: 1 / 0)
+@pytest.mark.parametrize("made", ["the edit", "the picture without control"])
+def test_an_error_that_nobody_foresaw_is_shown_too(studio, monkeypatch, made):
+    def broken(pipe, source, *args, **more):
+        if made == "the edit" or not isinstance(source, str):
+            raise ZeroDivisionError("division by zero")
+        return p2p.edit(pipe, source, *args, **more)
+
+    monkeypatch.setattr("p2p_helpers.view.studio.edit", broken)
     monkeypatch.setattr("threading.excepthook", lambda args: None)  # it goes to the log as well
-    assert (
-        run(studio) is None and "division by zero" in studio.error.value and studio.cancel.disabled
-    )
+    assert (run(studio) is None) == (made == "the edit") and studio.cancel.disabled
+    assert f"{made} was not made: " in studio.error.value
+    assert "division by zero" in studio.error.value
 
 
 def test_undo_goes_back(studio):

@@ -5,8 +5,8 @@ the Host header must name this machine (`allow_remote_access`); a picture of 25 
 too large as far as the studio's message; a page fetches nothing from elsewhere (Voilà's own asks a CDN for icons); a kernel
 that no page ever connected to ends after half a minute; the notebook's introduction is not shown.
 
-To serve a class from another machine, start it with
-`--ip=0.0.0.0 --token=… --Voila.tornado_settings="{'allow_remote_access': True, 'websocket_max_message_size': 250000000}"`.
+To serve a class from another machine, set `allow_remote_access` to true in that file and start
+`voila studio.ipynb --ip=0.0.0.0 --token=…`.
 """
 
 from __future__ import annotations

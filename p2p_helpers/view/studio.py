@@ -141,6 +141,7 @@ class Studio(Controls):
             stepped(settings.steps + step)
             return tensors
 
+        made = "the edit"
         try:
             if number != self._wanted:
                 return
@@ -156,6 +157,7 @@ class Studio(Controls):
                 self.history = [*self.history, done][-20:]
                 self._show(done)
             if done.free is None:
+                made = "the picture without control"
                 off = KINDS[settings.kind](cross_steps=0.0, self_steps=0.0)
                 how = {"callback": after_free_step, "progress": False}
                 free = edit(self.pipe, done.result, settings.target, off, **how).image
@@ -171,7 +173,7 @@ class Studio(Controls):
                 if number == self._wanted:
                     if self.history:
                         self._back_to(self.history[-1])
-                    refused = f"“{settings.source}” → “{settings.target}” was not made: "
+                    refused = f"“{settings.source}” → “{settings.target}”: {made} was not made: "
                     self.error.value = message(error, refused)
             if not isinstance(error, (P2PError, torch.OutOfMemoryError)):
                 raise
