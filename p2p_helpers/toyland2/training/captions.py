@@ -2,7 +2,9 @@
 
 A causal text encoder lets later words know what came before, so "on the ocean" could tell the UNet which object to paint, and
 the object's own word would not matter. In training, one phrase is taken from the scene's caption and every other token from a
-caption that says something else in that place. So only a phrase itself can be trusted to say what it says.
+caption that says something else in that place. So only a phrase itself can be trusted to say what it says. Or every token
+comes from a caption that also says what the picture does not show, but for the phrase that says so: padding knows of falling
+snow, and none falls.
 """
 
 from __future__ import annotations
@@ -16,11 +18,21 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ..tokenizer import MAX_TOKENS
-from ..world import BACKGROUNDS, COLOURABLE, OBJECTS, STYLES, Scene, phrase_of, phrases
+from ..world import (
+    BACKGROUNDS,
+    COLOURABLE,
+    OBJECTS,
+    STYLES,
+    SWITCHES,
+    Scene,
+    phrase_of,
+    phrases,
+)
 
 KEEP_NAME = (
     0.4  # how often another colour is put in a coloured object's place, instead of another object
 )
+HEARSAY = 0.35  # how often the other caption says what is not there, instead of something else
 
 
 @dataclass(frozen=True)
@@ -95,13 +107,21 @@ class Captions:
 
         Returns:
             the other caption's token numbers; for every position of the scene's own caption the position in the other one that
-            lends its hidden state; and the positions that keep their own.
+            lends its hidden state; and the positions that keep their own, none where the phrase is not the scene's.
         """
-        choices = [i for i, about in enumerate(line.abouts) if about != "and"]
-        i = choices[int(rng.integers(len(choices)))]
-        new = self.other(scene, line.abouts[i], rng)
-        theirs = Line(line.abouts, (*line.phrases[:i], new, *line.phrases[i + 1 :]))
-        start, length = line.start(i), len(line.phrases[i])
+        absent = [switch for switch in SWITCHES if switch not in line.abouts]
+        if absent and rng.random() < HEARSAY:
+            switch = absent[int(rng.integers(len(absent)))]
+            later = list(SWITCHES)[list(SWITCHES).index(switch) + 1 :]
+            i = next((i for i, a in enumerate(line.abouts) if a in later), len(line.abouts))
+            new, length = self._numbers(SWITCHES[switch]), 0
+        else:
+            choices = [i for i, about in enumerate(line.abouts) if about != "and"]
+            i = choices[int(rng.integers(len(choices)))]
+            new, length = self.other(scene, line.abouts[i], rng), len(line.phrases[i])
+        rest = line.phrases[i + 1 :] if length else line.phrases[i:]
+        theirs = Line(line.abouts, (*line.phrases[:i], new, *rest))
+        start = line.start(i)
         shift = len(new) - length
         lenders = [p if p < start else min(p + shift, MAX_TOKENS - 1) for p in range(MAX_TOKENS)]
         own = list(range(start, start + length))
