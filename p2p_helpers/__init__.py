@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.schedule import active_steps
-from .edits.words import Refine, Replace, Reweight
+from .edits.words import InjectQK, Refine, Replace, Reweight
 from .errors import (
     AttentionControlError,
     ImageError,
@@ -47,6 +47,7 @@ __all__ = [
     "Explorer",
     "Heatmap",
     "ImageError",
+    "InjectQK",
     "InputError",
     "InputWarning",
     "Inversion",

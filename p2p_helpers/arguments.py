@@ -200,10 +200,8 @@ def check_arguments(pipe, arguments: dict[str, Any]):
         )
     accepted = inspect.signature(pipe.__call__).parameters
     has_tokenizer = any(getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
-    if not has_tokenizer or "callback_on_step_end" not in accepted:
-        raise AttentionControlError(
-            f"{type(pipe).__name__} is no text-to-image pipeline that calls back after each step."
-        )
+    if not has_tokenizer:
+        raise AttentionControlError(f"{type(pipe).__name__} makes no picture from a text.")
     if not hasattr(pipe, "unet") and {"prompt_2", "prompt_3"} & set(arguments):
         raise InputError(
             "prompt_2, prompt_3: edit() lines up the words of one prompt for all text encoders. Leave them out."

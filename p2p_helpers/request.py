@@ -114,7 +114,8 @@ def checked(
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
     tokenizer = family_of(pipe).tokenizer(pipe, arguments)
-    *read, negative_read = as_read(pipe, tokenizer, [*prompts, negative_prompt or ""])
+    clean = arguments.get("clean_caption", True)
+    *read, negative_read = as_read(pipe, tokenizer, [*prompts, negative_prompt or ""], clean)
     words(tokenizer, negative_read)  # its length
     for prompt in read:
         warn_of_unknown_words(tokenizer, prompt)

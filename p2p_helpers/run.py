@@ -126,7 +126,8 @@ def _planned(pipe, request: Request, local_blend, record: bool | Record, callbac
     tokenizer, read = request.tokenizer, request.read
     blend = recorder = None
     if local_blend is not None:
-        blend = BlendRun(local_blend, tokenizer, read, pipe.vae_scale_factor)
+        factor = getattr(pipe, "vae_scale_factor", 1)  # DeepFloyd IF works on pixels
+        blend = BlendRun(local_blend, tokenizer, read, factor)
     if record:
         kept = record if isinstance(record, Record) else Record()
         recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
@@ -137,7 +138,12 @@ def _planned(pipe, request: Request, local_blend, record: bool | Record, callbac
 
 
 def _check_layers(pipe, change: Edit):
-    """Refuse names that no layer of the model has."""
+    """Refuse names that no layer of the model has, and joint attention's edit where there is none."""
+    if change.own_text and not any(layer.order for layer in layers_of(pipe)):
+        raise InputError(
+            f"{change!r}: this model's pixels look at text and at pixels in attentions of their own, and InjectQK needs both in "
+            "one softmax, as in Stable Diffusion 3 and Flux.1. Take Replace() or Refine()."
+        )
     names = [layer.name for layer in layers_of(pipe)] if change.layers else []
     unknown = [part for part in change.layers or () if not any(part in name for name in names)]
     if unknown:
@@ -150,7 +156,7 @@ def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.I
     """Run the pipeline in a session. The source's latents and the masks are left in the plan."""
     arguments = request.pipeline_arguments(pipe)
     asked = arguments.pop("callback_on_step_end_tensor_inputs", [])
-    wanted = ["latents", *asked, *getattr(plan.callback, "tensor_inputs", [])]
+    wanted = [*asked, *getattr(plan.callback, "tensor_inputs", [])]
     with Session(pipe, "edited") as session:
         session.quiet(not progress)
         session.begin(len(request.prompts), plan.edits, plan.observers, request.known)
@@ -160,11 +166,7 @@ def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.I
             else contextlib.nullcontext()
         )
         with sampling:
-            images = pipe(
-                callback_on_step_end=_after_step(session, plan),
-                callback_on_step_end_tensor_inputs=list(dict.fromkeys(wanted)),
-                **arguments,
-            ).images
+            images = session.images(_after_step(session, plan), wanted, **arguments)
         session.finish()
         _check_finite(pipe, torch.stack(plan.finite).cpu().tolist())
     return images

@@ -66,7 +66,7 @@ def state(pipe) -> dict:
             id(pipe.scheduler),
             sorted(set(vars(pipe.scheduler)) & {"step", "set_timesteps"}),
         ),
-        "pipeline": sorted(set(vars(pipe)) & {"encode_prompt"}),
+        "pipeline": sorted(set(vars(pipe)) & {"encode_prompt", "check_inputs"}),
         "bar": dict(pipe._progress_bar_config),
         "gradients": [p.requires_grad for p in model.parameters()],
         "grad mode": torch.is_grad_enabled(),

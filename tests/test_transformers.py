@@ -5,30 +5,49 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FluxPipeline
-from PIL import Image
+from diffusers import FluxPipeline
 
 import p2p_helpers as p2p
 from p2p_helpers.attention.families import family_of, layers_of
 from p2p_helpers.attention.layers import Layer
-from p2p_helpers.attention.transformers import Flux
-from p2p_helpers.inversion import flow
+from p2p_helpers.attention.transformers import Flux, HunyuanDiT, PixArt, StableDiffusion3
+from p2p_helpers.attention.unet import DeepFloydIF
+from p2p_helpers.prompts.several import readers
 from p2p_helpers.prompts.words import word_tokens
 from p2p_helpers.view import map_figures
 
 from . import written_out
 from .conftest import float64_texts
-from .transformers import KINDS, build
+from .transformers import KINDS, build, photo
 
 CAT, GIRAFFE = "a cat on the beach", "a giraffe on the beach"
 LONG = "a photo of a red cat on the beach at night"
-SIZE = {"height": 128, "width": 128, "guidance_scale": 4.0, "max_sequence_length": 48}
 STEPS = written_out.STEPS
+KEYS = {
+    StableDiffusion3: "pixels, text",
+    Flux: "text, pixels",
+    PixArt: "apart",
+    HunyuanDiT: "apart",
+    DeepFloydIF: "added text, pixels",
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def pipe(request, tmp_path_factory):
     return build(request.param, tmp_path_factory.mktemp("tokenizer"))
+
+
+def side(pipe):
+    """Of the latents; DeepFloyd IF's are the picture."""
+    return 16 if hasattr(pipe, "vae") else 32
+
+
+def size(pipe):
+    """Arguments of small pictures and short texts, as far as a pipeline takes them."""
+    wide = 128 if hasattr(pipe, "vae") else 32
+    wanted = {"height": wide, "width": wide, "guidance_scale": 4.0, "max_sequence_length": 48}
+    wanted["use_resolution_binning"] = False
+    return {k: v for k, v in wanted.items() if k in inspect.signature(pipe.__call__).parameters}
 
 
 def extra(pipe, count=None):
@@ -44,7 +63,7 @@ def uncontrolled(pipe):
         [CAT, GIRAFFE],
         generator=[torch.Generator().manual_seed(3) for _ in range(2)],
         num_inference_steps=STEPS,
-        **SIZE,
+        **size(pipe),
         **extra(pipe, 2),
     ).images
 
@@ -61,7 +80,7 @@ def final(pipe, target, change, **more):
         seen["latents"] = tensors["latents"].clone()
         return tensors
 
-    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     p2p.edit(pipe, CAT, target, change, callback=keep, **common, **more)
     return seen["latents"]
 
@@ -82,7 +101,7 @@ def cases(tokenizer):
     swapped = written_out.swap(tokenizer, CAT, GIRAFFE, SCHEDULE)
     weights = {"giraffe": 2.0, "beach": -1.0}
     same = written_out.swap(tokenizer, CAT, CAT, 0.8)
-    plain = p2p.Replace(cross_steps=SCHEDULE, self_steps=0.5)
+    plain = p2p.Replace(cross_steps=SCHEDULE, self_steps=0.5, self_size=1.0)
     return {
         "swap": (GIRAFFE, plain, swapped, 0.5),
         "swap, own pixels": (
@@ -91,16 +110,21 @@ def cases(tokenizer):
             swapped,
             0,
         ),
-        "pixels alone": (GIRAFFE, p2p.Replace(cross_steps=0.0, self_steps=1.0), None, 1.0),
+        "pixels alone": (
+            GIRAFFE,
+            p2p.Replace(cross_steps=0.0, self_steps=1.0, self_size=1.0),
+            None,
+            1.0,
+        ),
         "refine": (
             LONG,
-            p2p.Refine(cross_steps=0.8, self_steps=0.5),
+            p2p.Refine(cross_steps=0.8, self_steps=0.5, self_size=1.0),
             written_out.refine(tokenizer, CAT, LONG, 0.8),
             0.5,
         ),
         "reweight": (
             CAT,
-            p2p.Reweight({"cat": 3.0}, self_steps=0.5),
+            p2p.Reweight({"cat": 3.0}, self_steps=0.5, self_size=1.0),
             written_out.reweigh(same, tokenizer, CAT, {"cat": 3.0}, 0.8),
             0.5,
         ),
@@ -115,16 +139,39 @@ def cases(tokenizer):
 
 def differences(pipe, name):
     """The largest difference of an edit to maps written out, and to no edit, in deviations of the latents."""
-    target, change, edited, self_steps = cases(family_of(pipe).tokenizer(pipe, SIZE))[name]
-    text_first = isinstance(family_of(pipe), Flux)
+    target, change, edited, self_steps = cases(family_of(pipe).tokenizer(pipe, size(pipe)))[name]
+    keys = KEYS[type(family_of(pipe))]
     wanted = written_out.latents(
-        pipe, [CAT, target], edited, self_steps, text_first, **SIZE, **extra(pipe, 2)
+        pipe, [CAT, target], edited, self_steps, keys, **size(pipe), **extra(pipe, 2)
     )
     got = final(pipe, target, change)
     kind = p2p.Refine if target == LONG else p2p.Replace
     plain = final(pipe, target, kind(cross_steps=0.0, self_steps=0.0))
     spread = wanted.std()
     return (got - wanted).abs().max() / spread, (got[1] - plain[1]).abs().max() / spread
+
+
+@float64_texts
+def test_the_sources_queries_and_keys_meet_the_targets_text(pipe):
+    keys, asked = KEYS[type(family_of(pipe))], "a dog and a red castle in a forest"
+    change = p2p.InjectQK(self_steps=0.5, self_size=1.0)
+    if keys == "apart":
+        with pytest.raises(p2p.InputError, match="in one softmax"):
+            final(pipe, asked, change)
+        return
+    pipe.to(torch.float64)
+    try:
+        prompts, more = [CAT, asked], {**size(pipe), **extra(pipe, 2)}
+        wanted = written_out.latents(pipe, prompts, "qk", 0.5, keys, **more)
+        assert (final(pipe, asked, change) - wanted).abs().max() <= 1e-10 * wanted.std()
+        free = final(pipe, asked, p2p.InjectQK(self_steps=0.0))
+        assert (wanted - free)[1].abs().max() > 1e-4 * wanted.std()
+        louder = final(pipe, asked, change | p2p.Reweight({"dog": 3.0}))
+        assert (louder - wanted)[1].abs().max() > 1e-4 * wanted.std()
+    finally:
+        pipe.to(torch.float32)
+    with pytest.raises(p2p.InputError, match="Take one of the two"):
+        final(pipe, GIRAFFE, p2p.Replace() | change)
 
 
 @float64_texts
@@ -145,7 +192,7 @@ def test_an_edit_equals_maps_written_out_in_single_precision(pipe):
 
 def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
     plain = uncontrolled(pipe)
-    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
     again = p2p.edit(pipe, result, GIRAFFE, p2p.Replace(), progress=False)  # its source is known
@@ -153,13 +200,22 @@ def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
     np.testing.assert_array_equal(pixels(again.source), pixels(result.source))
 
 
+FOUND = {
+    StableDiffusion3: ("joint", ("pixels", "text"), 4),
+    Flux: ("joint", ("text", "pixels"), 5),
+    PixArt: ("cross", (), 3),
+    HunyuanDiT: ("cross", (), 4),
+    DeepFloydIF: ("added", ("text", "pixels"), 7),
+}
+
+
 def test_every_layer_is_found_in_its_order(pipe):
     found = layers_of(pipe)
-    order = ("text", "pixels") if isinstance(family_of(pipe), Flux) else ("pixels", "text")
-    joint = [layer for layer in found if layer.kind == "joint"]
-    assert len(joint) == (5 if isinstance(family_of(pipe), Flux) else 4)
-    assert all(layer.order == order and layer.heads == 4 for layer in joint)
-    assert {layer.name for layer in found} == set(pipe.transformer.attn_processors)
+    kind, order, count = FOUND[type(family_of(pipe))]
+    reading = [layer for layer in found if layer.kind == kind]
+    assert len(reading) == count and {layer.kind for layer in found} <= {kind, "self"}
+    assert all(layer.order == order for layer in reading)
+    assert {layer.name for layer in found} == set(family_of(pipe).model(pipe).attn_processors)
 
 
 def test_the_places_of_text_and_pixels():
@@ -168,6 +224,9 @@ def test_the_places_of_text_and_pixels():
     assert places.keys == {"pixels": slice(0, 15), "text": slice(15, 22)}
     assert (places.pixels, places.text) == (slice(0, 15), slice(15, 22))
     assert layer.keys((6, 10), 7) == 22
+    added = Layer("0", "added", "up", 1, 4, ("text", "pixels")).places((6, 10), 7)
+    assert added.keys == {"text": slice(0, 7), "pixels": slice(7, 22)}
+    assert (added.pixels, added.text) == (slice(None), None)  # all who ask are pixels
 
 
 def test_packing_is_the_pipelines_own():
@@ -179,11 +238,12 @@ def test_packing_is_the_pipelines_own():
 
 def test_an_error_in_any_layer_leaves_the_model_as_it_was(pipe, monkeypatch):
     def run():
-        common = {**SIZE, **extra(pipe), "seed": 3, "steps": 1, "progress": False}
+        common = {**size(pipe), **extra(pipe), "seed": 3, "steps": 1, "progress": False}
         return p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
 
-    wanted, processors = run(), dict(pipe.transformer.attn_processors)
-    modules = [m for m in pipe.transformer.modules() if hasattr(m, "set_processor")]
+    model = family_of(pipe).model(pipe)
+    wanted, processors = run(), dict(model.attn_processors)
+    modules = [m for m in model.modules() if hasattr(m, "set_processor")]
     for module in modules:
         own = type(module).forward
 
@@ -197,13 +257,13 @@ def test_an_error_in_any_layer_leaves_the_model_as_it_was(pipe, monkeypatch):
             with pytest.raises(RuntimeError, match="broken"):
                 run()
         assert all("forward" not in vars(m) for m in modules)
-        assert pipe.transformer.attn_processors == processors
+        assert model.attn_processors == processors
     np.testing.assert_array_equal(pixels(run().image), pixels(wanted.image))
 
 
 def test_local_blend_keeps_the_source_outside_the_mask(pipe):
-    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
-    mask = np.zeros((16, 16), bool)
+    common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    mask = np.zeros((side(pipe), side(pipe)), bool)
     mask[4:12, 2:8] = True
     seen = {}
 
@@ -213,34 +273,58 @@ def test_local_blend_keeps_the_source_outside_the_mask(pipe):
 
     blend = p2p.LocalBlend(mask=mask, start=0.0)
     p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), local_blend=blend, callback=keep, **common)
-    unpacked = family_of(pipe).unpacked(seen["latents"], (16, 16))
+    unpacked = family_of(pipe).unpacked(seen["latents"], mask.shape)
     differ = (unpacked[0] != unpacked[1]).any(0)
     assert differ.any() and not differ[~torch.from_numpy(mask)].any()
 
 
 def recorded(pipe, change):
-    common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     return p2p.edit(pipe, CAT, GIRAFFE, change, record=True, **common)
 
 
 def test_a_swapped_word_looks_where_the_old_one_looked(pipe):
     maps = recorded(pipe, p2p.Replace(cross_steps=1.0, self_steps=0.0)).maps
-    assert maps["giraffe"].numpy().shape == (8, 8) and maps["cat"].numpy().sum() > 0
+    rows = side(pipe) // 2
+    assert maps["giraffe"].numpy().shape == (rows, rows) and maps["cat"].numpy().sum() > 0
     np.testing.assert_allclose(maps["cat"], maps["giraffe"], atol=1e-6)
     assert "beach" in maps and "zebra" not in maps
+
+
+def test_the_maps_of_encoders_add_up(pipe):
+    cat = recorded(pipe, p2p.Replace()).maps["cat"]
+    encoders = len(readers(family_of(pipe).tokenizer(pipe, size(pipe))))
+    apart = [cat.at(encoder=number) for number in range(encoders)]
+    np.testing.assert_allclose(sum(heat.numpy() for heat in apart), cat, atol=1e-6)
+    assert all(heat.tokens and heat.numpy().max() > 0 for heat in apart)
+    with pytest.raises(p2p.InputError, match=f"has {encoders} whose tokens"):
+        cat.at(encoder=encoders)
+
+
+def test_a_plain_run_is_recorded(pipe):
+    with p2p.record(pipe) as maps:
+        # These two write all in small letters; the others' pieces here know no large ones.
+        read = "A Cat on the beach" if hasattr(pipe, "_text_preprocessing") else CAT
+        pipe(read, num_inference_steps=2, **size(pipe), **extra(pipe))
+    assert list(maps)[1] == "cat" and maps["cat"].numpy().sum() > 0
+    rows = side(pipe) // 2
+    assert maps.steps == 2 and maps["beach"].numpy().shape == (rows, rows)
 
 
 def test_words_start_end_and_padding_are_the_texts_share(pipe, tmp_path):
     maps = recorded(pipe, p2p.Replace()).maps
     source = maps.of(0)
     special = [source.padding.numpy()]
-    parts = family_of(pipe).tokenizer(pipe, SIZE)
+    parts = family_of(pipe).tokenizer(pipe, size(pipe))
     tokens = word_tokens(parts, [CAT])
     words = {token for heat in source.words for token in heat.tokens}
     rest = [maps[token].numpy() for token in tokens if token not in words]
     total = sum(heat.numpy() for heat in source.words) + sum(rest) + sum(special)
     np.testing.assert_allclose(total, maps.text, atol=1e-5)
-    assert 0 < maps.text.numpy().min() and maps.text.numpy().max() < 1
+    if KEYS[type(family_of(pipe))] == "apart":
+        np.testing.assert_allclose(maps.text, 1.0, atol=1e-5)
+    else:  # the rest of the attention is the pixels'
+        assert 0 < maps.text.numpy().min() and maps.text.numpy().max() < 1
     maps.save(tmp_path / "maps.safetensors")
     loaded = p2p.AttentionMaps.load(tmp_path / "maps.safetensors")
     for name in ("cat", "giraffe"):
@@ -254,18 +338,18 @@ def test_the_explorer_and_the_figures_take_them(pipe):
     result = recorded(pipe, p2p.Replace())
     assert "giraffe" in p2p.explore(result)._repr_html_() and result._repr_png_()
     names = map_figures.short_layer_names(result.maps.layers)
-    assert names[:2] == ["block 0", "block 1"] and len(set(names)) == len(names)
+    first = ["block 0", "block 1"] if hasattr(pipe, "vae") else ["down 1.0", "down 2.0"]
+    assert names[:2] == first
+    assert len(set(names)) == len(names)
     for figure in (map_figures.map_forming, map_figures.layers_and_steps, map_figures.heads):
         assert figure(result.maps["giraffe"]).axes
 
 
-def photo():
-    """A picture with something in it, 128 pixels."""
-    ramp = np.linspace(0, 255, 128, dtype=np.uint8)
-    return Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 128), -1).astype("u1"))
-
-
 def test_a_picture_is_inverted_and_edited(pipe, tmp_path):
+    if not hasattr(pipe, "vae"):
+        with pytest.raises(p2p.InversionError, match="from latents"):
+            p2p.invert(pipe, photo(), CAT)
+        return
     inversion = p2p.invert(pipe, photo(), CAT, steps=STEPS, progress=False)
     assert inversion.method == "direct" and inversion.pivot.shape == (STEPS + 1, 4, 16, 16)
     ceiling = pipe.vae.decode(
@@ -285,46 +369,6 @@ def test_a_picture_is_inverted_and_edited(pipe, tmp_path):
     assert (pixels(first.image) != pixels(first.source)).any()
 
 
-def test_the_reverse_of_a_straight_flow_is_exact():
-    """Where the velocity is the same everywhere, Euler's steps forwards and backwards meet."""
-    for shift in ({"shift": 3.0}, {"use_dynamic_shifting": True}):
-        schedule = flow.flow_schedule(flow.DEFAULTS | shift)
-        more = {"mu": 0.7} if schedule["use_dynamic_shifting"] else {}
-        forwards, backwards = flow.sampler(schedule), flow.inverse(schedule)
-        start = torch.randn(1, 4, 2, 2, dtype=torch.float64)
-        x, velocity = start, torch.randn(1, 4, 2, 2, dtype=torch.float64)
-        for scheduler in (backwards, forwards):
-            scheduler.set_timesteps(5, **more)
-            for t in scheduler.timesteps:
-                x = scheduler.step(velocity, t, x, return_dict=False)[0]
-            assert (x - start).abs().max() > 0.1 or scheduler is forwards
-        torch.testing.assert_close(x, start, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("method", ["null-text", "negative-prompt", "exact", "ddim"])
-def test_methods_made_for_diffusion_are_refused_with_the_reason(pipe, method):
-    with pytest.raises(p2p.InversionError, match="method='direct'"):
-        p2p.invert(pipe, photo(), CAT, method=method, steps=2, progress=False)
-
-
-def test_another_scheduler_is_refused_for_inversion(pipe):
-    own = pipe.scheduler
-    pipe.scheduler = DDIMScheduler()
-    try:
-        with pytest.raises(p2p.InversionError, match="predicts a flow"):
-            p2p.invert(pipe, photo(), CAT, steps=2, progress=False)
-    finally:
-        pipe.scheduler = own
-
-
-@pytest.mark.parametrize(
-    "key, value", [("shift", "3"), ("time_shift_type", "none"), ("base_image_seq_len", 0)]
-)
-def test_a_schedule_that_is_none_is_refused_by_name(key, value):
-    with pytest.raises(p2p.InversionError, match=key):
-        flow.flow_schedule(flow.DEFAULTS | {key: value})
-
-
 def test_a_text_for_another_encoder_is_refused(pipe):
     if "prompt_2" in inspect.signature(pipe.__call__).parameters:
         with pytest.raises(p2p.InputError, match="one prompt for all"):
@@ -332,18 +376,27 @@ def test_a_text_for_another_encoder_is_refused(pipe):
 
 
 def test_pictures_need_not_be_square(pipe):
-    wide = {**SIZE, "width": 192}
+    high, wide = size(pipe)["height"], size(pipe)["height"] * 3 // 2
     common = {**extra(pipe), "seed": 3, "steps": 2, "progress": False, "record": True}
     blend = p2p.LocalBlend(("cat", "giraffe"))
-    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), local_blend=blend, **wide, **common)
-    assert result.image.size == (192, 128)
-    assert result.maps["cat"].numpy().shape == (8, 12) and result.masks.shape[-2:] == (16, 24)
+    result = p2p.edit(
+        pipe,
+        CAT,
+        GIRAFFE,
+        p2p.Replace(),
+        local_blend=blend,
+        **size(pipe) | {"width": wide},
+        **common,
+    )
+    assert result.image.size == (wide, high)
+    assert result.maps["cat"].numpy().shape == (side(pipe) // 2, side(pipe) * 3 // 4)
+    assert result.masks.shape[-2:] == (side(pipe), side(pipe) * 3 // 2)
 
 
 def test_half_precision(pipe):
     pipe.to(torch.bfloat16)
     try:
-        common = {**SIZE, **extra(pipe), "seed": 3, "steps": 2, "progress": False}
+        common = {**size(pipe), **extra(pipe), "seed": 3, "steps": 2, "progress": False}
         result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), record=True, **common)
         assert (pixels(result.image) != pixels(result.source)).any()
         assert np.isfinite(result.maps["giraffe"].numpy()).all()
@@ -365,13 +418,14 @@ class LoRA(torch.nn.Module):
 
 
 def test_an_adapter_acts_in_source_and_target(pipe):
-    layer = pipe.transformer.transformer_blocks[1].attn
+    model = family_of(pipe).model(pipe)
+    layer = list(family_of(pipe).layers(model).values())[2]
     base = layer.to_q
     torch.manual_seed(1)
     layer.to_q = LoRA(base)
     try:
         plain = uncontrolled(pipe)
-        common = {**SIZE, **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+        common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
         result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
         np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
         with_adapter = final(pipe, GIRAFFE, p2p.Replace())
@@ -382,14 +436,15 @@ def test_an_adapter_acts_in_source_and_target(pipe):
 
 def test_an_edit_in_some_layers_only(pipe):
     names = [layer.name for layer in layers_of(pipe)]
+    second = [name for name in names if layers_of(pipe)[0].name.split(".")[0] in name][1]
     free = final(pipe, GIRAFFE, p2p.Replace(cross_steps=0.0, self_steps=0.0))
     whole = final(pipe, GIRAFFE, p2p.Replace())
-    some = final(pipe, GIRAFFE, p2p.Replace(layers="transformer_blocks.1."))
+    some = final(pipe, GIRAFFE, p2p.Replace(layers=second))
     assert not torch.equal(some, free) and not torch.equal(some, whole)
     assert torch.equal(final(pipe, GIRAFFE, p2p.Replace(layers=names)), whole)
     assert torch.equal(final(pipe, GIRAFFE, p2p.Replace(layers=())), free)
-    with pytest.raises(p2p.InputError, match="There are: transformer_blocks.0.attn"):
-        final(pipe, GIRAFFE, p2p.Replace(layers="up_blocks"))
+    with pytest.raises(p2p.InputError, match=f"There are: {names[0]}"):
+        final(pipe, GIRAFFE, p2p.Replace(layers="nowhere"))
 
 
 def test_steps_heads_and_layers_average_to_the_mean(pipe):
@@ -397,9 +452,11 @@ def test_steps_heads_and_layers_average_to_the_mean(pipe):
     cat = maps["cat"]
     steps = sum(cat.at(step=step).numpy() for step in range(STEPS)) / STEPS
     heads = sum(cat.at(head=head).numpy() for head in range(maps.heads)) / maps.heads
-    layers = sum(cat.at(layer=layer).numpy() for layer in maps.layers) / len(maps.layers)
+    layers = sum(cat.at(layer=layer).numpy() for layer in maps.level_layers)
+    layers /= len(maps.level_layers)
     for mean in (steps, heads, layers):
         np.testing.assert_allclose(mean, cat, rtol=1e-4, atol=1e-6)
     assert not np.allclose(cat.at(step=0), cat.at(step=-1), rtol=1e-3)
-    with pytest.raises(p2p.InputError, match="was not kept"):
-        cat.at(step=1, layer=0)
+    if hasattr(pipe, "vae"):  # dozens of layers of one size: their steps are kept together
+        with pytest.raises(p2p.InputError, match="was not kept"):
+            cat.at(step=1, layer=0)

@@ -1,6 +1,7 @@
-"""Joint attention with every map written out: what a transformer's edit must equal. It knows nothing of terms."""
+"""Attention with every map written out: what an edit must equal. It knows nothing of terms."""
 
 import contextlib
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -56,58 +57,79 @@ def reweigh(before, tokenizer, target, weights, cross_steps):
     return edited
 
 
-def latents(pipe, prompts, edited, self_steps, text_first, **arguments):
+def latents(pipe, prompts, edited, self_steps, keys, **arguments):
     """The final latents of source and target.
 
     Args:
-        edited: as `swap` gives it, or None for the target's own columns.
+        edited: as `swap` gives it, None for the target's own columns, or "qk" for the source's pixels' queries and keys.
         self_steps: when the pixels' columns are the source's.
-        text_first: whether text stands before pixels.
+        keys: what stands where: "pixels, text" and "text, pixels", which look at each other, "added text, pixels", of which the
+            pixels alone look, or "apart".
     """
     injected = active_steps(self_steps, STEPS, of=STEPS)
     now = {"step": 0, "calls": 0}
     fused = F.scaled_dot_product_attention
 
-    def attention(query, key, value, attn_mask=None, **options):
-        if now["calls"] != 1:  # the second call of a step has the negative prompts
-            return fused(query, key, value, attn_mask=attn_mask, **options)
+    def exchange(scores, query, key):
+        """The target's pixels ask and are asked as the source's; its text is its own."""
+        pixels = query.shape[2] if keys == "added text, pixels" else 64
+        tokens, source, target = key.shape[2] - pixels, len(scores) - 2, len(scores) - 1
+        text = slice(pixels, None) if keys == "pixels, text" else slice(0, tokens)
+        image = slice(0, pixels) if keys == "pixels, text" else slice(tokens, None)
+        asks = slice(None) if keys == "added text, pixels" else image
+        mixed = key[source].clone()
+        mixed[:, text] = key[target][:, text]
+        scores[target][:, asks] = (query[source][:, asks] @ mixed.transpose(-1, -2)) * query.shape[
+            -1
+        ] ** -0.5
+
+    def attention(query, key, value, attn_mask=None, *more, **options):
+        if (
+            now["calls"] != 1 or query.shape[2] == 1
+        ):  # the second call of a step has the negative prompts; one query pools
+            return fused(query, key, value, attn_mask, *more, **options)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if edited == "qk" and injected[now["step"]]:
+            exchange(scores, query, key)
         if attn_mask is not None:
             scores = scores + attn_mask
         maps = scores.softmax(-1)
         source, target = len(maps) - 2, len(maps) - 1
-        pixels = 64
+        pixels = query.shape[2] if keys in ("apart", "added text, pixels") else 64
         tokens = key.shape[2] - pixels
-        if not tokens:  # the pixels' own attention
-            if injected[now["step"]]:
-                maps[target] = maps[source]
-            return maps @ value
-        first = slice(0, tokens if text_first else pixels)
-        second = slice(first.stop, None)
-        text, image = (first, second) if text_first else (second, first)
-        if edited is not None:
-            theirs, own = maps[source][:, image, text], maps[target][:, image, text].clone()
-            maps[target][:, image, text] = edited(now["step"], theirs, own)
-        if injected[now["step"]]:
-            maps[target][:, image, image] = maps[source][:, image, image]
+        if keys == "apart" and tokens:
+            tokens, image, text, asks = key.shape[2], slice(0), slice(None), slice(None)
+        elif not tokens:  # the pixels' own attention
+            image, text, asks = slice(None), slice(0), slice(None)
+        else:
+            first = slice(0, pixels if keys == "pixels, text" else tokens)
+            second = slice(first.stop, None)
+            text, image = (second, first) if keys == "pixels, text" else (first, second)
+            asks = slice(None) if keys == "added text, pixels" else image
+        if edited not in (None, "qk") and tokens:
+            theirs, own = maps[source][:, asks, text], maps[target][:, asks, text].clone()
+            maps[target][:, asks, text] = edited(now["step"], theirs, own)
+        if injected[now["step"]] and (edited != "qk" or not tokens):
+            maps[target][:, asks, image] = maps[source][:, asks, image]
         return maps @ value
 
-    def after(pipe, turn, timestep, tensors):
-        now["step"], now["calls"] = turn + 1, 0
-        return tensors
+    def stepped(*args, **options):
+        now["step"], now["calls"] = now["step"] + 1, 0
+        return step(*args, **options)
 
-    hook = pipe.transformer.register_forward_pre_hook(
-        lambda module, args: now.update(calls=now["calls"] + 1)
-    )
+    step = pipe.scheduler.step
+    model = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    hook = model.register_forward_pre_hook(lambda module, args: now.update(calls=now["calls"] + 1))
     with contextlib.ExitStack() as stack:
         stack.callback(hook.remove)
         stack.callback(setattr, F, "scaled_dot_product_attention", fused)
         F.scaled_dot_product_attention = attention
+        stack.callback(vars(pipe.scheduler).pop, "step")
+        pipe.scheduler.step = functools.wraps(step)(stepped)
         return pipe(
             prompts,
             generator=[torch.Generator().manual_seed(3) for _ in prompts],
             num_inference_steps=STEPS,
-            output_type="latent",
-            callback_on_step_end=after,
+            output_type="latent" if hasattr(pipe, "vae") else "pt",
             **arguments,
         ).images

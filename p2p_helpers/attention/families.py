@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import AttentionControlError
 from .layers import Layer
-from .transformers import Flux, StableDiffusion3
-from .unet import UNet
+from .transformers import Flux, HunyuanDiT, PixArt, StableDiffusion3
+from .unet import DeepFloydIF, UNet
 
 
 @runtime_checkable
@@ -58,7 +58,14 @@ class Family(Protocol):
         """A call of the model on some rows of the batch only."""
 
 
-FAMILIES: tuple[Family, ...] = (UNet(), StableDiffusion3(), Flux())
+FAMILIES: tuple[Family, ...] = (
+    UNet(),
+    StableDiffusion3(),
+    Flux(),
+    PixArt(),
+    HunyuanDiT(),
+    DeepFloydIF(),
+)
 
 
 def family_of(pipe) -> Family:
@@ -69,7 +76,7 @@ def family_of(pipe) -> Family:
     raise AttentionControlError(
         f"{type(pipe).__name__} has no model whose attention can be controlled. Prompt-to-Prompt needs a diffusers pipeline "
         "that makes one picture from a text: Stable Diffusion 1.x, 2.x, XL and their relatives, Stable Diffusion 3 and 3.5, "
-        "Flux.1, Chroma, or the embedded model."
+        "Flux.1, Chroma, PixArt, HunyuanDiT, the first stage of DeepFloyd IF, or the embedded model."
     )
 
 

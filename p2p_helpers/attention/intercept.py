@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,7 @@ class Mark:
 
     def _show(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None):
         """Let observers see the maps of the rows with prompts. Only maps that someone needs are made."""
-        if self.layer.kind == "joint":
+        if self.layer.shows_columns:
             self._show_columns(query, key, mask, scale)
             return
         terms = self.terms or {}
@@ -116,7 +117,14 @@ class Mark:
         rows = list(self.prompts)
         where = {row: place for place, row in enumerate(rows)}
         terms = {
-            where[row]: [Term(where[term.row], term.values, term.queries) for term in own]
+            where[row]: [
+                replace(
+                    term,
+                    row=where[term.row],
+                    text=None if term.text is None else where[term.text],
+                )
+                for term in own
+            ]
             for row, own in (self.terms or {}).items()
         }
         if mask is not None and mask.dim() == 4 and mask.shape[0] == self.rows:

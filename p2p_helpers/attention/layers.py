@@ -9,6 +9,7 @@ from typing import Literal
 from .terms import Places
 
 Segment = Literal["text", "pixels"]
+Kind = Literal["cross", "self", "joint", "added"]
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,16 @@ class Layer:
 
     Args:
         name: of its processor, as in the model's `attn_processors`.
-        kind: "cross" (pixels look at text), "self" (pixels look at pixels) or "joint" (text and pixels look at both, in
-            one softmax).
+        kind: "cross" (pixels look at text), "self" (pixels look at pixels), "joint" (text and pixels look at both, in
+            one softmax) or "added" (pixels look at both, in one softmax; keys and values of the text are added).
         part: of a UNet, "down", "mid" or "up"; "block" in a transformer, whose blocks are all alike.
         level: how often the latent's sides are halved where the layer works.
         heads: how many it has.
-        order: of text and pixels in joint attention.
+        order: of text and pixels among the keys, where both are.
     """
 
     name: str
-    kind: Literal["cross", "self", "joint"]
+    kind: Kind
     part: Literal["down", "mid", "up", "block"]
     level: int
     heads: int
@@ -41,24 +42,29 @@ class Layer:
         """Whether its pixels look at words."""
         return self.kind != "self"
 
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether the model has dozens of layers of this size: maps of all of them are kept together."""
+        return self.part == "block"
+
+    @property
+    def shows_columns(self) -> bool:
+        """Whether observers see the columns of words: whole maps of its pixels would be too large, or hold the pixels."""
+        return self.reads_text and (self.is_one_of_many or bool(self.order))
+
     def places(self, size: tuple[int, int], tokens: int) -> Places:
         """Where text and pixels stand among queries and keys, for a latent of a size and so many tokens of text."""
-        if self.kind != "joint":
-            return Places({"text" if self.kind == "cross" else "pixels": slice(None)})
         rows, columns = self.grid(*size)
         keys, first = {}, 0
-        for segment in self.order:
+        for segment in self.order or (("text",) if self.reads_text else ("pixels",)):
             length = tokens if segment == "text" else rows * columns
             keys[segment] = slice(first, first + length)
             first += length
-        return Places(keys, keys["pixels"], keys["text"])
+        return Places(keys, keys["pixels"], keys["text"]) if self.kind == "joint" else Places(keys)
 
     def keys(self, size: tuple[int, int], tokens: int) -> int:
         """How many keys its attention has."""
-        rows, columns = self.grid(*size)
-        return {"cross": tokens, "self": rows * columns, "joint": tokens + rows * columns}[
-            self.kind
-        ]
+        return sum(where.stop - where.start for where in self.places(size, tokens).keys.values())
 
 
 def halved(height: int, width: int, times: int) -> tuple[int, int]:

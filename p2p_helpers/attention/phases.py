@@ -25,11 +25,13 @@ class Wish:
         pair: S and T, or None where the target keeps its own cross-attention maps.
         self_size: the largest self-attention map to be injected, as a share of the latent's side; 0 for none.
         layers: parts of the names of the layers in which it asks for anything; None for all.
+        own_text: whether the source's pixels that are injected look at the target's own text, which has no maps of its own then.
     """
 
     pair: Pair | None
     self_size: float
     layers: tuple[str, ...] | None = None
+    own_text: bool = False
 
     @property
     def borrows(self) -> bool:
@@ -52,10 +54,12 @@ class Wish:
         injects = rows * columns <= limit
         if layer.kind == "self":
             return (Term(source, {"pixels": SAME}),) if injects else None
-        pixels = {"pixels": SAME} if layer.kind == "joint" else {}
+        pixels = {"pixels": SAME} if layer.order else {}
         if self.pair is None and not (pixels and injects):
             return None
         s, t = (None, SAME) if self.pair is None else self.pair
+        if self.own_text and injects:
+            return (Term(source, {"text": t, **pixels}, text=own),)
         lent = ({} if s is None else {"text": s}) | (pixels if injects else {})
         kept = ({} if t is None else {"text": t}) | ({} if injects else pixels)
         return tuple(Term(row, values) for row, values in ((source, lent), (own, kept)) if values)
@@ -162,7 +166,8 @@ class Plan:
             else:
                 # Copies, so that a phase does not keep the matrices of all steps.
                 pair = _pair(s[step].clone(), t[step].clone())
-                found.append(Wish(pair, size if injected[step] else 0.0, edit.layers))
+                now = size if injected[step] else 0.0
+                found.append(Wish(pair, now, edit.layers, edit.own_text))
         return found
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import AttentionControlError
+
 
 def narrowed(
     args: tuple, kwargs: dict, names: Sequence[str], keep: Tensor, rows: int
@@ -42,3 +44,24 @@ def widened(output: Any, keep: Tensor, rows: int) -> Any:
     if isinstance(output, tuple):
         return (wide(output[0]), *output[1:])
     return type(output)(sample=wide(output.sample))
+
+
+def first_row(pipe, rows: int, prompts: int) -> int:
+    """Where the rows with prompts begin in a batch [negative prompts, prompts], or prompts alone.
+
+    Raises:
+        AttentionControlError: the batch is not the prompts.
+    """
+    guided = getattr(pipe, "do_classifier_free_guidance", None)  # some pipelines do not say
+    expected = [prompts, 2 * prompts] if guided is None else [(1 + bool(guided)) * prompts]
+    if rows not in expected:
+        raise other_rows(rows, prompts)
+    return rows - prompts
+
+
+def other_rows(rows: int, prompts: int) -> AttentionControlError:
+    """What to say of a batch that is not the prompts."""
+    return AttentionControlError(
+        f"The model got {rows} rows for {prompts} prompts. Run the controlled pipeline on exactly those prompts, with one "
+        "picture for each, and with classifier-free guidance or none."
+    )

@@ -75,7 +75,7 @@ class Run:
         pipe, device = self.session.pipe, sample.device
         self.size = size
         self._check_tokens(tokens)
-        self.turns = pipe.num_timesteps
+        self.turns = getattr(pipe, "num_timesteps", len(pipe.scheduler.timesteps))
         self.steps = steps_of(pipe.scheduler, self.turns)
         self._turn = torch.zeros(1, dtype=torch.long, device=device)
         if self.plan is not None:

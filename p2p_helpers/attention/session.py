@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +28,7 @@ _OWNER = "_p2p_session"  # where a model keeps the session that has it
 GRAPHS = 64  # of one model, as many as torch.compile may make in a session
 
 Change = Callable[[tuple, dict], tuple[tuple, dict]]  # of the model's arguments
+AfterStep = Callable[[Any, int, Any, dict], dict]  # pipeline, turn, timestep, tensors → tensors
 
 
 class Session(Changes):
@@ -198,6 +202,37 @@ class Session(Changes):
         self._interrupts.check()
         self.step, self.calls = turn + 1, 0
         return latents if self.run is None else self.run.end_step(latents)
+
+    def images(self, after_step: AfterStep, wanted: Sequence[str] = (), **arguments) -> Any:
+        """The pipeline's pictures, a list, or the latents where the arguments ask for them.
+
+        Args:
+            after_step: called as diffusers' callback_on_step_end after every turn of the loop, also where the pipeline has
+                none: then the scheduler's step gives what it gives.
+            wanted: names of what it sees beside the latents, where the pipeline calls back itself.
+            arguments: of the pipeline; a negative prompt of None is left out.
+        """
+        if arguments.get("negative_prompt", "") is None:
+            del arguments["negative_prompt"]
+        if "callback_on_step_end" in inspect.signature(self.pipe.__call__).parameters:
+            arguments["callback_on_step_end"] = after_step
+            seen = list(dict.fromkeys(["latents", *wanted]))
+            return self.pipe(callback_on_step_end_tensor_inputs=seen, **arguments).images
+        with self.within():
+            self._call_back(after_step)
+            return self.pipe(**arguments).images
+
+    def _call_back(self, after_step: AfterStep):
+        """Call back after every step of the scheduler, which ends every turn of a pipeline's loop."""
+        step, turns = self.pipe.scheduler.step, itertools.count()
+
+        @functools.wraps(step)  # pipelines ask for its arguments
+        def answered(noise, timestep, *args, **kwargs):
+            done = step(noise, timestep, *args, **kwargs)
+            tensors = after_step(self.pipe, next(turns), timestep, {"latents": done[0]})
+            return (tensors["latents"], *done[1:])
+
+        self.set(self.pipe.scheduler, "step", answered)
 
     def blended(self, latents: Tensor, blend: Callable[..., Tensor], turn: int) -> Tensor:
         """The latents after a local blend, which sees them as pictures, and the schedule's step."""

@@ -26,11 +26,13 @@ class Term:
         values: for each segment of the keys what multiplies the target's values there: a matrix over the keys of that
             segment, "same", or None for zero.
         queries: what multiplies the result: a matrix over the pixels (a warp), or "same".
+        text: of the batch, whose keys of the text are used, and whose mask there; None for the row's own.
     """
 
     row: int
     values: Mapping[str, Tensor | str | None]
     queries: Tensor | str = SAME
+    text: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,32 @@ def _mask_of(mask: Tensor | None, rows: Sequence[int], batch: int) -> Tensor | N
     return rows_of(mask, rows)
 
 
+def _keys(key: Tensor, rows: Sequence[int], texts: Sequence[int | None], places: Places) -> Tensor:
+    """The keys of some rows, with the text's of others where they are named."""
+    found = rows_of(key, rows)
+    for one, row in zip(found, texts, strict=True):
+        if row is not None:
+            one[:, places.keys["text"]] = key[row][:, places.keys["text"]]
+    return found
+
+
+def _masks(
+    mask: Tensor | None,
+    rows: Sequence[int],
+    texts: Sequence[int | None],
+    places: Places,
+    batch: int,
+) -> Tensor | None:
+    """The attention mask of some rows, with the text's of others where they are named."""
+    found = _mask_of(mask, rows, batch)
+    if found is None or found is mask:
+        return found
+    for one, row in zip(found, texts, strict=True):
+        if row is not None:
+            one[..., places.keys["text"]] = mask[row][..., places.keys["text"]]
+    return found
+
+
 def _of_queries(mask: Tensor | None, queries: slice) -> Tensor | None:
     """The attention mask of some queries. One that is the same for every query stays as it is."""
     return mask if mask is None or mask.shape[-2] == 1 else mask[..., queries, :]
@@ -108,15 +136,15 @@ def attend(
     for number in range(1, rounds):
         rows = [row for row, own in terms.items() if len(own) > number]
         chosen = [terms[row][number] for row in rows]
-        lent = [term.row for term in chosen]
+        lent, texts = [term.row for term in chosen], [term.text for term in chosen]
         values = torch.stack(
             [_values(term, value[row], places.keys) for row, term in zip(rows, chosen, strict=True)]
         )
         more = F.scaled_dot_product_attention(
             rows_of(query, lent)[:, :, places.pixels],
-            rows_of(key, lent),
+            _keys(key, lent, texts, places),
             values,
-            attn_mask=_of_queries(_mask_of(mask, lent, batch), places.pixels),
+            attn_mask=_of_queries(_masks(mask, lent, texts, places, batch), places.pixels),
             **options,
         )
         for row, term, one in zip(rows, chosen, more, strict=True):
@@ -139,10 +167,12 @@ def attend(
 def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
     """The whole batch with the first term of each row that has any."""
     batch = len(query)
-    lent = [terms[row][0].row if terms.get(row) else row for row in range(batch)]
+    first = [terms[row][0] if terms.get(row) else None for row in range(batch)]
+    lent = [row if term is None else term.row for row, term in enumerate(first)]
     if lent != list(range(batch)):
-        query, key = rows_of(query, lent), rows_of(key, lent)
-        mask = _mask_of(mask, lent, batch)
+        texts = [None if term is None else term.text for term in first]
+        query, key = rows_of(query, lent), _keys(key, lent, texts, places)
+        mask = _masks(mask, lent, texts, places, batch)
     if any(own and not _keeps_values(own[0], places.keys) for own in terms.values()):
         rows = [
             _values(terms[row][0], value[row], places.keys) if terms.get(row) else value[row]

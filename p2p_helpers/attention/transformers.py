@@ -1,17 +1,24 @@
-"""Transformers: text and pixels in one softmax (joint attention)."""
+"""Transformers: text and pixels in one softmax (joint attention), or in attentions of their own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import (
+    ChromaTransformer2DModel,
+    FluxTransformer2DModel,
+    HunyuanDiT2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+)
 from torch import Tensor, nn
 
 from ..errors import AttentionControlError
 from ..prompts.several import Tokenizers, sized
-from .layers import Layer, Segment
-from .rows import narrowed
+from .layers import Kind, Layer, Segment
+from .rows import first_row, narrowed, other_rows
 
 
 class Transformer:
@@ -20,9 +27,10 @@ class Transformer:
     self_size = 1.0  # every block works on the same grid of pixels
     flow = True
     MODELS: tuple[type[nn.Module], ...] = ()
+    KINDS: Mapping[str, Kind] = {"attn": "joint"}  # of a block's attentions, by their names
     ORDER: tuple[Segment, ...] = ()
     # What may have one row for each latent in a call of the model.
-    ROWS = (
+    ROWS: tuple[str, ...] = (
         "hidden_states",
         "encoder_hidden_states",
         "pooled_projections",
@@ -33,8 +41,7 @@ class Transformer:
 
     def knows(self, pipe) -> bool:
         model = getattr(pipe, "transformer", None)
-        calls_back = hasattr(type(pipe), "num_timesteps")
-        return calls_back and isinstance(getattr(model, "_orig_mod", model), self.MODELS)
+        return isinstance(getattr(model, "_orig_mod", model), self.MODELS)
 
     def model(self, pipe) -> nn.Module:
         return pipe.transformer
@@ -43,55 +50,97 @@ class Transformer:
         found = {}
         for name, module in model.named_modules():
             parent, _, last = name.rpartition(".")
-            if "transformer_blocks." not in f"{parent}." or not hasattr(module, "set_processor"):
+            if "blocks." not in f"{parent}." or not hasattr(module, "set_processor"):
                 continue
-            joint = last != "attn2"  # SD3.5's second attention is the pixels' own
-            kind, order = ("joint", self.ORDER) if joint else ("self", ())
+            kind = self.KINDS[last]
+            order = self.ORDER if kind == "joint" else ()
             found[Layer(f"{name}.processor", kind, "block", 1, module.heads, order)] = module
         return found
 
     def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        return kwargs["hidden_states"]
+        return args[0] if args else kwargs["hidden_states"]
+
+    def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+        sample = self.sample(args, kwargs)
+        return sample.shape[-2], sample.shape[-1]
 
     def tokens(self, args: tuple, kwargs: Mapping[str, Any]) -> int:
         return kwargs["encoder_hidden_states"].shape[1]
 
-    def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
-        return narrowed(args, kwargs, self.ROWS, keep, rows)
-
-
-class StableDiffusion3(Transformer):
-    """Stable Diffusion 3 and 3.5: pixels, then text; guidance in one batch, [negative, positive]."""
-
-    MODELS = (SD3Transformer2DModel,)
-    ORDER = ("pixels", "text")
-
-    def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Tokenizers:
-        """CLIP's tokens, whose two encoders stand side by side in width, then T5's, or zeros without T5."""
-        longest = arguments.get("max_sequence_length", 256)
-        t5 = pipe.tokenizer_3
-        if t5 is None or pipe.text_encoder_3 is None:
-            return Tokenizers((sized(pipe.tokenizer, pipe.tokenizer_max_length), int(longest)))
-        return Tokenizers(
-            (sized(pipe.tokenizer, pipe.tokenizer_max_length), sized(t5, int(longest)))
-        )
-
-    def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-        sample = kwargs["hidden_states"]
-        return sample.shape[-2], sample.shape[-1]
-
     def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int | None:
-        if call:  # skip-layer guidance calls again, without some layers, to steer away from what that gives
-            return None
-        if rows != (1 + bool(pipe.do_classifier_free_guidance)) * prompts:
-            raise _other_rows(rows, prompts)
-        return rows - prompts
+        return first_row(pipe, rows, prompts)
 
     def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         return latents
 
     def packed(self, pictures: Tensor) -> Tensor:
         return pictures
+
+    def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
+        return narrowed(args, kwargs, self.ROWS, keep, rows)
+
+
+def longest(pipe, arguments: Mapping[str, Any]) -> int:
+    """How many tokens of T5 a call of the pipeline fills: what it is given, or its default."""
+    usual = inspect.signature(type(pipe).__call__).parameters["max_sequence_length"].default
+    return int(arguments.get("max_sequence_length", usual))
+
+
+class StableDiffusion3(Transformer):
+    """Stable Diffusion 3 and 3.5: pixels, then text; guidance in one batch, [negative, positive]."""
+
+    MODELS = (SD3Transformer2DModel,)
+    KINDS: Mapping[str, Kind] = {"attn": "joint", "attn2": "self"}  # 3.5 has both in some blocks
+    ORDER = ("pixels", "text")
+
+    def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Tokenizers:
+        """CLIP's tokens, whose two encoders stand side by side in width, then T5's, or zeros without T5."""
+        clip, t5 = sized(pipe.tokenizer, pipe.tokenizer_max_length), pipe.tokenizer_3
+        length = longest(pipe, arguments)
+        if t5 is None or pipe.text_encoder_3 is None:
+            return Tokenizers((clip, length))
+        return Tokenizers((clip, sized(t5, length)))
+
+    def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int | None:
+        # Skip-layer guidance calls again, without some layers, to steer away from what that gives.
+        return None if call else super().prompts_first_row(pipe, rows, prompts, call)
+
+
+class PixArt(Transformer):
+    """PixArt-α and -Σ: T5's text with a mask, in cross-attention; the pipeline does not call back after its steps."""
+
+    flow = False
+    MODELS = (PixArtTransformer2DModel,)
+    KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
+    ROWS = ("encoder_hidden_states", "encoder_attention_mask", "timestep", "added_cond_kwargs")
+
+    def tokenizer(self, pipe, arguments: Mapping[str, Any]):
+        return sized(pipe.tokenizer, longest(pipe, arguments))
+
+
+class HunyuanDiT(Transformer):
+    """HunyuanDiT: the tokens of BERT (Chinese and English), then T5's; a learned vector stands for padding."""
+
+    flow = False
+    MODELS = (HunyuanDiT2DModel,)
+    KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
+    ROWS = (
+        "encoder_hidden_states",
+        "text_embedding_mask",
+        "encoder_hidden_states_t5",
+        "text_embedding_mask_t5",
+        "image_meta_size",
+        "style",
+    )
+
+    def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Tokenizers:
+        model = pipe.transformer.config
+        return Tokenizers(
+            (sized(pipe.tokenizer, model.text_len), sized(pipe.tokenizer_2, model.text_len_t5))
+        )
+
+    def tokens(self, args: tuple, kwargs: Mapping[str, Any]) -> int:
+        return super().tokens(args, kwargs) + kwargs["encoder_hidden_states_t5"].shape[1]
 
 
 class Flux(Transformer):
@@ -103,7 +152,7 @@ class Flux(Transformer):
     def tokenizer(self, pipe, arguments: Mapping[str, Any]):
         """T5's tokenizer; CLIP's sees the prompt as a whole only, without positions."""
         t5 = pipe.tokenizer if getattr(pipe, "tokenizer_2", None) is None else pipe.tokenizer_2
-        return sized(t5, int(arguments.get("max_sequence_length", 512)))
+        return sized(t5, longest(pipe, arguments))
 
     def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
         """The latents are packed: only the pixels' numbers say how many rows and columns there are."""
@@ -120,7 +169,7 @@ class Flux(Transformer):
         if call:
             return None
         if rows != prompts:
-            raise _other_rows(rows, prompts)
+            raise other_rows(rows, prompts)
         return 0
 
     def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,10 +180,3 @@ class Flux(Transformer):
     def packed(self, pictures: Tensor) -> Tensor:
         squares = pictures.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
         return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def _other_rows(rows: int, prompts: int) -> AttentionControlError:
-    return AttentionControlError(
-        f"The transformer got {rows} rows for {prompts} prompts. Run the controlled pipeline on exactly those prompts, with "
-        "one picture for each."
-    )

@@ -1,4 +1,4 @@
-"""UNets: self-attention and cross-attention in layers of their own."""
+"""UNets: self-attention and cross-attention in layers of their own, or added keys and values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from diffusers.models.attention_processor import (
 from torch import Tensor, nn
 
 from ..errors import AttentionControlError
-from .layers import Layer
-from .rows import narrowed
+from ..prompts.several import sized
+from .layers import Kind, Layer
+from .rows import first_row, narrowed
 
 # These compute the same as AttnProcessor2_0 and differ only in how they save memory.
 EQUIVALENT = (AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor)
@@ -55,7 +56,6 @@ class UNet:
         return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
 
     def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
-        """Raises AttentionControlError for layers with keys of text and pixels in one (DeepFloyd IF)."""
         deepest = len(model.config.down_block_types) - 1
         found = {}
         for name, module in model.named_modules():
@@ -71,19 +71,24 @@ class UNet:
                 continue
             if last not in ("attn1", "attn2") and parents[-1] != "attentions":
                 continue
-            if module.added_kv_proj_dim is not None:
-                raise AttentionControlError(
-                    f"{name} attends to text and pixels in one softmax (added keys and values), which cannot be "
-                    "controlled yet. Take a model with cross-attention: Stable Diffusion 1.x, 2.x, XL."
-                )
             part = parents[0].partition("_")[0]
             level = deepest
             if part != "mid":
                 level = int(parents[1]) if part == "down" else deepest - int(parents[1])
-            kind = "cross" if module.is_cross_attention else "self"
-            found[Layer(f"{name}.processor", kind, part, level, module.heads)] = module
+            kind = self.kind(name, module)
+            order = ("text", "pixels") if kind == "added" else ()
+            found[Layer(f"{name}.processor", kind, part, level, module.heads, order)] = module
         order = {"down": 0, "mid": 1, "up": 2}  # as the UNet runs them; its modules stand otherwise
         return dict(sorted(found.items(), key=lambda item: order[item[0].part]))
+
+    def kind(self, name: str, module: nn.Module) -> Kind:
+        """Raises AttentionControlError for added keys and values, which hold pictures in such pipelines (Kandinsky)."""
+        if module.added_kv_proj_dim is not None:
+            raise AttentionControlError(
+                f"{name} attends to pixels and to what the pipeline adds, in one softmax (added keys and values), which can be "
+                "controlled in DeepFloyd IF only. Take a model with cross-attention: Stable Diffusion 1.x, 2.x, XL."
+            )
+        return "cross" if module.is_cross_attention else "self"
 
     def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
         return args[0] if args else kwargs["sample"]
@@ -102,14 +107,7 @@ class UNet:
         return text.shape[1]
 
     def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int:
-        guided = getattr(pipe, "do_classifier_free_guidance", None)
-        expected = [prompts, 2 * prompts] if guided is None else [(1 + bool(guided)) * prompts]
-        if rows not in expected:
-            raise AttentionControlError(
-                f"The UNet got {rows} rows for {prompts} prompts. Run the controlled pipeline on exactly those prompts, "
-                "with one picture for each, and with classifier-free guidance or none."
-            )
-        return rows - prompts
+        return first_row(pipe, rows, prompts)
 
     def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         return latents
@@ -119,6 +117,23 @@ class UNet:
 
     def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
         return narrowed(args, kwargs, self.ROWS, keep, rows)
+
+
+class DeepFloydIF(UNet):
+    """DeepFloyd IF, the stage that makes 64 pixels from a text: added keys and values, and pixels in the latents' place."""
+
+    def knows(self, pipe) -> bool:
+        from diffusers import IFPipeline
+
+        return isinstance(pipe, IFPipeline)
+
+    def tokenizer(self, pipe, arguments: Mapping[str, Any]):
+        return sized(pipe.tokenizer, 77)  # as encode_prompt has it
+
+    def kind(self, name: str, module: nn.Module) -> Kind:
+        if module.added_kv_proj_dim is None:
+            return super().kind(name, module)
+        return "cross" if module.only_cross_attention else "added"
 
 
 def stand_in(module: nn.Module) -> AttnProcessor2_0 | None:

@@ -80,6 +80,11 @@ class Edit(ABC):
                 '"up_blocks".'
             )
 
+    @property
+    def own_text(self) -> bool:
+        """Whether injected pixels look at the target's own text (see `InjectQK`)."""
+        return False
+
     @abstractmethod
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
         """S and T for every step, for one source and one target prompt.
@@ -122,9 +127,23 @@ class Composition(Edit):
             own, other = getattr(self.first, name), getattr(self.second, name)
             object.__setattr__(self, name, own if other is None else other)
 
+    @property
+    def own_text(self) -> bool:
+        """Whether a part says so."""
+        return self.first.own_text or self.second.own_text
+
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step. Raises what the parts raise."""
+        """S and T for every step. Raises what the parts raise.
+
+        InputError: InjectQK after an edit that takes words' maps from the source.
+        """
         s1, t1 = self.first.matrices(tokenizer, source, target, steps)
+        if self.second.own_text and s1.any():
+            raise InputError(
+                f"{self!r}: InjectQK keeps the target's own maps of words, so what {self.first!r} "
+                "takes from the source would be lost. Take one of the two; Reweight may follow "
+                "either."
+            )
         s2, t2 = self.second.matrices(tokenizer, target, target, steps)
         return s1 @ s2, t1 @ s2 + t2
 

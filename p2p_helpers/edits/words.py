@@ -1,4 +1,4 @@
-"""The paper's three edits: swap words, add words, turn words up or down."""
+"""The paper's three edits: swap words, add words, turn words up or down; and one for joint attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InputError, PromptMismatch
 from ..prompts.align import read_alike, refinement_alignment, replacement_matrix
-from ..prompts.words import Phrase, find_words
+from ..prompts.words import Phrase, find_words, words
 from ..values import MOST_WEIGHT, finite_number
 from .edit import Edit, Matrices
 from .schedule import word_schedule
@@ -103,3 +103,32 @@ class Reweight(Edit):
             weight[find_words(tokenizer, target, phrase)] = float(c)
         eye = torch.eye(len(weight))
         return eye * (alpha * weight), eye * (1 - alpha)
+
+
+@dataclass(frozen=True, repr=False)
+class InjectQK(Edit):
+    """The source's pixels ask and are asked, of whatever the target says; for joint attention only.
+
+    In `self_steps` the queries and keys of the target's pixels are the source's, its text's keys and
+    all values are its own, in one softmax. No words are lined up, so the prompts may be any two, and
+    `cross_steps` says nothing. `InjectQK() | Reweight({"dog": 2})` scales the target's words.
+
+    Args: as for `Edit`.
+
+    Raises:
+        InputError: in `edit`, a model without joint attention, or an edit before it that takes words'
+            maps from the source; or see `Edit`.
+    Reference: Shin et al. 2025 (arXiv 2508.07519), who exchange the same projections in
+        Stable Diffusion 3.5 and Flux.1.
+    """
+
+    @property
+    def own_text(self) -> bool:
+        """Injected pixels look at the target's own text."""
+        return True
+
+    def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
+        """S = 0 and T = 1: the words' maps are the target's own."""
+        words(tokenizer, target)  # its length
+        eye = torch.eye(tokenizer.model_max_length).repeat(steps, 1, 1)
+        return torch.zeros_like(eye), eye

@@ -65,8 +65,8 @@ def invert(
             StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
-        method: "direct" for flow matching, which takes no other; "null-text" for other models when
-            not given, or one of
+        method: "null-text" for UNets when not given, "direct" for transformers. Flow matching takes
+            no other, other transformers not "null-text" and "exact". One of
             "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020,
             arXiv 2010.02502);
             "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022,
@@ -140,20 +140,28 @@ def _check_pipeline(pipe):
         )
     accepted = inspect.signature(pipe.__call__).parameters
     pictures = {"image", "mask_image", "control_image"}
-    needed = {"latents", "guidance_scale", "callback_on_step_end"}
+    needed = {"latents", "guidance_scale"}
     if pictures & set(accepted) or not needed <= set(accepted):
         raise InversionError(
-            f"invert() serves pipelines from text to image, as StableDiffusionPipeline and StableDiffusionXLPipeline, "
-            f"and {type(pipe).__name__} is none. The same model as one: StableDiffusionPipeline.from_pipe(pipe)."
+            "invert() serves pipelines that make a picture from a text and from latents, as StableDiffusionPipeline and "
+            f"StableDiffusionXLPipeline, and {type(pipe).__name__} is none. For Stable Diffusion, the same model as one: "
+            "StableDiffusionPipeline.from_pipe(pipe)."
         )
 
 
 def _method(pipe, method: str | None) -> str:
     """The method, or the usual one of the model."""
-    if not family_of(pipe).flow:
+    if hasattr(pipe, "unet"):
         return "null-text" if method is None else method
     if method in (None, "direct"):
         return "direct"
+    if not family_of(pipe).flow:
+        if method in ("null-text", "exact"):
+            raise InversionError(
+                f"method={method!r} changes the text that a UNet reads, and this transformer reads it with a mask of its own. "
+                "Take method='direct'."
+            )
+        return method
     why = {
         "null-text": "optimises the empty prompt's embedding, which distilled guidance (Flux) does not have",
         "negative-prompt": "needs the empty prompt's place in guidance, which distilled guidance (Flux) does not have",
@@ -259,12 +267,12 @@ def _reconstruct(
     pipe, known = session.pipe, inversion.known(session.pipe)
     session.step = 0
     with inversion.sampling(pipe):
-        images = pipe(
+        images = session.images(
+            after_step,
             prompt=[inversion.prompt],
             negative_prompt=inversion.negative_prompts(1),
             guidance_scale=inversion.guidance_scale,
-            callback_on_step_end=after_step,
             num_inference_steps=inversion.steps,
             **inversion.arguments(pipe, 1),
-        ).images
+        )
     return np.asarray(images[0])

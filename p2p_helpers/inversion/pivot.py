@@ -71,12 +71,12 @@ def _pivot(
         stepped(step)
         return tensors
 
-    with _scheduler(pipe, inverse):
-        pipe(
+    with joined(pipe, "inverted") as session, _scheduler(pipe, inverse):
+        session.images(
+            keep,
             prompt=[prompt],
             guidance_scale=1.0,
             num_inference_steps=steps,
-            callback_on_step_end=keep,
             output_type="latent",
             **_arguments(pipe, latent),
         )

@@ -5,6 +5,7 @@ All are made over a noise schedule, which is all that they need of a pipeline's 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -203,7 +204,11 @@ def _arguments(pipe, latents: Tensor) -> dict:
     height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
     family = family_of(pipe)
     latents = family.packed(latents.to(pipe._execution_device, family.model(pipe).dtype))
-    return {"latents": latents, "height": height, "width": width}
+    given = {"latents": latents, "height": height, "width": width, "use_resolution_binning": False}
+    accepted = inspect.signature(
+        pipe.__call__
+    ).parameters  # PixArt and HunyuanDiT round the size otherwise
+    return {name: value for name, value in given.items() if name in accepted}
 
 
 @block

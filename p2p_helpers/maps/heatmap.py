@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..prompts.several import parts_of
 
 if TYPE_CHECKING:
     from .recorded import AttentionMaps
@@ -56,6 +57,7 @@ class Heatmap:
         step: SupportsIndex | None = None,
         layer: str | SupportsIndex | None = None,
         head: SupportsIndex | None = None,
+        encoder: SupportsIndex | None = None,
     ) -> Heatmap:
         """The same word at one step, layer or head; what is not given stays as it was.
 
@@ -63,15 +65,19 @@ class Heatmap:
             step: from 0, negative from the end.
             layer: a name, a part of it, or its number in `maps.layers`, negative from the end.
             head: from 0, negative from the end.
+            encoder: the word's tokens of one text encoder only, where the model has several whose
+                tokens follow each other: 0 is CLIP's and 1 is T5's in Stable Diffusion 3.
 
         Raises:
-            InputError: no such step, layer or head, or one that was not kept; says how to keep it.
+            InputError: no such step, layer, head or encoder, or one that was not kept; says how to
+                keep it.
         """
         found = replace(
             self,
             step=self.step if step is None else self._step(index(step)),
             layer=self.layer if layer is None else self._layer(layer),
             head=self.head if head is None else index(head),
+            tokens=self.tokens if encoder is None else self._of_encoder(index(encoder)),
         )
         found.numpy()
         return found
@@ -81,6 +87,15 @@ class Heatmap:
         if not -steps <= step < steps:
             raise InputError(f"step={step} is not one of the {steps} steps recorded; count from 0.")
         return step % steps
+
+    def _of_encoder(self, encoder: int) -> tuple[int, ...]:
+        parts = [part for part in parts_of(self.maps.tokenizer) if part[0] is not None]
+        if not -len(parts) <= encoder < len(parts):
+            raise InputError(
+                f"encoder={encoder}: the model has {len(parts)} whose tokens it tells apart."
+            )
+        _, first, length = parts[encoder]
+        return tuple(token for token in self.tokens if first <= token < first + length)
 
     def _layer(self, layer: str | SupportsIndex) -> str:
         names = self.maps.layers

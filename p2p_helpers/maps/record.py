@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +46,7 @@ class Recorder:
         self._geometry = geometry
         levels = text_levels(geometry.layers) or [0]
         self._level = halved(*geometry.size, map_level(*geometry.size, levels))
-        if any(layer.kind == "joint" for layer in geometry.layers):
+        if any(layer.shows_columns for layer in geometry.layers):
             self.maps.columns = word_tokens(self.maps.tokenizer, self.maps.prompts)
             wanted = [*self.maps.columns, geometry.tokens]  # the last stands for the whole text
             self.tokens = torch.tensor(wanted).to(geometry.device)
@@ -64,7 +64,7 @@ class Recorder:
         if self.record.everything:
             shape = (run.steps, run.prompts, layer.heads, pixels, keys)
             self._all[layer.name] = torch.zeros(shape, dtype=torch.float16)
-        if layer.kind == "joint" and not self.record.everything:
+        if self._pools(layer):
             self._make_pool(layer, pixels, keys)
         elif layer.reads_text and grid == self._level and not self.record.everything:
             shape = (run.prompts, layer.heads, pixels, keys)
@@ -73,6 +73,10 @@ class Recorder:
             self._by_step[layer.name] = torch.zeros(shape, dtype=torch.float16, device=run.device)
             return
         self._sums[layer.name] = torch.zeros(run.prompts, pixels, keys, device=run.device)
+
+    def _pools(self, layer: Layer) -> bool:
+        """Whether a layer's heads and steps are kept together with those of all others."""
+        return layer.reads_text and layer.is_one_of_many and not self.record.everything
 
     def _make_pool(self, layer: Layer, pixels: int, keys: int):
         """Room for heads and steps of all layers together: a transformer has dozens of layers of one size."""
@@ -104,7 +108,7 @@ class Recorder:
             self._by_head[layer.name].add_(maps)
             return
         self._sums[layer.name].add_(mean)
-        if layer.kind == "joint" and not self.record.everything:
+        if self._pools(layer):
             self._by_step[POOLED].index_add_(0, step, mean[None])
             self._by_head[POOLED].add_(maps)
 
@@ -119,7 +123,7 @@ class Recorder:
         kept.sums = {name: tensor.cpu() for name, tensor in self._sums.items()}
         pooled = [self._by_head[POOLED], self._by_step[POOLED]] if POOLED in self._by_head else []
         for tensor in pooled:
-            tensor.div_(sum(layer.kind == "joint" for layer in self._layers.values()))
+            tensor.div_(sum(map(self._pools, self._layers.values())))
         kept.by_head = {name: tensor.cpu() for name, tensor in self._by_head.items()}
         by_step = {name: tensor.cpu() for name, tensor in self._by_step.items()}
         kept.by_step = {
@@ -144,15 +148,16 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
     """
     maps = AttentionMaps(None, [], record or Record())
 
-    def begin(prompt: str | Sequence[str] | None, each: int, longest: int | None):
+    def begin(given: dict):
+        prompt, each = given.get("prompt"), given.get("num_images_per_prompt", 1)
         if prompt is None:
             raise InputError(
                 "record() finds maps by the prompt's words: give the pipeline the prompt as text, not as prompt_embeds."
             )
-        given = {} if longest is None else {"max_sequence_length": longest}
         tokenizer = session.family.tokenizer(pipe, given)
         texts = [prompt] if isinstance(prompt, str) else prompt
-        texts = as_read(pipe, tokenizer, [text for text in texts for _ in range(each)])
+        texts = [text for text in texts for _ in range(each)]
+        texts = as_read(pipe, tokenizer, texts, given.get("clean_caption", False))
         maps.__init__(tokenizer, texts, maps.record)
         session.begin(len(texts), observers=[Recorder(maps.record, maps)])
 
@@ -161,13 +166,20 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
         signature = inspect.signature(functools.partial(type(pipe).encode_prompt, pipe))
 
         @functools.wraps(encode)
-        def encode_prompt(*args, **kwargs):  # a pipeline calls it once, first, in every run
-            # By the class's signature: a user's own may have any.
-            given = signature.bind(*args, **kwargs).arguments
-            longest = given.get("max_sequence_length")
-            begin(given.get("prompt"), given.get("num_images_per_prompt", 1), longest)
+        def encode_prompt(*args, **kwargs):
+            if fresh:  # not once more for the negative prompt, or for another encoder
+                fresh.clear()
+                # By the class's signature: a user's own may have any.
+                begin(signature.bind(*args, **kwargs).arguments)
             return encode(*args, **kwargs)
 
+        @functools.wraps(pipe.check_inputs)
+        def check_inputs(*args, **kwargs):  # a pipeline calls it once, first, in every run
+            fresh.append(True)
+            return check(*args, **kwargs)
+
+        check, fresh = pipe.check_inputs, []
+        session.set(pipe, "check_inputs", check_inputs)
         session.set(pipe, "encode_prompt", encode_prompt)
         try:
             yield maps

@@ -108,8 +108,11 @@ def end_of(tokenizer, prompt: str) -> int:
     return len(tokens_and_spans(readers(tokenizer)[0], prompt)[0]) - 1
 
 
-def as_read(pipe, tokenizer, prompts: Sequence[str]) -> list[str]:
-    """Prompts as a pipeline reads them: a textual inversion of several vectors is several tokens.
+def as_read(pipe, tokenizer, prompts: Sequence[str], clean_caption: bool = True) -> list[str]:
+    """Prompts as a pipeline reads them.
+
+    A textual inversion of several vectors is several tokens. PixArt and DeepFloyd IF write all in
+    small letters, and clean a caption where they are not told otherwise.
 
     Raises:
         PromptError: a prompt has half a character in it.
@@ -117,7 +120,10 @@ def as_read(pipe, tokenizer, prompts: Sequence[str]) -> list[str]:
     for prompt in prompts:
         _check_readable(prompt)
     convert = getattr(pipe, "maybe_convert_prompt", None)
-    return convert(list(prompts), readers(tokenizer)[0]) if convert else list(prompts)
+    if convert:
+        return convert(list(prompts), readers(tokenizer)[0])
+    tidy = getattr(pipe, "_text_preprocessing", None)
+    return tidy(list(prompts), clean_caption=clean_caption) if tidy else list(prompts)
 
 
 def _parts(phrase: Phrase) -> tuple[str, int | None]:

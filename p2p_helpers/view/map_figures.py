@@ -104,7 +104,7 @@ def _short(parts: Sequence[str]) -> str:
     kind = parts[0].split("_")[0]
     if kind == "mid":
         return "mid"
-    if parts[0].endswith("transformer_blocks"):
+    if parts[0].endswith("blocks") and parts[1].isdigit() and parts[2] in ("attn", "attn2"):
         return f"{'single' if kind == 'single' else 'block'} {parts[1]}"
     return f"{kind} {parts[1]}.{parts[3]}"
 

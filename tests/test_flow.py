@@ -1,0 +1,57 @@
+"""Flow matching backwards, and what an inversion along it refuses."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+import p2p_helpers as p2p
+from p2p_helpers.inversion import flow
+
+from .transformers import FLOWS, build, photo
+
+CAT = "a cat on the beach"
+
+
+@pytest.fixture(scope="module", params=FLOWS)
+def pipe(request, tmp_path_factory):
+    return build(request.param, tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_the_reverse_of_a_straight_flow_is_exact():
+    """Where the velocity is the same everywhere, Euler's steps forwards and backwards meet."""
+    for shift in ({"shift": 3.0}, {"use_dynamic_shifting": True}):
+        schedule = flow.flow_schedule(flow.DEFAULTS | shift)
+        more = {"mu": 0.7} if schedule["use_dynamic_shifting"] else {}
+        forwards, backwards = flow.sampler(schedule), flow.inverse(schedule)
+        start = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+        x, velocity = start, torch.randn(1, 4, 2, 2, dtype=torch.float64)
+        for scheduler in (backwards, forwards):
+            scheduler.set_timesteps(5, **more)
+            for t in scheduler.timesteps:
+                x = scheduler.step(velocity, t, x, return_dict=False)[0]
+            assert (x - start).abs().max() > 0.1 or scheduler is forwards
+        torch.testing.assert_close(x, start, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["null-text", "negative-prompt", "exact", "ddim"])
+def test_methods_made_for_diffusion_are_refused_with_the_reason(pipe, method):
+    with pytest.raises(p2p.InversionError, match="method='direct'"):
+        p2p.invert(pipe, photo(), CAT, method=method, steps=2, progress=False)
+
+
+def test_another_scheduler_is_refused_for_inversion(pipe):
+    own = pipe.scheduler
+    pipe.scheduler = DDIMScheduler()
+    try:
+        with pytest.raises(p2p.InversionError, match="predicts a flow"):
+            p2p.invert(pipe, photo(), CAT, steps=2, progress=False)
+    finally:
+        pipe.scheduler = own
+
+
+@pytest.mark.parametrize(
+    "key, value", [("shift", "3"), ("time_shift_type", "none"), ("base_image_seq_len", 0)]
+)
+def test_a_schedule_that_is_none_is_refused_by_name(key, value):
+    with pytest.raises(p2p.InversionError, match=key):
+        flow.flow_schedule(flow.DEFAULTS | {key: value})
