@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
 from .arguments import as_blend
 from .attention.families import family_of, layers_of
 from .attention.phases import Plan
 from .attention.session import Session
-from .blend import BlendRun, LocalBlend
+from .blend import BlendRun, LocalBlend, restored
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
@@ -222,7 +222,7 @@ def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -
     if inversion is not None and blend is not None:
         original = inversion.image
         edited = [
-            _restored(original, image, mask)
+            restored(original, image, mask)
             for image, mask in zip(images[1:], blend.masks[-1], strict=True)
         ]
         images = [images[0], *edited]
@@ -248,12 +248,3 @@ def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -
             schedule=schedule_of(pipe),
         ),
     )
-
-
-def _restored(original: Image.Image, edited: Image.Image, mask: Tensor) -> Image.Image:
-    """The edited picture inside the mask, the original's own pixels outside, with an edge as soft as a latent pixel is wide."""
-    inside = (
-        Image.fromarray(mask.numpy()).convert("L").resize(edited.size, Image.Resampling.NEAREST)
-    )
-    soft = edited.width / mask.shape[1]
-    return Image.composite(edited, original, inside.filter(ImageFilter.GaussianBlur(soft / 2)))

@@ -18,10 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 import p2p_helpers as p2p
 from p2p_helpers.attention import intercept
+from p2p_helpers.attention.columns import attention_maps, columns, edited_map
 from p2p_helpers.attention.families import layers_of
 from p2p_helpers.attention.layers import Layer, halved
 from p2p_helpers.attention.phases import Wish
-from p2p_helpers.attention.terms import Places, Term, attend, attention_maps, columns, edited_map
+from p2p_helpers.attention.terms import Places, Term, attend
 from p2p_helpers.attention.unet import UNet
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"

@@ -347,7 +347,7 @@ def test_the_explorer_and_the_figures_take_them(pipe):
 
 def test_a_picture_is_inverted_and_edited(pipe, tmp_path):
     if not hasattr(pipe, "vae"):
-        with pytest.raises(p2p.InversionError, match="from latents"):
+        with pytest.raises(p2p.InversionError, match="take latents"):
             p2p.invert(pipe, photo(), CAT)
         return
     inversion = p2p.invert(pipe, photo(), CAT, steps=STEPS, progress=False)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 from ..errors import AttentionControlError
+from .columns import attention_maps, columns, edited_map
 from .layers import Layer
 from .observe import Observer
-from .terms import Places, Term, attend, attention_maps, columns, edited_map, rows_of
+from .terms import Places, Term, attend, rows_of
 
 CURE = (
     "Go back to diffusers' own attention: for a UNet with "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +20,13 @@ from .observe import Observer
 from .phases import Plan
 from .rows import widened
 from .run import Run
+from .turns import AfterStep, call_back, follow
 from .unet import stand_in
 
 _OWNER = "_p2p_session"  # where a model keeps the session that has it
 GRAPHS = 64  # of one model, as many as torch.compile may make in a session
 
 Change = Callable[[tuple, dict], tuple[tuple, dict]]  # of the model's arguments
-AfterStep = Callable[[Any, int, Any, dict], dict]  # pipeline, turn, timestep, tensors → tensors
 
 
 class Session(Changes):
@@ -69,7 +67,7 @@ class Session(Changes):
             self.undo(leave_modes, modes())
             self.undo(torch.set_grad_enabled, torch.is_grad_enabled())
             self._surround()
-            self._follow_scheduler()
+            follow(self)
             self._let_compile()
         except BaseException:
             self.__exit__(None, None, None)
@@ -113,7 +111,7 @@ class Session(Changes):
     def scheduler(self, scheduler):
         """Another scheduler."""
         self.set(self.pipe, "scheduler", scheduler)
-        self._follow_scheduler()
+        follow(self)
 
     @shielded
     def change(self, function: Change):
@@ -219,20 +217,8 @@ class Session(Changes):
             seen = list(dict.fromkeys(["latents", *wanted]))
             return self.pipe(callback_on_step_end_tensor_inputs=seen, **arguments).images
         with self.within():
-            self._call_back(after_step)
+            call_back(self, after_step)
             return self.pipe(**arguments).images
-
-    def _call_back(self, after_step: AfterStep):
-        """Call back after every step of the scheduler, which ends every turn of a pipeline's loop."""
-        step, turns = self.pipe.scheduler.step, itertools.count()
-
-        @functools.wraps(step)  # pipelines ask for its arguments
-        def answered(noise, timestep, *args, **kwargs):
-            done = step(noise, timestep, *args, **kwargs)
-            tensors = after_step(self.pipe, next(turns), timestep, {"latents": done[0]})
-            return (tensors["latents"], *done[1:])
-
-        self.set(self.pipe.scheduler, "step", answered)
 
     def blended(self, latents: Tensor, blend: Callable[..., Tensor], turn: int) -> Tensor:
         """The latents after a local blend, which sees them as pictures, and the schedule's step."""
@@ -244,29 +230,6 @@ class Session(Changes):
         """The run is over: observers copy what they have to the CPU, once."""
         if self.run is not None:
             self.run.finish()
-
-    def _follow_scheduler(self):
-        """Count the turns of a pipeline that somebody else calls, without a callback of ours."""
-        if self.calls_back:
-            return
-        scheduler = self.pipe.scheduler
-        step, set_timesteps = scheduler.step, scheduler.set_timesteps
-
-        @functools.wraps(step)  # pipelines ask for its arguments
-        def counted(*args, **kwargs):
-            done = step(*args, **kwargs)
-            self.step, self.calls = self.step + 1, 0
-            if self.run is not None and self.step == self.run.turns:
-                self.finish()
-            return done
-
-        @functools.wraps(set_timesteps)
-        def begun(*args, **kwargs):
-            self.step = self.calls = 0
-            return set_timesteps(*args, **kwargs)
-
-        self.set(scheduler, "step", counted)
-        self.set(scheduler, "set_timesteps", begun)
 
 
 @block

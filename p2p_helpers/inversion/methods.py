@@ -143,7 +143,7 @@ def _check_pipeline(pipe):
     needed = {"latents", "guidance_scale"}
     if pictures & set(accepted) or not needed <= set(accepted):
         raise InversionError(
-            "invert() serves pipelines that make a picture from a text and from latents, as StableDiffusionPipeline and "
+            "invert() serves pipelines from text to image that take latents to start from, as StableDiffusionPipeline and "
             f"StableDiffusionXLPipeline, and {type(pipe).__name__} is none. For Stable Diffusion, the same model as one: "
             "StableDiffusionPipeline.from_pipe(pipe)."
         )

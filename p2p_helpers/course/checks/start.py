@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...attention.terms import attention_maps
+from ...attention.columns import attention_maps
 from ...maps.heatmap import Heatmap
 from .base import need, passed
 

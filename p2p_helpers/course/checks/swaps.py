@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...attention.terms import attention_maps
+from ...attention.columns import attention_maps
 from ...prompts.align import replacement_matrix
 from ...result import EditResult
 from ...view.figures import difference
