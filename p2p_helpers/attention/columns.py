@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .terms import Places, Term, attend, multiplied
+from .terms import Places, Term, attend, multiplied, of_queries
 
 
 def attention_maps(
@@ -46,14 +46,16 @@ def columns(
         tokens: of the text, on the device; their count stands for all of them together.
     """
     text, width = places.keys["text"], query.shape[-1]
+    query, mask = query[:, :, places.pixels], of_queries(mask, places.pixels)
+    ask = Places(places.keys)  # the pixels alone
     numbers = torch.arange(text.stop - text.start, device=key.device)
     found = []
     for some in tokens.split(width):
         values = torch.zeros_like(key)
         wanted = (numbers[:, None] == some) | (some == len(numbers))
         values[:, :, text, : len(some)] = wanted.to(key.dtype)
-        out = attend(query, key, values, terms, places, mask, **options)
-        found.append(out[:, :, places.pixels, : len(some)])
+        out = attend(query, key, values, terms, ask, mask, **options)
+        found.append(out[..., : len(some)])
     return torch.cat(found, dim=-1)
 
 

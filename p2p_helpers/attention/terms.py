@@ -104,7 +104,7 @@ def _masks(
     return found
 
 
-def _of_queries(mask: Tensor | None, queries: slice) -> Tensor | None:
+def of_queries(mask: Tensor | None, queries: slice) -> Tensor | None:
     """The attention mask of some queries. One that is the same for every query stays as it is."""
     return mask if mask is None or mask.shape[-2] == 1 else mask[..., queries, :]
 
@@ -121,15 +121,29 @@ def attend(
     """Scaled dot-product attention in which some rows are sums of terms; the others are as ever.
 
     Every call of the kernel is 4-D. The first one has the whole batch, so that rows without terms come out to the bit as
-    they would without us. Only pixel queries are edited: the text's queries of joint attention stay the target's, in a
-    small call of their own. So one term for a row costs what the row costs without us, and each further one as much again
-    for the pixels.
+    they would without us. Only pixel queries are edited: the text's queries of joint attention are asked for all rows in a
+    call of their own, as ever, since a kernel answers each query by itself. So one term for a row costs what the row costs
+    without us, and each further one as much again for the pixels.
 
     Args:
-        terms: row → its terms. A row with an empty sequence comes out as zeros.
+        terms: row → its terms. A row with an empty sequence comes out as zeros, where pixels ask.
         mask: what is added to the scores, or True where a query may look.
         options: of torch's scaled_dot_product_attention.
     """
+    asks, pixels = places.text, places.pixels
+    if asks is None or not terms:
+        return _summed(query, key, value, terms, places, mask, options)
+    own = F.scaled_dot_product_attention(
+        query[:, :, asks], key, value, attn_mask=of_queries(mask, asks), **options
+    )
+    edited = _summed(
+        query[:, :, pixels], key, value, terms, places, of_queries(mask, pixels), options
+    )
+    return torch.cat([own, edited] if asks.start < pixels.start else [edited, own], dim=2)
+
+
+def _summed(query, key, value, terms, places: Places, mask, options) -> Tensor:
+    """The sums of terms, for the pixels' queries alone."""
     batch = len(query)
     out = _first(query, key, value, terms, places, mask, options)
     rounds = max([0, *[len(own) for own in terms.values()]])
@@ -141,26 +155,14 @@ def attend(
             [_values(term, value[row], places.keys) for row, term in zip(rows, chosen, strict=True)]
         )
         more = F.scaled_dot_product_attention(
-            rows_of(query, lent)[:, :, places.pixels],
+            rows_of(query, lent),
             _keys(key, lent, texts, places),
             values,
-            attn_mask=_of_queries(_masks(mask, lent, texts, places, batch), places.pixels),
+            attn_mask=_masks(mask, lent, texts, places, batch),
             **options,
         )
         for row, term, one in zip(rows, chosen, more, strict=True):
-            out[row][:, places.pixels] += multiplied(term.queries, one)
-    asks = places.text
-    if asks is not None and terms:  # text asks with its own queries, keys and values, as ever
-        rows = list(terms)
-        own = F.scaled_dot_product_attention(
-            rows_of(query, rows)[:, :, asks],
-            rows_of(key, rows),
-            rows_of(value, rows),
-            attn_mask=_of_queries(_mask_of(mask, rows, batch), asks),
-            **options,
-        )
-        for row, one in zip(rows, own, strict=True):
-            out[row][:, asks] = one
+            out[row] += multiplied(term.queries, one)
     return out
 
 
@@ -181,11 +183,10 @@ def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
         value = torch.stack(rows)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     for row, own in terms.items():
-        pixels = out[row][:, places.pixels]
         if not own:
-            pixels.zero_()
+            out[row].zero_()
         elif not isinstance(own[0].queries, str):
-            pixels.copy_(multiplied(own[0].queries, pixels))
+            out[row].copy_(multiplied(own[0].queries, out[row]))
     return out
 
 
