@@ -8,10 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from p2p_helpers.errors import SceneError
-from p2p_helpers.toyland2 import world
+from p2p_helpers.toyland2 import sheets, world
+from p2p_helpers.toyland2.counterfactual import EDITS
+from p2p_helpers.toyland2.evaluate import painted_cases
 from p2p_helpers.toyland2.reader import UNKNOWN, truth
 from p2p_helpers.toyland2.render import object_masks, render
 from p2p_helpers.toyland2.tokenizer import MAX_TOKENS, write_tokenizer
@@ -19,6 +22,7 @@ from p2p_helpers.toyland2.training.captions import Captions, mixed
 from p2p_helpers.toyland2.training.damage import damaged
 from p2p_helpers.toyland2.world import (
     OBJECTS,
+    SIZE,
     caption,
     compose,
     from_json,
@@ -179,3 +183,19 @@ def test_the_world_stays_as_the_model_learned_it():
         b"".join(np.asarray(render(scene_at("test", i))[0]).tobytes() for i in range(8))
     ).hexdigest()[:16]
     assert digest == "35dc6d405e4edca2"
+
+
+def test_a_blind_sheet_is_scored(tmp_path):
+    key = {"swaps": [{"object": "rabbit", "reader": ["rabbit"]}, {"object": "car", "reader": []}]}
+    answers = {"swaps": [["Bunny", 3], ["boat", 1]]}
+    figures = sheets.score(key, answers)["swaps"]
+    assert figures == {"person": 0.5, "reader": 0.5, "looks": 2.0, "pictures": 2}
+    blank = Image.new("RGB", (SIZE, SIZE))
+    sheets.draw([(blank, "car", "")] * 17, tmp_path, "swaps")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["swaps-1.png", "swaps-2.png"]
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_painted_cases_are_of_their_kind(kind):
+    cases = painted_cases(2, kind)
+    assert all(case.kind == kind and case.source != case.target for case in cases)

@@ -6,7 +6,6 @@ Writes every figure to a JSON file; the model card and the README quote that fil
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from ..edits.edit import Edit
 from ..edits.words import Replace, Reweight
 from ..errors import SceneError
 from ..metrics import psnr
-from .counterfactual import swap
+from .counterfactual import EDITS, Counterfactual, counterfactual, swap
+from .layout import behind, overlap, world_figures
 from .reader import CELL, Found, Reading, load_reader
-from .render import render
-from .world import SIZE, Scene, caption, scene_at
+from .world import Scene, caption, scene_at
 
 NO_CONTROL = Replace(cross_steps=0.0, self_steps=0.0)
-AROUND = 2  # cells around the objects that do not count as background
 
 
 def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float | int]:
@@ -64,79 +62,21 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
     } | {"scenes": len(scenes)}
 
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, 0…1."""
-    left, top, right, bottom = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
-    common = max(right - left, 0) * max(bottom - top, 0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return common / (areas - common)
-
-
-def behind(mask: np.ndarray) -> np.ndarray:
-    """The pixels at least two cells from all that a mask covers, bool (height, width)."""
-    cells = mask.reshape(SIZE // CELL, CELL, SIZE // CELL, CELL).any((1, 3))
-    for _ in range(AROUND):
-        padded = np.pad(cells, 1)
-        cells = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | cells
-    return ~cells.repeat(CELL, 0).repeat(CELL, 1)
-
-
 def _mask(*found: Found | None) -> np.ndarray:
     cells = np.any([f.cells for f in found if f is not None], axis=0)
     return cells.repeat(CELL, 0).repeat(CELL, 1)
 
 
-def box_of(mask: np.ndarray) -> Box:
-    """Left, top, right, bottom in pixels of what a mask covers."""
-    rows, columns = np.nonzero(mask)
-    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+def swap_cases(
+    count: int, far: bool | None, split: str = "test", first: int = 0
+) -> list[tuple[Scene, Scene, str, str]]:
+    """Swaps in one-object scenes: before, after, the old and the new word.
 
-
-def world_figures(count: int = 200, split: str = "validation") -> dict[str, dict[str, float | int]]:
-    """What one changed word does to the world itself, when the rest is drawn anew with the same seed.
-
-    By kind of change: the overlap of the object's boxes before and after, and the PSNR (dB) of what is behind, medians over
-    one-object scenes without a style.
+    Args:
+        far: between objects of other kinds, or of one; None for both.
+        first: number of the first scene that is tried.
     """
-    rows: dict[str, list[tuple[float, float]]] = {}
-    scenes = (scene_at(split, i, objects=1) for i in range(10 * count))
-    for i, scene in enumerate([s for s in scenes if s.style in ("plain", "photo")][:count]):
-        rng = np.random.default_rng(i)
-        changes = {
-            "night": {"night": 0.0 if scene.night else 0.8},
-            "snow": {"snow": 0.0 if scene.snow else 0.8},
-        }
-        if scene.background == "space":
-            changes = {}
-        after = {name: scene.recompose(**change) for name, change in changes.items()}
-        for name, far in (("near swap", False), ("far swap", True)):
-            with contextlib.suppress(SceneError):
-                after[name] = swap(scene, rng, far)[0].recompose()
-        before, masks = render(scene)
-        for name, other in after.items():
-            picture, others = render(other)
-            where = behind(masks[0] | others[0])
-            figures = (
-                overlap(box_of(masks[0]), box_of(others[0])),
-                psnr(np.asarray(before), np.asarray(picture), where),
-            )
-            rows.setdefault(name, []).append(figures)
-    return {
-        name: {
-            "overlap": float(np.median([a for a, _ in found])),
-            "behind": float(np.median([b for _, b in found])),
-            "scenes": len(found),
-        }
-        for name, found in rows.items()
-    }
-
-
-def swap_cases(count: int, far: bool, split: str = "test") -> list[tuple[Scene, Scene, str, str]]:
-    """Swaps in one-object scenes: before, after, the old and the new word."""
-    cases, i = [], 0
+    cases, i = [], first
     while len(cases) < count:
         scene = scene_at(split, i, objects=1)
         try:
@@ -191,6 +131,59 @@ def judge_swaps(
     }
 
 
+def painted_cases(
+    count: int, kind: str, split: str = "test", first: int = 0, objects: int | None = None
+) -> list[Counterfactual]:
+    """Edits of one kind in painted pictures, with their true results; `first` as for `swap_cases`."""
+    cases, i = [], first
+    while len(cases) < count:
+        try:
+            rng = np.random.default_rng(i)
+            cases.append(counterfactual(scene_at(split, i, objects=objects), kind, rng))
+        except SceneError:
+            pass
+        i += 1
+    return cases
+
+
+def edit_painted(pipe, case: Counterfactual, change: Edit | None = None, *, steps: int = 30):
+    """Invert a painted picture ("direct") and edit it, its kind's usual way if no edit is given."""
+    from ..inversion.methods import invert
+    from ..run import edit
+
+    how = {"method": "direct", "steps": steps, "progress": False}
+    inversion = invert(pipe, case.pictures[0], case.source, **how)
+    blend = case.local_blend
+    return edit(
+        pipe, inversion, case.target, change or case.edit, local_blend=blend, progress=False
+    )
+
+
+def judge_painted(
+    pipe, reader, cases: list[Counterfactual], change: Edit | None = None, *, steps: int = 30
+) -> dict[str, float | int]:
+    """Edit painted pictures and let the reader judge.
+
+    Returns:
+        `seen` (share of edits after which what is new is seen), `truth` and `kept` (PSNR in dB to the true result, in the whole
+        picture and where nothing should change, medians).
+    """
+    seen, whole, kept = [], [], []
+    for case in cases:
+        image = edit_painted(pipe, case, change, steps=steps).image
+        seen.append(case.seen(reader.read([image])[0]))
+        true, made = np.asarray(case.pictures[1]), np.asarray(image)
+        whole.append(psnr(true, made))
+        if not case.changed.all():
+            kept.append(psnr(true, made, ~case.changed))
+    return {
+        "seen": float(np.mean(seen)),
+        "truth": float(np.median(whole)),
+        "kept": float(np.median(kept)) if kept else float("nan"),
+        "edits": len(cases),
+    }
+
+
 def judge_faders(
     pipe, reader, count: int, weights=(1.0, 0.0, -2.0), *, steps: int = 30
 ) -> dict[str, float]:
@@ -228,17 +221,12 @@ def generate(
     return images
 
 
+RECOMMENDED = Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0)
 SWAPS = {
     "no control": (NO_CONTROL, False),
     "word swap 0.8/0.4": (Replace(), False),
-    "word swap 0.4/0.2, all layers": (
-        Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0),
-        False,
-    ),
-    "word swap 0.4/0.2, all layers, local blend": (
-        Replace(cross_steps=0.4, self_steps=0.2, self_size=1.0),
-        True,
-    ),
+    "word swap 0.4/0.2, all layers": (RECOMMENDED, False),
+    "word swap 0.4/0.2, all layers, local blend": (RECOMMENDED, True),
 }
 
 
@@ -273,6 +261,11 @@ def main(arguments: list[str] | None = None):
             key = f"{'far' if far else 'near'} swaps: {name}"
             figures[key] = judge_swaps(pipe, reader, cases, change, blend, steps=chosen.steps)
             print(key, json.dumps(figures[key]), flush=True)
+    for kind in EDITS:
+        change = RECOMMENDED if kind == "swap" else None
+        cases = painted_cases(max(chosen.swaps // 2, 4), kind)
+        figures[f"painted: {kind}"] = judge_painted(pipe, reader, cases, change, steps=chosen.steps)
+        print(kind, json.dumps(figures[f"painted: {kind}"]), flush=True)
     figures["snow still seen"] = judge_faders(
         pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps
     )
