@@ -36,28 +36,28 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A stray download fails at once, with a name."""
     connect = socket.socket.connect
 
     def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
-            "127.0.0.1",
-            "::1",
-            "localhost",
-        ):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOCAL:
             raise AssertionError(f"a test tried to reach {address}; tests never use the network")
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(
-        socket,
-        "getaddrinfo",
-        lambda host, *a, **k: pytest.fail(
-            f"a test looked up {host!r}; tests never use the network"
-        ),
-    )
+    look_up = socket.getaddrinfo
+
+    def refuse_name(host, *args, **more):
+        if host not in LOCAL:
+            pytest.fail(f"a test looked up {host!r}; tests never use the network")
+        return look_up(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_name)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,121 @@
+"""The page of a blind comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from ..result import EditResult
+from ..values import file_path
+from ..view.html import url
+
+PAGE, KEY, VOTES = "index.html", "key.json", "votes.sqlite"
+QUESTION = "Which picture is the better edit?"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing to judge: the same edit by two or more methods.
+
+    Args:
+        what: what the edit was meant to do, e.g. “a cat on the beach → a dog on the beach”.
+        edits: method → its picture, or the `EditResult` whose first picture it is.
+        source: the picture before; a result's own when not given.
+    """
+
+    what: str
+    edits: Mapping[str, Image.Image | EditResult]
+    source: Image.Image | None = None
+
+    @property
+    def pictures(self) -> dict[str, Image.Image]:
+        """Method → picture."""
+        return {
+            method: one.image if isinstance(one, EditResult) else one
+            for method, one in self.edits.items()
+        }
+
+    @property
+    def before(self) -> Image.Image | None:
+        """The picture before, where it is known."""
+        results = [one.source for one in self.edits.values() if isinstance(one, EditResult)]
+        return self.source if self.source is not None or not results else results[0]
+
+
+def study(comparisons: Sequence[Comparison], folder: str | Path, question: str = QUESTION) -> Path:
+    """Make a blind comparison of edits: one page that needs no network and no account.
+
+    A voter sees two pictures at a time, beside the picture before, and chooses by click or by arrow
+    key. Sides and order are another for every voter, and the page does not hold the methods' names:
+    those are in `key.json` beside it. Votes are a file to download at the end; where
+    `python -m p2p_helpers.voting FOLDER` serves the page, each is stored at once.
+
+    Args:
+        comparisons: what to judge, all of the same two or more methods.
+        folder: where the page goes; it is made where it is missing.
+        question: asked above the pictures.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        InputError: nothing to compare, other methods in one comparison than in another, no pictures,
+            or a folder with votes of another study.
+    """
+    methods = _methods(comparisons)
+    items = []
+    for number, one in enumerate(comparisons):
+        order = np.random.default_rng([number, len(methods)]).permutation(len(methods))
+        pictures = one.pictures
+        items.append(
+            {
+                "what": one.what,
+                "source": None if one.before is None else url(one.before),
+                "pictures": [url(pictures[methods[i]]) for i in order],
+                "methods": [methods[i] for i in order],
+            }
+        )
+    said = json.dumps([question, items], sort_keys=True).encode()
+    name = hashlib.sha256(said).hexdigest()[:16]
+    key = {"study": name, "items": [item.pop("methods") for item in items]}
+    place = file_path("folder", folder)
+    place.mkdir(parents=True, exist_ok=True)
+    old = place / KEY
+    if (place / VOTES).exists() and old.exists() and json.loads(old.read_text())["study"] != name:
+        raise InputError(f"{place} holds the votes of another study. Take another folder.")
+    data = json.dumps({"study": name, "question": question, "items": items})
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    (place / PAGE).write_text(
+        page.replace("/*DATA*/null", data.replace("</", "<\\/")), encoding="utf-8"
+    )
+    old.write_text(json.dumps(key, indent=1) + "\n")
+    return place / PAGE
+
+
+def _methods(comparisons: Sequence[Comparison]) -> list[str]:
+    """The methods' names, the same in every comparison."""
+    if not comparisons:
+        raise InputError("There is nothing to compare. Give at least one Comparison.")
+    methods = list(comparisons[0].edits)
+    if len(methods) < 2:
+        raise InputError(f"{comparisons[0].what!r} has {len(methods)} method; two are needed.")
+    for one in comparisons:
+        if set(one.edits) != set(methods):
+            raise InputError(
+                f"{one.what!r} compares {', '.join(one.edits)}, the first one {', '.join(methods)}. "
+                "All must compare the same methods."
+            )
+        for method, picture in one.pictures.items():
+            if not isinstance(picture, Image.Image):
+                raise InputError(
+                    f"{method!r} of {one.what!r} is {type(picture).__name__}; give a picture or an "
+                    "EditResult."
+                )
+    return methods

@@ -1,0 +1,204 @@
+"""Blind comparisons: the page, votes in real browsers, a server that is killed, and what the votes say."""
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+import p2p_helpers as p2p
+from p2p_helpers.voting import Comparison, study, study_results
+from p2p_helpers.voting.server import serve, store, stored
+
+COLOURS = {"good": (0, 160, 0), "bad": (160, 0, 0), "worse": (0, 0, 160)}
+
+
+def comparisons(count=3, methods=("good", "bad")):
+    """Pictures of one colour for each method."""
+    pictures = {name: Image.new("RGB", (16, 16), COLOURS[name]) for name in methods}
+    return [Comparison(f"edit {n}", pictures, Image.new("RGB", (16, 16))) for n in range(count)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    study(comparisons(), tmp_path)
+    return tmp_path
+
+
+def votes(folder, voter, choose):
+    """Votes of one voter; `choose` gives the number of the picture, or None, from the methods."""
+    key = json.loads((folder / "key.json").read_text())
+    found = []
+    for item, methods in enumerate(key["items"]):
+        for left in range(len(methods)):
+            for right in range(left + 1, len(methods)):
+                chosen = choose(methods[left], methods[right])
+                choice = {None: "same", methods[left]: "left", methods[right]: "right"}[chosen]
+                found.append(
+                    {
+                        "study": key["study"],
+                        "voter": voter,
+                        "item": item,
+                        "left": left,
+                        "right": right,
+                        "choice": choice,
+                    }
+                )
+    return found
+
+
+def test_the_page_does_not_say_which_is_which(folder):
+    page = (folder / "index.html").read_text()
+    assert "good" not in page and "bad" not in page and "http://" not in page
+    items = json.loads((folder / "key.json").read_text())["items"]
+    assert all(sorted(item) == ["bad", "good"] for item in items)
+
+
+def test_what_votes_say(folder):
+    for number in range(10):
+        store(folder, votes(folder, f"voter {number}", lambda a, b: "good"))
+    store(folder, votes(folder, "undecided", lambda a, b: None))
+    found = study_results(folder)
+    (one,) = found.preferences
+    assert (found.votes, found.voters) == (33, 11)
+    assert (one.first, one.wins, one.losses, one.ties) == ("good", 30, 0, 3)
+    assert one.share == 1.0 and one.low == pytest.approx(0.8865, abs=1e-3) and one.p < 1e-6
+    assert found.strengths["good"] > 1 > found.strengths["bad"]
+    assert found.agreement[0] == pytest.approx(3 * 45 / (3 * 55))
+    assert "good over bad: 100%" in str(found) and found.plot().axes
+
+
+def test_strengths_follow_bradley_and_terry(tmp_path):
+    """With p(i over j) = s_i / (s_i + s_j) the strengths come out as the logarithms of s."""
+    study(comparisons(1, ("good", "bad", "worse")), tmp_path)
+    strong = {"good": 4.0, "bad": 2.0, "worse": 1.0}
+    random = np.random.default_rng(0)
+    for number in range(600):
+        store(
+            tmp_path,
+            votes(
+                tmp_path,
+                str(number),
+                lambda a, b: a if random.random() < strong[a] / (strong[a] + strong[b]) else b,
+            ),
+        )
+    found = study_results(tmp_path).strengths
+    assert found["good"] - found["worse"] == pytest.approx(np.log(4), abs=0.2)
+    assert found["bad"] - found["worse"] == pytest.approx(np.log(2), abs=0.2)
+
+
+def test_votes_count_once_and_downloads_count_too(folder):
+    mine = votes(folder, "me", lambda a, b: "bad")
+    store(folder, mine)
+    store(folder, mine)
+    (folder / "votes-you.json").write_text(json.dumps(votes(folder, "you", lambda a, b: "good")))
+    (folder / "votes-me.json").write_text(json.dumps(mine))
+    assert (study_results(folder).votes, study_results(folder).voters) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"study": "other"}, {"item": 99}, {"left": 7}, {"right": 0, "left": 0}, {"choice": "up"}],
+    ids=str,
+)
+def test_what_is_no_vote_is_refused(folder, changed):
+    vote = votes(folder, "me", lambda a, b: a)[0]
+    with pytest.raises(p2p.InputError, match="no vote of this study"):
+        store(folder, [{**vote, **changed}])
+    with pytest.raises(p2p.InputError, match="no vote"):
+        store(folder, ["nothing"])
+
+
+def test_what_is_no_study_is_refused(tmp_path):
+    with pytest.raises(p2p.InputError, match="nothing to compare"):
+        study([], tmp_path)
+    with pytest.raises(p2p.InputError, match="two are needed"):
+        study(comparisons(1, ("good",)), tmp_path)
+    with pytest.raises(p2p.InputError, match="the same methods"):
+        study([*comparisons(1), *comparisons(1, ("good", "worse"))], tmp_path)
+    with pytest.raises(p2p.InputError, match="give a picture"):
+        study([Comparison("x", {"a": "a.png", "b": "b.png"})], tmp_path)
+    with pytest.raises(p2p.InputError, match="no study"):
+        study_results(tmp_path)
+    study(comparisons(), tmp_path)
+    with pytest.raises(p2p.InputError, match="no votes yet"):
+        study_results(tmp_path)
+    store(tmp_path, votes(tmp_path, "me", lambda a, b: a))
+    with pytest.raises(p2p.InputError, match="another study"):
+        study(comparisons(5), tmp_path)
+
+
+@pytest.fixture
+def served(folder):
+    server = serve(folder, port=0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_server_gives_the_page_and_not_the_key(served):
+    folder, address = served
+    assert urllib.request.urlopen(address).read() == (folder / "index.html").read_bytes()
+    for path in ("key.json", "votes.sqlite", "../key.json"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(address + path)
+        assert error.value.code == 404
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(address + "votes", data=b"[1]")
+    assert error.value.code == 400
+
+
+def test_three_voters_at_once(browser, served):
+    folder, address = served
+    pages = [browser.new_context().new_page() for _ in range(3)]
+    for page in pages:
+        page.goto(address)
+    for _ in range(3):
+        for page, key in zip(pages, ("ArrowLeft", "ArrowRight", "ArrowDown"), strict=True):
+            page.keyboard.press(key)
+    for page in pages:
+        expect(page.get_by_text("Thank you")).to_be_visible()
+        expect(page.get_by_role("status")).to_have_text("3 of 3 judged")
+    assert len(stored(folder)) == 9 and study_results(folder).voters == 3
+    with pages[0].expect_download() as download:
+        pages[0].get_by_role("button", name="Download").click()
+    assert len(json.loads(download.value.path().read_text())) == 3
+    for page in pages:
+        page.context.close()
+
+
+def test_nothing_is_lost_when_the_server_is_killed(browser, folder):
+    def start(port=0):
+        command = [sys.executable, "-m", "p2p_helpers.voting", str(folder), "--port", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return process, process.stdout.readline().split()[0]
+
+    process, address = start()
+    page = browser.new_context().new_page()
+    page.goto(address)
+    page.get_by_role("button", name="left").click()
+    expect(page.get_by_role("status")).to_have_text("1 of 3 judged")
+    process.kill()
+    process.wait()
+    page.get_by_role("button", name="right").click()
+    expect(page.get_by_role("status")).to_have_text("2 of 3 judged, 1 not stored yet")
+    assert len(stored(folder)) == 1
+    again, _ = start(int(address.rstrip("/").rpartition(":")[2]))
+    try:
+        expect(page.get_by_role("status")).to_have_text("2 of 3 judged", timeout=20_000)
+        page.reload()
+        expect(page.get_by_role("status")).to_have_text("2 of 3 judged")  # it goes on where it was
+        assert len(stored(folder)) == 2
+    finally:
+        again.kill()
+        again.wait()
+        page.context.close()
