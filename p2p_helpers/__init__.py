@@ -4,7 +4,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from .blend import LocalBlend
+from .describe import describe
 from .edits.edit import Edit
+from .edits.layout import Duplicate, Move, Remove, Resize
 from .edits.schedule import active_steps
 from .edits.words import InjectQK, Refine, Replace, Reweight
 from .errors import (
@@ -42,6 +44,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionControlError",
     "AttentionMaps",
+    "Comparison",
+    "Duplicate",
     "Edit",
     "EditResult",
     "Explorer",
@@ -54,18 +58,23 @@ __all__ = [
     "InversionError",
     "LocalBlend",
     "ModelError",
+    "Move",
     "P2PError",
     "PromptError",
     "PromptMismatch",
     "Record",
     "Refine",
+    "Remove",
     "Replace",
+    "Resize",
     "Reweight",
     "SceneError",
     "SelfAttention",
+    "StudyResults",
     "UnknownWordWarning",
     "active_steps",
     "alignment",
+    "describe",
     "difference",
     "edit",
     "explore",
@@ -79,19 +88,22 @@ __all__ = [
     "replacement_matrix",
     "show",
     "show_edit",
+    "study",
+    "study_results",
     "words",
 ]
 
-_VIEWS = {name: "explorer" for name in ("Explorer", "explore")}
-_VIEWS |= {name: "figures" for name in ("difference", "gallery")}
-_VIEWS |= {name: "edit_figures" for name in ("alignment", "show", "show_edit")}
+_LATER = {name: "view.explorer" for name in ("Explorer", "explore")}
+_LATER |= {name: "view.figures" for name in ("difference", "gallery")}
+_LATER |= {name: "view.edit_figures" for name in ("alignment", "show", "show_edit")}
+_LATER |= {name: "voting" for name in ("Comparison", "StudyResults", "study", "study_results")}
 
 
 def __getattr__(name: str):
-    """What draws is imported when it is asked for, and matplotlib with it."""
-    if name not in _VIEWS:
+    """What draws or asks people is imported when it is asked for, and matplotlib with it."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".view.{_VIEWS[name]}", __name__), name)
+    found = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     globals()[name] = found
     return found
 

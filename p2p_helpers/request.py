@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 from . import arguments as given
 from .attention.families import family_of
 from .edits.edit import Edit
+from .edits.layout import placements, without
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
 from .prompts.weights import warn_of_weights
-from .prompts.words import as_read, warn_of_unknown_words, words
+from .prompts.words import as_read, contains, warn_of_unknown_words, words
 from .result import EditResult, Origin
 
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
@@ -47,6 +48,16 @@ class Request:
     known: Tensor | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]  # of the pipeline, as the user gave them
+
+    def alone(self) -> Request:
+        """The same for the source alone, with random numbers of its own that begin at the same place."""
+        generators = None
+        if self.generators is not None:
+            first = self.generators[0]
+            generators = [torch.Generator(first.device)]
+            generators[0].set_state(first.get_state())
+        prompts, read = self.prompts[:1], self.read[:1]
+        return replace(self, prompts=prompts, read=read, edits=[], generators=generators)
 
     def pipeline_arguments(self, pipe) -> dict[str, Any]:
         """What the pipeline is called with, but for our callback."""
@@ -114,6 +125,10 @@ def checked(
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
     tokenizer = family_of(pipe).tokenizer(pipe, arguments)
+    for place, own in enumerate(edits, start=1):
+        for removed in (one for one in placements(own) if one.goes):
+            if contains(tokenizer, prompts[place], removed.phrase):
+                prompts[place] = without(tokenizer, prompts[place], removed.phrase)
     clean = arguments.get("clean_caption", True)
     *read, negative_read = as_read(pipe, tokenizer, [*prompts, negative_prompt or ""], clean)
     words(tokenizer, negative_read)  # its length

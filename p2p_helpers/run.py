@@ -17,10 +17,13 @@ from .attention.phases import Plan
 from .attention.session import Session
 from .blend import BlendRun, LocalBlend, restored
 from .edits.edit import Edit
+from .edits.layout import placements
 from .errors import InputError
 from .inversion.artefact import Inversion
+from .layout import Placed
 from .maps.record import Recorder
 from .maps.recorded import AttentionMaps, Record
+from .placing import placed
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
@@ -99,7 +102,8 @@ def edit(
         negative_prompt=negative_prompt,
         arguments=pipeline_arguments,
     )
-    plan = _planned(pipe, request, local_blend, record, callback)
+    placed = _placed(pipe, request, progress)
+    plan = _planned(pipe, request, local_blend, record, callback, placed)
     images = _run(pipe, request, plan, progress)
     return _result(pipe, request, plan, images)
 
@@ -113,15 +117,29 @@ class _Planned:
     blend: BlendRun | None
     recorder: Recorder | None
     callback: Callable | None
+    placed: Sequence[Placed | None]  # for each target
     trajectory: list[Tensor] = field(default_factory=list)  # the source's latents after every step
+    size: tuple[int, int] = (0, 0)  # of the latent
     finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
+
+    @property
+    def masks(self) -> list[Tensor | None]:
+        """For each target where it may differ from the source, if that is known."""
+        blended = [None] * len(self.placed) if self.blend is None else list(self.blend.masks[-1])
+        free = [None if one is None else one.layout.free for one in self.placed]
+        return [
+            b if f is None else f if b is None else b & f
+            for b, f in zip(blended, free, strict=True)
+        ]
 
     @property
     def observers(self) -> list:
         return [observer for observer in (self.blend, self.recorder) if observer is not None]
 
 
-def _planned(pipe, request: Request, local_blend, record: bool | Record, callback) -> _Planned:
+def _planned(
+    pipe, request: Request, local_blend, record: bool | Record, callback, placed
+) -> _Planned:
     """Work out what happens in every step, and find wrong words now."""
     tokenizer, read = request.tokenizer, request.read
     blend = recorder = None
@@ -133,8 +151,26 @@ def _planned(pipe, request: Request, local_blend, record: bool | Record, callbac
         recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
     for change in request.edits:
         _check_layers(pipe, change)
-    edits = Plan(tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size)
-    return _Planned(edits, local_blend, blend, recorder, callback)
+    layouts = [one and one.layout for one in placed]
+    edits = Plan(tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size, layouts)
+    return _Planned(edits, local_blend, blend, recorder, callback, placed)
+
+
+def _placed(pipe, request: Request, progress: bool) -> list[Placed | None]:
+    """Where the targets' objects go; to find them, the source is made first, and is known from then on."""
+    wanted = [placements(change) for change in request.edits]
+    if not any(wanted):
+        return [None] * len(wanted)
+    alone = request.alone()
+    plan = _planned(pipe, alone, None, True, None, [])
+    picture = _run(pipe, alone, plan, progress)[0]
+    request.known = torch.cat(plan.trajectory).cpu()
+    known = family_of(pipe).unpacked(request.known, plan.size).float()
+    found = (request.edits, wanted, request.read[1:])
+    return [
+        placed(pipe, change, own, target, plan.recorder.maps, known, picture) if own else None
+        for change, own, target in zip(*found, strict=True)
+    ]
 
 
 def _check_layers(pipe, change: Edit):
@@ -168,6 +204,7 @@ def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.I
         with sampling:
             images = session.images(_after_step(session, plan), wanted, **arguments)
         session.finish()
+        plan.size = session.run.size
         _check_finite(pipe, torch.stack(plan.finite).cpu().tolist())
     return images
 
@@ -177,6 +214,8 @@ def _after_step(session: Session, plan: _Planned) -> Callable:
 
     def after_step(pipe, turn: int, timestep, tensors: dict) -> dict:
         latents = session.end_step(turn, tensors["latents"])
+        if any(plan.placed):
+            latents = session.placed(latents, plan.placed, turn)
         if plan.blend is not None:
             latents = session.blended(latents, plan.blend, turn)
         tensors["latents"] = latents
@@ -219,11 +258,10 @@ def _check_finite(pipe, finite: Sequence[bool]):
 def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -> EditResult:
     """What the run gives; a real picture's own pixels come back outside the mask."""
     inversion, blend = request.inversion, plan.blend
-    if inversion is not None and blend is not None:
-        original = inversion.image
+    if inversion is not None:
         edited = [
-            restored(original, image, mask)
-            for image, mask in zip(images[1:], blend.masks[-1], strict=True)
+            image if mask is None else restored(inversion.image, image, mask)
+            for image, mask in zip(images[1:], plan.masks, strict=True)
         ]
         images = [images[0], *edited]
     return EditResult(

@@ -1,7 +1,9 @@
 """Transformers: edits equal maps written out, the source is the plain pipeline's, and the model is left as it was."""
 
+import copy
 import inspect
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -432,6 +434,30 @@ def test_an_adapter_acts_in_source_and_target(pipe):
     finally:
         layer.to_q = base
     assert (with_adapter[1] != final(pipe, GIRAFFE, p2p.Replace())[1]).any()
+
+
+def in_groups(model):
+    cpu = torch.device("cpu")
+    model.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [lambda model: accelerate.cpu_offload(model, execution_device=torch.device("cpu")), in_groups],
+    ids=["layer by layer", "in groups"],
+)
+def test_a_model_that_is_elsewhere_between_its_calls(pipe, leave):
+    name = "unet" if hasattr(pipe, "unet") else "transformer"
+    here, wanted = getattr(pipe, name), final(pipe, GIRAFFE, p2p.Replace())
+    away = copy.deepcopy(here)
+    leave(away)
+    try:
+        setattr(pipe, name, away)
+        got = final(pipe, GIRAFFE, p2p.Replace())
+        maps = recorded(pipe, p2p.Replace()).maps
+    finally:
+        setattr(pipe, name, here)
+    assert torch.equal(got, wanted) and maps["giraffe"].numpy().sum() > 0
 
 
 def test_an_edit_in_some_layers_only(pipe):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..edits.edit import Edit
 from ..errors import InputError
+from ..layout import Layout
 from .layers import Layer
 from .terms import SAME, Term
 
@@ -25,6 +26,7 @@ class Wish:
         pair: S and T, or None where the target keeps its own cross-attention maps.
         self_size: the largest self-attention map to be injected, as a share of the latent's side; 0 for none.
         layers: parts of the names of the layers in which it asks for anything; None for all.
+        layout: where objects go, where the edit says so: what the source's maps give is moved.
         own_text: whether the source's pixels that are injected look at the target's own text, which has no maps of its own then.
     """
 
@@ -32,6 +34,7 @@ class Wish:
     self_size: float
     layers: tuple[str, ...] | None = None
     own_text: bool = False
+    layout: Layout | None = None
 
     @property
     def borrows(self) -> bool:
@@ -62,7 +65,9 @@ class Wish:
             return (Term(source, {"text": t, **pixels}, text=own),)
         lent = ({} if s is None else {"text": s}) | (pixels if injects else {})
         kept = ({} if t is None else {"text": t}) | ({} if injects else pixels)
-        return tuple(Term(row, values) for row, values in ((source, lent), (own, kept)) if values)
+        moved = SAME if self.layout is None else self.layout.matrix((rows, columns))
+        pairs = ((source, lent, moved), (own, kept, SAME))
+        return tuple(Term(row, values, queries) for row, values, queries in pairs if values)
 
 
 class Phase:
@@ -78,6 +83,9 @@ class Phase:
         def moved(matrix: Tensor | None) -> Tensor | None:
             return None if matrix is None else matrix.to(device)
 
+        for wish in self.wishes:
+            if wish.layout is not None:
+                wish.layout.device = device
         wishes = [
             replace(wish, pair=wish.pair and (moved(wish.pair[0]), moved(wish.pair[1])))
             for wish in self.wishes
@@ -108,6 +116,7 @@ class Plan:
         source, targets: the prompts.
         edits: one for each target.
         self_size: of edits that do not say.
+        layouts: for each target where its objects go, or None.
 
     Raises:
         PromptError, PromptMismatch: an edit cannot line up its prompts.
@@ -121,16 +130,18 @@ class Plan:
         targets: Sequence[str],
         edits: Sequence[Edit],
         self_size: float,
+        layouts: Sequence[Layout | None] | None = None,
     ):
         self.tokenizer, self.source, self.targets, self.edits = tokenizer, source, targets, edits
+        self.layouts = [None] * len(targets) if layouts is None else list(layouts)
         self.self_size = self_size
         self.phases(1)  # a word that cannot be found is an error now, not in the middle of a run
 
     def phases(self, steps: int) -> list[Phase]:
         """The phase of every step; steps between which nothing changes share one."""
         of_targets = [
-            self._wishes(target, edit, steps)
-            for target, edit in zip(self.targets, self.edits, strict=True)
+            self._wishes(target, edit, layout, steps)
+            for target, edit, layout in zip(self.targets, self.edits, self.layouts, strict=True)
         ]
         found: list[Phase] = []
         before = None
@@ -142,7 +153,7 @@ class Plan:
             before = wishes
         return found
 
-    def _wishes(self, target: str, edit: Edit, steps: int) -> list[Wish]:
+    def _wishes(self, target: str, edit: Edit, layout: Layout | None, steps: int) -> list[Wish]:
         """What a target asks for in every step; the same object as long as it is the same."""
         side = self.tokenizer.model_max_length
         s, t = (
@@ -167,7 +178,7 @@ class Plan:
                 # Copies, so that a phase does not keep the matrices of all steps.
                 pair = _pair(s[step].clone(), t[step].clone())
                 now = size if injected[step] else 0.0
-                found.append(Wish(pair, now, edit.layers, edit.own_text))
+                found.append(Wish(pair, now, edit.layers, edit.own_text, layout))
         return found
 
 

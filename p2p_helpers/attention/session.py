@@ -226,6 +226,15 @@ class Session(Changes):
         changed = blend(pictures, *self.run.schedule_step(turn))
         return latents if changed is pictures else self.family.packed(changed)
 
+    def placed(self, latents: Tensor, placed: Sequence, turn: int) -> Tensor:
+        """The latents after layout edits, of which each target may have one."""
+        pictures = self.family.unpacked(latents, self.run.size)
+        targets = [
+            one if own is None else own.after(one, turn, self.pipe.scheduler)
+            for one, own in zip(pictures[1:], placed, strict=True)
+        ]
+        return self.family.packed(torch.stack([pictures[0], *targets]))
+
     def finish(self):
         """The run is over: observers copy what they have to the CPU, once."""
         if self.run is not None:

@@ -23,7 +23,7 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _encode(
+def encode(
     pipe, pixels: Float[Tensor, "1 3 height width"]
 ) -> Float[Tensor, "1 channel row column"]:
     """The mode of a picture's latent in float32, also for autoencoders that overflow in float16.
@@ -61,7 +61,7 @@ def _pivot(
     stepped: Callable[[int], None] = lambda step: None,
 ) -> Float[Tensor, "moment channel row column"]:
     """The trajectory by the inverse of a sampler, noise first, in float32 on the CPU."""
-    latent = _encode(pipe, pipe.image_processor.preprocess(image).to(pipe._execution_device))
+    latent = encode(pipe, pipe.image_processor.preprocess(image).to(pipe._execution_device))
     kept, family, size = [latent.cpu()], family_of(pipe), (latent.shape[-2], latent.shape[-1])
 
     def keep(pipe, step, timestep, tensors):

@@ -182,6 +182,14 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     return [token for n in sorted(found) for token in prompt_words[n].tokens]
 
 
+def contains(tokenizer, prompt: str, phrase: Phrase) -> bool:
+    """Whether a prompt has a word or phrase."""
+    try:
+        return bool(find_words(tokenizer, prompt, phrase))
+    except PromptError:
+        return False
+
+
 def vocabulary(tokenizer) -> Sequence[str]:
     """The words that the model knows, where its tokenizer says so, as the embedded model's does."""
     return readers(tokenizer)[0].init_kwargs.get("known_words") or ()

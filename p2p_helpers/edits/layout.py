@@ -1,0 +1,181 @@
+"""Edits of where things are: move, resize, duplicate. Rows of a map are pixels; here a matrix acts on them, as S and T on tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..errors import InputError, PromptError
+from ..prompts.words import Phrase, find_words, words
+from ..values import finite_number
+from .edit import Composition, Edit, Matrices
+from .schedule import Interval
+from .words import Refine
+
+ARTICLES = ("a", "an", "the", "one", "this", "that", "my", "his", "her")
+JOINS = ("and", "with", "on", "in", "at", "of", "by", "beside", "near")
+
+
+@dataclass(frozen=True, repr=False)
+class Placement(Edit):
+    """What layout edits have in common: Â_t = G A_s, with G a matrix over pixels.
+
+    In the object's new place a row of G picks the source's pixel that the object came from; where it
+    left, a row is the mean of what surrounds the hole; elsewhere G is the identity. The object's
+    latents go along. `edit` makes the source first, to find the object by its word's map.
+
+    Args:
+        phrase: the object, in the target prompt.
+        self_steps: as for `Edit`; none when not given, since self-attention maps hold the old layout.
+
+    Raises:
+        InputError: a place that is no number, or see `Edit`.
+    """
+
+    phrase: Phrase
+    self_steps: Interval | None = dataclasses.field(default=0.0, kw_only=True)
+
+    scale = 1.0  # times the size
+    stays = False  # whether the old one stays where it was
+    goes = False  # whether it is nowhere afterwards
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """To the right, as a share of the picture's width; down, as a share of its height."""
+        return 0.0, 0.0
+
+    def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
+        """S and T for every step: the words that both prompts have keep the source's maps.
+
+        Raises PromptError if the object is in neither prompt.
+        """
+        if not self.goes:
+            find_words(tokenizer, target, self.phrase)
+        return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
+
+
+def _check_shift(edit: Placement, dx: float, dy: float):
+    for name, value in (("dx", dx), ("dy", dy)):
+        finite_number(
+            f"{name} of {type(edit).__name__}", value, 1, "0.25 is a quarter of the picture."
+        )
+
+
+def _check_scale(edit: Placement, scale: float):
+    finite_number(f"scale of {type(edit).__name__}", scale, 4, "0.7 makes it smaller.")
+    if not scale > 0.1:
+        raise InputError(f"{edit!r}: the scale must be above 0.1.")
+
+
+@dataclass(frozen=True, repr=False)
+class Move(Placement):
+    """An object somewhere else: `Move("cat", dx=0.25)`.
+
+    Args:
+        phrase: the object, in the target prompt.
+        dx: to the right, as a share of the picture's width; it is rounded to a latent pixel.
+        dy: down, as a share of the height.
+    """
+
+    dx: float = 0.0
+    dy: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_shift(self, self.dx, self.dy)
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """Right and down."""
+        return self.dx, self.dy
+
+
+@dataclass(frozen=True, repr=False)
+class Duplicate(Placement):
+    """A second one of an object: `Duplicate("cat", dx=0.4, scale=0.6)`.
+
+    Args:
+        phrase: the object, in the target prompt.
+        dx, dy: where the second one is, seen from the first, as for `Move`.
+        scale: its size, as for `Resize`.
+    """
+
+    dx: float = 0.0
+    dy: float = 0.0
+    scale: float = 1.0
+    stays = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_shift(self, self.dx, self.dy)
+        _check_scale(self, self.scale)
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """Right and down."""
+        return self.dx, self.dy
+
+
+@dataclass(frozen=True, repr=False)
+class Resize(Placement):
+    """An object larger or smaller, its foot where it was: `Resize("cat", 0.7)`.
+
+    Args:
+        phrase: the object, in the target prompt.
+        scale: times its size, above 0.1 and at most 4.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_scale(self, self.scale)
+
+
+@dataclass(frozen=True, repr=False)
+class Remove(Placement):
+    """An object that is not there: `Remove("cat")`.
+
+    The place that it leaves reads the target prompt, which does not name the object: where yours
+    does, its words are left out, with their article.
+
+    Args:
+        phrase: the object, in the source prompt.
+    """
+
+    goes = True
+
+
+def without(tokenizer, prompt: str, phrase: Phrase) -> str:
+    """A prompt without an object: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
+
+    What goes is the phrase, what stands between it and the article before it, and an "and" beside it.
+
+    Raises:
+        PromptError: the prompt has no such phrase, or says nothing else.
+    """
+    gone = set(find_words(tokenizer, prompt, phrase))
+    found = words(tokenizer, prompt)
+    numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
+    first, last = numbers[0], numbers[-1]
+    articles = [n for n in range(first) if found[n].text.lower() in ARTICLES]
+    joins = [n for n in range(first) if found[n].text.lower() in JOINS]
+    if articles and not any(n > articles[-1] for n in joins):
+        first = articles[-1]
+    left, right = [w.text for w in found[:first]], [w.text for w in found[last + 1 :]]
+    if left and left[-1].lower() == "and":
+        left.pop()
+    elif right and right[0].lower() == "and":
+        right.pop(0)
+    if not left and not right:
+        raise PromptError(
+            f"Without {phrase!r} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture shows then."
+        )
+    return " ".join(left + right)
+
+
+def placements(edit: Edit) -> list[Placement]:
+    """The layout edits in an edit, in their order."""
+    if isinstance(edit, Composition):
+        return placements(edit.first) + placements(edit.second)
+    return [edit] if isinstance(edit, Placement) else []

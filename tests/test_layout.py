@@ -1,0 +1,190 @@
+"""Layout edits: where objects go, by geometry alone, on pipelines, and with each other."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import p2p_helpers as p2p
+from p2p_helpers.edits.layout import placements, without
+from p2p_helpers.layout import Continuation, Layout, signals
+from p2p_helpers.toyland import photos
+
+CAT = "a cat on the beach"
+
+
+def blob(rows, columns, size=(16, 16)):
+    """A map that is 1 in a rectangle."""
+    found = torch.zeros(size)
+    found[rows, columns] = 1.0
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9))
+@settings(max_examples=60, deadline=None)
+def test_a_continuation_is_a_mean_of_what_surrounds_the_hole(seed, rows, columns):
+    generator = torch.Generator().manual_seed(seed)
+    hole = torch.rand(rows, columns, generator=generator) < 0.5
+    values = torch.rand(2, rows, columns, generator=generator)
+    filled = Continuation.of(hole).fill(values)
+    assert torch.equal(filled[:, ~hole], values[:, ~hole])
+    if hole.any() and not hole.all():
+        around = values[:, ~hole]
+        assert filled.min() >= around.min() - 1e-5 and filled.max() <= around.max() + 1e-5
+        ramp = torch.arange(float(columns)).expand(1, rows, columns)
+        inner = torch.zeros_like(hole)
+        inner[1:-1, 1:-1] = True  # a slope goes on as a slope, away from the picture's edges
+        if inner.any():
+            assert torch.allclose(Continuation.of(inner).fill(ramp), ramp, atol=1e-4)
+
+
+@given(st.integers(-6, 6), st.integers(-3, 3), st.sampled_from([(16, 16), (8, 8), (4, 4)]))
+@settings(max_examples=40, deadline=None)
+def test_rows_of_the_matrix_are_means_of_the_source(right, down, grid):
+    map_ = blob(slice(5, 9), slice(6, 10))
+    layout = Layout([p2p.Move("cat", dx=right / 16, dy=down / 16)], [map_])
+    matrix = layout.matrix(grid)
+    assert (
+        torch.allclose(matrix.sum(1), torch.ones(len(matrix)), atol=1e-4) and matrix.min() >= -1e-6
+    )
+    if not right and not down:
+        assert torch.allclose(layout.matrix((16, 16)), torch.eye(256), atol=1e-5)
+
+
+def test_a_moved_object_takes_its_cells_along():
+    map_ = blob(slice(5, 9), slice(2, 6))
+    layout = Layout([p2p.Move("cat", dx=0.5)], [map_])
+    assert torch.equal(layout.new[0], blob(slice(5, 9), slice(10, 14)) > 0)
+    values = torch.arange(256.0)
+    moved = (layout.matrix((16, 16)) @ values).reshape(16, 16)
+    assert torch.allclose(moved[5:9, 10:14], values.reshape(16, 16)[5:9, 2:6])
+    assert layout.left[4:10, 1:7].all() and not layout.left[:, 8:].any()
+    twice = Layout([p2p.Duplicate("cat", dx=0.5)], [map_])
+    assert not twice.left.any() and not twice.old.any()
+    gone = Layout([p2p.Remove("cat")], [map_])
+    assert not gone.new[0].any() and torch.equal(gone.left, gone.old)
+
+
+def test_a_resized_object_keeps_its_foot():
+    map_ = blob(slice(4, 12), slice(4, 12))
+    small = Layout([p2p.Resize("cat", 0.5)], [map_]).new[0]
+    rows, columns = torch.where(small.any(1))[0], torch.where(small.any(0))[0]
+    assert rows.max() == 11 and 4 <= len(rows) <= 5 and 4 <= len(columns) <= 5
+    assert abs(float(columns.float().mean()) - 7.5) <= 0.5
+
+
+def test_two_objects_share_no_cell():
+    left, right = blob(slice(4, 12), slice(2, 9)), 0.9 * blob(slice(4, 12), slice(7, 14))
+    edits = [p2p.Move("cat", dx=0.4), p2p.Move("dog", dx=-0.4)]
+    layout = Layout(edits, [left, right], [[right], [left]])
+    assert layout.new[0].any() and layout.new[1].any()
+    assert layout.left.sum() < layout.old.sum()
+
+
+WITHOUT = {
+    ("a red cat and a dog on the beach", "cat"): "a dog on the beach",
+    ("a cat and a red dog on the beach", "dog"): "a cat on the beach",
+    ("a photo of a cat on the beach", "cat"): "a photo of on the beach",
+    ("a cat on the beach", "beach"): "a cat on",
+}
+
+
+@pytest.mark.parametrize("prompt, phrase", WITHOUT)
+def test_a_prompt_without_an_object(toyland, prompt, phrase):
+    assert without(toyland.tokenizer, prompt, phrase) == WITHOUT[prompt, phrase]
+
+
+def test_a_prompt_that_says_nothing_else(toyland):
+    with pytest.raises(p2p.PromptError, match="says nothing"):
+        without(toyland.tokenizer, "a cat", "cat")
+
+
+@pytest.fixture(scope="module")
+def moved(toyland):
+    return p2p.edit(toyland, CAT, CAT, p2p.Move("cat", dx=0.25), seed=3, steps=8, progress=False)
+
+
+def pixels(image):
+    return np.asarray(image, int)
+
+
+def test_the_source_is_the_plain_pictures(toyland, moved):
+    plain = toyland(
+        CAT, generator=torch.Generator().manual_seed(3), num_inference_steps=8, guidance_scale=4.0
+    ).images[0]
+    assert np.abs(pixels(plain) - pixels(moved.source)).max() <= 1
+    assert (pixels(moved.image) != pixels(moved.source)).any()
+
+
+def test_a_move_by_nothing_changes_nothing(toyland):
+    stays = p2p.edit(toyland, CAT, CAT, p2p.Move("cat"), seed=3, steps=8, progress=False)
+    assert np.abs(pixels(stays.image) - pixels(stays.source)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "target, change",
+    [
+        (CAT, p2p.Resize("cat", 0.7)),
+        (CAT, p2p.Duplicate("cat", dx=-0.3, scale=0.6)),
+        (CAT, p2p.Remove("cat")),
+        ("a dog on the beach", p2p.Replace() | p2p.Move("dog", dx=0.2)),
+        ("a cat on the beach at night", p2p.Refine() | p2p.Move("cat", dy=-0.1)),
+        (CAT, p2p.Move("cat", dx=0.1) | p2p.Reweight({"beach": 2.0})),
+    ],
+    ids=str,
+)
+def test_layout_edits_compose(toyland, target, change):
+    result = p2p.edit(toyland, CAT, target, change, seed=3, steps=4, progress=False)
+    assert (pixels(result.image) != pixels(result.source)).any()
+    assert len(placements(change)) == 1
+
+
+def test_a_painted_picture_keeps_its_own_pixels_elsewhere(toyland):
+    photo = photos()["cat-snow"]
+    picture = p2p.load_image(photo.path, toyland)
+    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
+    result = p2p.edit(toyland, inversion, photo.prompt, p2p.Move("cat", dx=0.2), progress=False)
+    same = (pixels(result.image) == pixels(picture)).all(-1)
+    assert 0.2 < same.mean() < 1
+
+
+def test_several_targets_and_an_edit_that_moves_nothing(toyland):
+    edits = [p2p.Move("cat", dx=0.25), p2p.Replace()]
+    both = p2p.edit(
+        toyland, CAT, [CAT, "a dog on the beach"], edits, seed=3, steps=4, progress=False
+    )
+    alone = p2p.edit(toyland, CAT, CAT, edits[0], seed=3, steps=4, progress=False)
+    assert np.abs(pixels(both.images[0]) - pixels(alone.image)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda: p2p.Move("cat", dx=3), "dx of Move"),
+        (lambda: p2p.Move("cat", dy=float("nan")), "dy of Move"),
+        (lambda: p2p.Resize("cat", 0.0), "scale"),
+        (lambda: p2p.Duplicate("cat", scale=1e9), "scale of Duplicate"),
+    ],
+)
+def test_wrong_places_are_refused(change, said):
+    with pytest.raises(p2p.InputError, match=said):
+        change()
+
+
+def test_a_place_outside_of_the_picture_is_refused(toyland):
+    with pytest.raises(p2p.InputError, match="outside of the picture"):
+        p2p.edit(toyland, CAT, CAT, p2p.Move("cat", dx=1.0), steps=2, progress=False)
+    with pytest.raises(p2p.PromptError, match="zebra"):
+        p2p.edit(toyland, CAT, CAT, p2p.Move("zebra"), steps=2, progress=False)
+
+
+def test_how_much_of_the_picture_is_in_a_latent():
+    for scheduler in (DDIMScheduler(), EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler()):
+        scheduler.set_timesteps(5)
+        found = signals(scheduler)
+        assert len(found) == 5 and found[-1] == 1.0
+        assert all(0 <= a <= b <= 1 for a, b in itertools.pairwise(found))
