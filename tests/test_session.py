@@ -127,9 +127,10 @@ def test_a_ctrl_c_at_a_line_of_ours_leaves_everything_as_it_was(tiny, run):
             sys.settrace(None)
         return False
 
-    attempt(-1)
+    for _ in range(2):  # the first run does some things once only
+        attempt(-1)
     total = next(lines)
-    chosen = sorted(random.Random(0).sample(range(total), min(total, 40)))
+    chosen = sorted(random.Random(0).sample(range(total), min(total, 25)))
     interrupted = 0
     for at in chosen:
         interrupted += attempt(at)

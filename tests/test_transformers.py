@@ -448,7 +448,10 @@ def in_groups(model):
 )
 def test_a_model_that_is_elsewhere_between_its_calls(pipe, leave):
     name = "unet" if hasattr(pipe, "unet") else "transformer"
-    here, wanted = getattr(pipe, name), final(pipe, GIRAFFE, p2p.Replace())
+    here = getattr(pipe, name)
+    if not here._supports_group_offloading:  # a parameter of the whole model (HunyuanDiT)
+        pytest.skip("diffusers cannot offload it")
+    wanted = final(pipe, GIRAFFE, p2p.Replace())
     away = copy.deepcopy(here)
     leave(away)
     try:
