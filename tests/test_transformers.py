@@ -453,7 +453,10 @@ def test_a_model_that_is_elsewhere_between_its_calls(pipe, leave):
         pytest.skip("diffusers cannot offload it")
     wanted = final(pipe, GIRAFFE, p2p.Replace())
     away = copy.deepcopy(here)
-    leave(away)
+    try:
+        leave(away)
+    except AttributeError:
+        pytest.skip("older diffusers groups layers with a GPU only")
     try:
         setattr(pipe, name, away)
         got = final(pipe, GIRAFFE, p2p.Replace())
