@@ -97,24 +97,21 @@ class Layout:
         rows, columns = self.size
         others = [()] * len(soft) if rivals is None else rivals
         cores = [_core(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
-        most = torch.stack(list(soft)).amax(
-            0
-        )  # a cell of two is that one's whose word looks at it most
+        # A cell of two is that one's whose word looks at it most.
+        most = torch.stack(list(soft)).amax(0)
         cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]
-        self.old = torch.zeros(
-            rows, columns, dtype=torch.bool
-        )  # where an object was that does not stay
-        self.new: list[Tensor] = []  # where each is
-        self.origins: list[
-            Tensor
-        ] = []  # row and column of the source for every cell, (row, column, 2)
+        # Where objects were that do not stay; where each is; row and column of the source for every cell, (row, column, 2).
+        self.old = torch.zeros(rows, columns, dtype=torch.bool)
+        self.new: list[Tensor] = []
+        self.origins: list[Tensor] = []
         for edit, core, map_ in zip(edits, cores, soft, strict=True):
             origin = self._origin(edit, core)
             carried = core | ((map_ > CARRIED) & widened(core))
             new = _sampled(carried.float()[None], origin)[0] > 0.5
-            if edit.goes or torch.equal(origin, self._cells()):
+            still = torch.equal(origin, self._cells())
+            if edit.goes or still:
                 new = torch.zeros_like(new)  # nowhere, or where it is
-            if edit.goes or not (edit.stays or torch.equal(origin, self._cells())):
+            if edit.goes or not (edit.stays or still):
                 self.old |= widened(core)
             self.origins.append(origin)
             self.new.append(new)
@@ -133,10 +130,8 @@ class Layout:
         foot = torch.stack([tall.max() + 0.5, (wide.min() + wide.max()) / 2])
         right, down = edit.shift
         shift = torch.tensor([down * rows, right * columns])
-        if edit.scale == 1:
-            shift = shift.round()  # the latent is moved by whole cells, and not resampled
-        if edit.scale == 1:
-            return self._cells() - shift
+        if edit.scale == 1:  # the latent is moved by whole cells, and not resampled
+            return self._cells() - shift.round()
         return foot + (self._cells() - foot - shift) / edit.scale
 
     def _cells(self) -> Tensor:

@@ -39,6 +39,15 @@ class Placement(Edit):
     stays = False  # whether the old one stays where it was
     goes = False  # whether it is nowhere afterwards
 
+    def __post_init__(self):
+        super().__post_init__()
+        kind = type(self).__name__
+        for name, value in zip(("dx", "dy"), self.shift, strict=True):
+            finite_number(f"{name} of {kind}", value, 1, "0.25 is a quarter of the picture.")
+        finite_number(f"scale of {kind}", self.scale, 4, "0.7 makes it smaller.")
+        if not self.scale > 0.1:
+            raise InputError(f"{self!r}: the scale must be above 0.1; 0.7 makes it smaller.")
+
     @property
     def shift(self) -> tuple[float, float]:
         """To the right, as a share of the picture's width; down, as a share of its height."""
@@ -54,19 +63,6 @@ class Placement(Edit):
         return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
 
 
-def _check_shift(edit: Placement, dx: float, dy: float):
-    for name, value in (("dx", dx), ("dy", dy)):
-        finite_number(
-            f"{name} of {type(edit).__name__}", value, 1, "0.25 is a quarter of the picture."
-        )
-
-
-def _check_scale(edit: Placement, scale: float):
-    finite_number(f"scale of {type(edit).__name__}", scale, 4, "0.7 makes it smaller.")
-    if not scale > 0.1:
-        raise InputError(f"{edit!r}: the scale must be above 0.1.")
-
-
 @dataclass(frozen=True, repr=False)
 class Move(Placement):
     """An object somewhere else: `Move("cat", dx=0.25)`.
@@ -79,10 +75,6 @@ class Move(Placement):
 
     dx: float = 0.0
     dy: float = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_shift(self, self.dx, self.dy)
 
     @property
     def shift(self) -> tuple[float, float]:
@@ -105,11 +97,6 @@ class Duplicate(Placement):
     scale: float = 1.0
     stays = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_shift(self, self.dx, self.dy)
-        _check_scale(self, self.scale)
-
     @property
     def shift(self) -> tuple[float, float]:
         """Right and down."""
@@ -126,10 +113,6 @@ class Resize(Placement):
     """
 
     scale: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_scale(self, self.scale)
 
 
 @dataclass(frozen=True, repr=False)
