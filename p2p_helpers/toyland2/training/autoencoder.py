@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..world import SIZE
 from .data import pictures, save_grid, to_tensor, truths
-from .fit import fast_dtype, fit
+from .fit import fast_dtype, fit, generators
 
 CELL = 8  # pixels to a latent pixel
 
@@ -90,7 +90,8 @@ def autoencoder(config: dict, out: Path, device: str):
     def batch_at(step: int, rng) -> tuple[Tensor, Tensor]:
         whole = step >= settings["whole_from"] * settings["steps"]
         side = SIZE // CELL if whole else settings["crop"] // CELL
-        number = settings["batch_size"] * (settings["crop"] // CELL) ** 2 // side**2
+        number = settings["batch_size"] // settings["workers"]
+        number = number * (settings["crop"] // CELL) ** 2 // side**2
         cut, stress = [], []
         for i in rng.integers(len(data), size=number):
             y, x = crop_origins(holds[i], side, rng)
@@ -104,10 +105,9 @@ def autoencoder(config: dict, out: Path, device: str):
         target = to_tensor(np.stack(cut), device)
         return target.to(memory_format=torch.channels_last), (weights / weights.mean()).to(device)
 
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng([settings["seed"], step])
+    def loss_at(step: int, worker: int) -> Tensor:
+        rng, noise = generators(settings, step, worker, device)
         target, stress = batch_at(step, rng)
-        noise = torch.Generator(device).manual_seed(step)
         with torch.autocast(
             device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
         ):

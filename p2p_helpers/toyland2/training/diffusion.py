@@ -16,7 +16,7 @@ from ..world import caption, scene_at, vocabulary
 from .autoencoder import crop_origins
 from .captions import Captions, mixed
 from .data import latents, save_grid, truths
-from .fit import fast_dtype, fit
+from .fit import fast_dtype, fit, generators
 
 
 def new_tokenizer(config: dict, out: Path) -> CLIPTokenizer:
@@ -108,8 +108,9 @@ class Batches:
         self.chance = chance / chance.sum()
 
     def choose(self, rng: np.random.Generator) -> np.ndarray:
-        """The scenes of a step."""
-        return rng.choice(len(self.codes), self.settings["batch_size"], p=self.chance)
+        """The scenes of one worker's part of a step."""
+        count = self.settings["batch_size"] // self.settings["workers"]
+        return rng.choice(len(self.codes), count, p=self.chance)
 
     def words(
         self, choice: np.ndarray, rng: np.random.Generator
@@ -189,11 +190,8 @@ def diffusion(config: dict, out: Path, device: str):
         stress = 1 + settings["object_weight"] * held.to(device) * alphas[t, None, None].sqrt()
         return weight[t] * (stress * error).mean((1, 2))
 
-    def loss_at(step: int) -> Tensor:
-        rng, noise_rng = (
-            np.random.default_rng([settings["seed"], step]),
-            torch.Generator().manual_seed(step),
-        )
+    def loss_at(step: int, worker: int) -> Tensor:
+        rng, noise_rng = generators(settings, step, worker)
         choice = batches.choose(rng)
         count = len(choice)
         rows, others, lenders, keeps = (x.to(device) for x in batches.words(choice, rng))

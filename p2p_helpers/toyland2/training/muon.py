@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 import torch
 from torch import Tensor, nn
 
@@ -40,32 +42,38 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices only and works in bfloat16, which CPUs without AMX run slowly.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95):
+    def __init__(self, params, lr: float, momentum: float = 0.95, pool: Executor | None = None):
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.run = map if pool is None else pool.map  # weights do not depend on each other
 
     @torch.no_grad()
     def step(self):
         """Take one step. Weights without a gradient stay."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"]).flatten(
-                    1
-                )  # Nesterov; (out, in·height·width)
-                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
-                p.add_(orthogonalised(update).reshape(p.shape), alpha=-group["lr"] * scale)
+            large_first = sorted(group["params"], key=Tensor.numel, reverse=True)
+            list(self.run(lambda p, group=group: self._move(p, group), large_first))
+
+    @torch.no_grad()
+    def _move(self, p: Tensor, group: dict):
+        if p.grad is None:
+            return
+        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        momentum.lerp_(p.grad, 1 - group["momentum"])
+        update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
+        update = update.flatten(1)  # (out, in·height·width)
+        scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
+        p.add_(orthogonalised(update).reshape(p.shape), alpha=-group["lr"] * scale)
 
 
-def optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: nn.Module, muon_lr: float, adam_lr: float, pool: Executor | None = None
+) -> list[torch.optim.Optimizer]:
     """Muon for inner weight matrices, AdamW for embeddings, norms, biases and outermost layers."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         inner = p.ndim >= 2 and not any(o in name for o in OUTERMOST)
         (matrices if inner else rest).append(p)
     return [
-        Muon(matrices, muon_lr),
+        Muon(matrices, muon_lr, pool=pool),
         torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.99), weight_decay=0.0),
     ]

@@ -15,7 +15,7 @@ from ..render import object_masks
 from ..world import OBJECTS, scene_at
 from .damage import damaged, harmless
 from .data import pictures, to_tensor, truths
-from .fit import fit
+from .fit import fit, generators
 
 
 def reader(config: dict, out: Path, device: str):
@@ -47,12 +47,9 @@ def reader(config: dict, out: Path, device: str):
             picture = harmless(picture, rng)
         return picture, objects, colours
 
-    def loss_at(step: int) -> Tensor:
-        rng, noise = (
-            np.random.default_rng([settings["seed"], step]),
-            torch.Generator().manual_seed(step),
-        )
-        choice = rng.integers(len(data), size=settings["batch_size"])
+    def loss_at(step: int, worker: int) -> Tensor:
+        rng, noise = generators(settings, step, worker)
+        choice = rng.integers(len(data), size=settings["batch_size"] // settings["workers"])
         shown = [one(i, rng) for i in choice]
         batch = to_tensor(np.stack([picture for picture, _, _ in shown]), device)
         right = {key: value[choice].to(device) for key, value in answers.items()}
