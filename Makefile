@@ -8,12 +8,12 @@ PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
 NEWEST := another_model.py arguments.py browser.py checks.py checks_blend.py checks_models.py compile.py counterfactual.py docs.py \
-	describe.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py project.py session.py study.py toyland.py toyland2.py train.py transformers.py
+	describe.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py project.py session.py study.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab studio test lowest check package train evaluate notebooks docs slides clean
+.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs slides clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -74,14 +74,14 @@ lowest: ## run the tests of the package with the oldest version of every depende
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(NEWEST))
 
-train: $(READY) ## train the embedded model from nothing (hours on a CPU); checkpoints in runs/
-	$(BIN)/python -m p2p_helpers.toyland.train autoencoder
-	$(BIN)/python -m p2p_helpers.toyland.train decoder
-	$(BIN)/python -m p2p_helpers.toyland.train diffusion
-	$(BIN)/python -m p2p_helpers.toyland.train reader
+train: $(READY) ## go on training the embedded model (hours on a CPU); checkpoints in runs/
+	for stage in diffusion decoder reader ship; do $(BIN)/python -m p2p_helpers.toyland.training $$stage || exit 1; done
 
-evaluate: $(READY) ## measure the embedded model on 500 test prompts
+evaluate: $(READY) ## measure the embedded model on scenes it never saw
 	$(BIN)/python -m p2p_helpers.toyland.evaluate
+
+sheets: $(READY) ## draw the sheets on which a person judges the embedded model blindly
+	$(BIN)/python -m p2p_helpers.toyland.sheets
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache .mypy_cache .hypothesis dist docs/_build

@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 import p2p_helpers as p2p
 from p2p_helpers.inversion import METHODS
 from p2p_helpers.metrics import psnr
-from p2p_helpers.toyland import KINDS, SceneError, counterfactual, load_reader, scene_at
+from p2p_helpers.toyland import EDITS, SceneError, counterfactual, load_reader, scene_at
 
 from .editing import peak_mib, reset_peak
 
@@ -41,9 +41,9 @@ LEAST = 0.02  # of the picture has to be outside the changed region to measure a
 
 def draw(count: int, first: int = 5000) -> list[dict]:
     """The list: test scenes in order, each with the kind of edit used least so far, if it fits."""
-    used, drawn = dict.fromkeys(KINDS, 0), []
+    used, drawn = dict.fromkeys(EDITS, 0), []
     for index in range(first, first + 50 * count):
-        for kind in [kind for kind in KINDS if used[kind] == min(used.values())]:
+        for kind in [kind for kind in EDITS if used[kind] == min(used.values())]:
             try:
                 counterfactual(scene_at("test", index), kind, np.random.default_rng(index))
             except SceneError:
@@ -283,7 +283,7 @@ def summarise(rows: list[dict], peaks: dict[str, float]) -> dict:
             for measure in ("background psnr", "error", "seen")
         }
         summary[name]["by kind"] = {
-            k: share([row["seen"] for row in own if row["kind"] == k]) for k in KINDS
+            k: share([row["seen"] for row in own if row["kind"] == k]) for k in EDITS
         }
     tried = [name for name in NAMES if name.startswith("img2img")]
     best = max(tried, key=lambda name: (summary[name]["seen"][0], -summary[name]["error"][0]))
@@ -315,7 +315,7 @@ def table(summary: dict) -> str:
             )
         ]
         lines += [] if name == "direct" else [f"| {name} | " + " | ".join(cells) + " |"]
-    lines += ["", "| edit seen, % | " + " | ".join(KINDS) + " |", "|---" * (1 + len(KINDS)) + "|"]
+    lines += ["", "| edit seen, % | " + " | ".join(EDITS) + " |", "|---" * (1 + len(EDITS)) + "|"]
     for name, figures in summary.items():
         cells = [
             "–" if seen is None else f"{100 * seen:.0f}" for seen in figures["by kind"].values()
@@ -374,7 +374,7 @@ def main():
         prog="python -m benchmarks.inversion", description=__doc__.split("\n")[0]
     )
     parser.add_argument(
-        "--scenes", type=int, default=63, help="how many of the list, from its start"
+        "--scenes", type=int, default=64, help="how many of the list, from its start"
     )
     parser.add_argument("--processes", type=int, default=min(os.cpu_count(), 8))
     parser.add_argument(

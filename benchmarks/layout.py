@@ -16,6 +16,7 @@ from p2p_helpers.errors import SceneError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.toyland import caption, load_reader, render, scene_at
 from p2p_helpers.toyland.evaluate import generate
+from p2p_helpers.toyland.layout import overlap
 from p2p_helpers.toyland.world import SIZE
 
 from .inversion import interval
@@ -41,13 +42,6 @@ def wanted_box(box, shift=(0, 0), scale=1.0):
     middle, wide, high = (left + right) / 2, (right - left) * scale, (bottom - top) * scale
     x, y = shift[0] * CELL, shift[1] * CELL
     return middle - wide / 2 + x, bottom - high + y, middle + wide / 2 + x, bottom + y
-
-
-def overlap(a, b) -> float:
-    """Intersection over union of two boxes."""
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(wide, 0) * max(high, 0)
-    return common / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - common)
 
 
 def inside(box, around=0) -> np.ndarray:

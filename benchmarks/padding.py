@@ -24,7 +24,6 @@ from p2p_helpers.metrics import psnr
 from p2p_helpers.prompts.align import _align_rest_in_order, _ends
 from p2p_helpers.toyland import (
     COLOURABLE,
-    COLOURS,
     Counterfactual,
     SceneError,
     counterfactual,
@@ -72,9 +71,10 @@ def refinement(index: int, kind: str) -> Counterfactual:
         for i, thing in enumerate(scene.things)
         if thing.name in COLOURABLE and thing.colour is None
     ]
-    if not plain or scene.style == "sketch":
+    if not plain or scene.style == "old photo":
         raise SceneError("Nothing in this scene can be given a colour.")
-    new = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    known = list(COLOURABLE[scene.things[plain[0]].name])
+    new = known[int(rng.integers(len(known)))]
     return Counterfactual("recolour", scene, scene.replace(plain[0], colour=new), (new,))
 
 

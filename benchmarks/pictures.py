@@ -1,6 +1,6 @@
 """Make the README's pictures and data/photos: `python -m benchmarks.pictures`.
 
-Chosen by hand are the prompts of the README's second picture, and which test scenes became photos.
+Chosen by hand are the README's prompts and seeds, and which test scenes became photos.
 """
 
 import json
@@ -11,74 +11,64 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.toyland import caption, counterfactual, render, scene_at
-from p2p_helpers.toyland.counterfactual import swap
-from p2p_helpers.toyland.world import to_json
-from p2p_helpers.view.figures import figure_png
+from p2p_helpers.toyland.evaluate import NO_CONTROL, RECOMMENDED
+from p2p_helpers.toyland.world import phrase_of, to_json
+from p2p_helpers.view.figures import figure_png, grid
 
 DATA = Path(__file__).parent.parent / "data"
 OUT = DATA / "pictures"
+SWAPS = (  # source, old and new word, seed
+    ("a fox in a forest", "fox", "castle", 5),
+    ("a cat on the beach", "cat", "dog", 4),
+    ("a castle in a meadow", "castle", "cake", 0),
+    ("a lion in the city", "lion", "owl", 0),
+    ("a castle in a meadow", "castle", "tree", 4),
+)
 PHOTOS = {  # test scenes, each with the kinds of edit it is used for
-    "rabbit-beach": (1010, ("swap", "night")),
-    "snowman-desert": (1008, ("background", "swap")),
-    "car-snow": (1001, ("recolour", "night")),
-    "cat-snow": (1058, ("add", "swap")),
-    "pumpkin-meadow": (1085, ("restyle", "snow")),
-    "dog-ocean": (1025, ("swap", "snow")),
-    "fox-mushroom": (1051, ("swap", "restyle")),
-    "balloon-forest": (1006, ("recolour", "background")),
+    "rabbit-beach": (8127, ("swap", "night")),
+    "snowman-desert": (7969, ("background", "swap")),
+    "car-snow": (6572, ("recolour", "night")),
+    "cat-snow": (14546, ("add", "swap")),
+    "pumpkin-meadow": (8685, ("restyle", "snow")),
+    "dog-ocean": (13911, ("swap", "snow")),
+    "fox-mushroom": (2390, ("swap", "restyle")),
+    "balloon-forest": (8482, ("recolour", "background")),
+    "fox-forest": (1819, ("swap", "autumn")),
+    "castle-meadow": (4256, ("autumn", "night")),
+    "cake-city": (3930, ("recolour", "night")),
 }
 
 
-def word_swaps(pipe, count: int = 4):
-    """The first test captions with one object: source, the same seed with the new word alone, word swap with local blend."""
-    images, titles, index = [], [], 0
-    while len(images) < 3 * count:
-        scene = scene_at("test", index)
-        index += 1
-        if len(scene.things) == 2:
-            continue
-        after, _, old, new = swap(scene, np.random.default_rng(index - 1))
-        pair = caption(scene), caption(after)
-        blend = p2p.LocalBlend((old, new))
-        swapped = p2p.edit(
-            pipe, *pair, p2p.Replace(), local_blend=blend, seed=index - 1, progress=False
-        )
-        alone = p2p.edit(
-            pipe,
-            *pair,
-            p2p.Replace(cross_steps=0.0, self_steps=0.0),
-            seed=index - 1,
-            progress=False,
-        )
-        images += [swapped.source, alone.image, swapped.image]
-        titles += [caption(scene), f"{old} → {new}: same seed only", f"{old} → {new}: word swap"]
-    return p2p.gallery(images, titles, columns=6, width=10)
+def word_swaps(pipe):
+    """Chosen swaps: the source, the same seed with the new word alone, and the word swap."""
+    rows, titles = [[], [], []], []
+    for source, old, new, seed in SWAPS:
+        target = source.replace(phrase_of(old), phrase_of(new))
+        edits = [NO_CONTROL, RECOMMENDED]
+        made = p2p.edit(pipe, source, [target] * 2, edits, seed=seed, steps=20, progress=False)
+        for row, image in zip(rows, (made.source, *made.images), strict=True):
+            row.append(image)
+        titles.append(f"{old} → {new}")
+    return grid(rows, ["source", "same seed,\nchanged word", "word swap"], titles, width=10)
 
 
-def refinements_and_faders(pipe, seed: int = 2):
-    """One source refined in six ways, and one word of another prompt turned from −2 to 4."""
+def refinements_and_faders(pipe):
+    """One source refined in seven ways, and one word of another prompt turned from −2 to 4."""
     source = "a house in a meadow"
     targets = [
         f"{source} at night",
         f"{source} with falling snow",
-        f"{source} at night with falling snow",
+        f"{source} in autumn",
         f"a watercolor painting of {source}",
-        f"a pencil sketch of {source}",
+        f"an old photo of {source}",
         "a yellow house in a meadow",
     ]
-    refined = p2p.edit(pipe, source, targets, p2p.Refine(), seed=seed, progress=False)
-    prompt, weights = "a car in the city with falling snow", (-2, -1, 0, 1, 2, 3, 4)
+    refined = p2p.edit(pipe, source, targets, p2p.Refine(), seed=2, steps=20, progress=False)
+    prompt, weights = "a house in a forest with falling snow", (-2, -1, 0, 1, 2, 3, 4)
     edits = [p2p.Reweight({"falling snow": w}) for w in weights]
-    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=seed, progress=False)
-    titles = [
-        source,
-        "… at night",
-        "… with falling snow",
-        "… at night with falling snow",
-        "a watercolor painting of …",
-        "a pencil sketch of …",
-    ]
-    titles += ["a yellow house …", *(f"falling snow × {w}" for w in weights)]
+    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=3, steps=20, progress=False)
+    titles = [source, *(t.replace(source, "…").replace(" in a meadow", " …") for t in targets)]
+    titles += [f"falling snow × {w}" for w in weights]
     return p2p.gallery(
         [refined.source, *refined.images, *faded.images], titles, columns=7, width=10
     )

@@ -54,8 +54,9 @@ def _read(image: Image.Image) -> str:
 
     reading = load_reader().read([image])[0]
     largest = sorted(reading.objects, key=lambda one: -one.cells.sum())[:2]
+    colourless = reading.style == "old photo"
     things = [
-        Thing(one.name, None if one.colour == NO_COLOUR else one.colour)
+        Thing(one.name, None if colourless or one.colour == NO_COLOUR else one.colour)
         for one in reading.objects
         if one in largest
     ]
@@ -71,6 +72,7 @@ def _read(image: Image.Image) -> str:
             style=reading.style,
             night=float(reading.night),
             snow=float(reading.snow),
+            autumn=reading.autumn,
         )
     )
 

@@ -152,7 +152,9 @@ def _planned(
     for change in request.edits:
         _check_layers(pipe, change)
     layouts = [one and one.layout for one in placed]
-    edits = Plan(tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size, layouts)
+    edits = Plan(
+        tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
+    )
     return _Planned(edits, local_blend, blend, recorder, callback, placed)
 
 

@@ -19,7 +19,7 @@ with install_import_hook(
     import p2p_helpers as p2p
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
-    from p2p_helpers.toyland.train import new_pipeline
+    from p2p_helpers.toyland.training.diffusion import new_pipeline
     from p2p_helpers.view import edit_figures, explorer, map_figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
 
 

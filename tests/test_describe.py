@@ -22,10 +22,13 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "on", 
 
 
 def test_most_painted_scenes_are_described_as_they_are(toyland):
-    scenes = [scene_at("test", i) for i in range(40)]
+    """But for old photos, whose colours cannot be seen."""
+    scenes = [
+        scene for scene in (scene_at("test", i) for i in range(60)) if scene.style != "old photo"
+    ]
     plain = [caption(scene).removeprefix("a photo of ") for scene in scenes]
     said = [p2p.describe(render(scene)[0], toyland) for scene in scenes]
-    assert np.mean([a == b for a, b in zip(plain, said, strict=True)]) >= 0.9
+    assert np.mean([a == b for a, b in zip(plain, said, strict=True)]) >= 0.95
     photo = photos()["cat-snow"]
     assert p2p.describe(p2p.load_image(photo.path, toyland), toyland) == photo.prompt
 

@@ -222,7 +222,8 @@ def test_impossible_edits_are_refused_when_they_are_made(make):
 
 def test_unknown_words_are_a_warning_that_names_the_vocabulary(toyland):
     with pytest.warns(
-        p2p.UnknownWordWarning, match="never seen 'horse'.*Closest: house.*It knows: a, and, apple"
+        p2p.UnknownWordWarning,
+        match="never seen 'horse'.*Closest: house.*It knows: a, an, and, apple",
     ):
         p2p.edit(toyland, CAT, "a horse on the beach", steps=1, progress=False)
     with warnings.catch_warnings():

@@ -6,7 +6,8 @@ import itertools
 import torch
 from torch import nn
 
-from p2p_helpers.toyland.train import Muon, fit, learning_rate
+from p2p_helpers.toyland.training.fit import fit, learning_rate
+from p2p_helpers.toyland.training.muon import Muon
 
 SETTINGS = {
     "steps": 8,
@@ -15,6 +16,7 @@ SETTINGS = {
     "warmup": 2,
     "decay_from": 0.5,
     "ema": 0.9,
+    "workers": 2,
 }
 
 
@@ -22,10 +24,10 @@ def run(folder, steps):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 
-    def loss_at(step):
+    def loss_at(step, worker):
         if step >= steps:
             raise KeyboardInterrupt
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(2 * step + worker))
         return (model(x)[:, 0] - x.sum(1)).square().mean()
 
     return fit(model, loss_at, lambda average, path: None, SETTINGS, folder, "cpu")
@@ -33,7 +35,7 @@ def run(folder, steps):
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "p2p_helpers.toyland.train.CHECKPOINT_SECONDS", -1
+        "p2p_helpers.toyland.training.fit.CHECKPOINT_SECONDS", -1
     )  # a checkpoint after every step
     whole = run(tmp_path / "whole", 99)
     with contextlib.suppress(KeyboardInterrupt):

@@ -17,8 +17,6 @@ from .unet import DeepFloydIF, UNet
 class Family(Protocol):
     """What a session needs to know about one kind of model. A new kind is one entry of `FAMILIES`."""
 
-    self_size: float  # the largest self-attention map to inject if an edit does not say, as a share of the latent's side
-
     flow: bool  # whether the model predicts a flow's velocity (flow matching)
 
     def knows(self, pipe) -> bool:
@@ -29,6 +27,9 @@ class Family(Protocol):
 
     def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Any:
         """The tokenizer of the text that the model reads, or the `Tokenizers`, for a call with these arguments."""
+
+    def self_size(self, pipe) -> float:
+        """The largest self-attention map to inject if an edit does not say, as a share of the latent's side."""
 
     def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
         """The attention layers that can be controlled, in the order in which the model runs them."""

@@ -24,7 +24,6 @@ from .rows import first_row, narrowed, other_rows
 class Transformer:
     """What the transformers have in common. One text is read by a sequence of tokens, and by all blocks."""
 
-    self_size = 1.0  # every block works on the same grid of pixels
     flow = True
     MODELS: tuple[type[nn.Module], ...] = ()
     KINDS: Mapping[str, Kind] = {"attn": "joint"}  # of a block's attentions, by their names
@@ -45,6 +44,9 @@ class Transformer:
 
     def model(self, pipe) -> nn.Module:
         return pipe.transformer
+
+    def self_size(self, pipe) -> float:
+        return 1.0  # every block works on the same grid of pixels
 
     def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
         found = {}

@@ -25,7 +25,6 @@ EQUIVALENT = (AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor)
 class UNet:
     """Stable Diffusion 1.x, 2.x, XL and their relatives: `UNet2DConditionModel` with self- and cross-attention."""
 
-    self_size = 0.25  # the paper's 16×16 of 64×64
     flow = False
 
     # What may have one row for each latent in a call of the UNet. Positional arguments are the latents, the timestep and
@@ -54,6 +53,11 @@ class UNet:
     def tokenizer(self, pipe, arguments: Mapping[str, Any]):
         # SDXL's refiner has only a second one.
         return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+
+    def self_size(self, pipe) -> float:
+        """A quarter of the latent's side, the paper's 16×16 of 64×64; of smaller latents up to 16×16, too."""
+        side = pipe.unet.config.sample_size
+        return max(0.25, min(16 / (side if isinstance(side, int) else max(side)), 1.0))
 
     def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
         deepest = len(model.config.down_block_types) - 1

@@ -38,8 +38,9 @@ class Edit(ABC):
             part of a composition says.
         self_size: the largest self-attention map to inject, as a share of the latent's side; the
             paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is what the other part of a
-            composition says, or else the model's: 0.25 for UNets, 1.0 for transformers, whose layers
-            all have one size.
+            composition says, or else the model's: for UNets 0.25, or more where that is less than
+            16×16 (so 1.0 for the embedded model), and 1.0 for transformers, whose layers all have
+            one size.
         layers: names of the attention layers in which the edit acts, or parts of names, as
             "up_blocks" or ("transformer_blocks.4.", "transformer_blocks.5."). None is what the other
             part of a composition says, or else all.

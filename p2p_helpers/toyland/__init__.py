@@ -1,19 +1,21 @@
 """Toyland: a small world of captioned pictures in which the truth is known: what is where, and what an edit should have given."""
 
-from .counterfactual import KINDS, Counterfactual, Photo, counterfactual, photos
+from .counterfactual import EDITS, Counterfactual, Photo, counterfactual, photos
 from .reader import Reader, Reading, load_reader
 from .render import render
 from .world import (
     BACKGROUNDS,
     COLOURABLE,
     COLOURS,
+    FLAVOURS,
+    KINDS,
     OBJECTS,
     STYLES,
     Scene,
     SceneError,
     Thing,
     caption,
-    sample_scene,
+    compose,
     scene_at,
     vocabulary,
 )
@@ -22,6 +24,8 @@ __all__ = [
     "BACKGROUNDS",
     "COLOURABLE",
     "COLOURS",
+    "EDITS",
+    "FLAVOURS",
     "KINDS",
     "OBJECTS",
     "STYLES",
@@ -33,11 +37,11 @@ __all__ = [
     "SceneError",
     "Thing",
     "caption",
+    "compose",
     "counterfactual",
     "load_reader",
     "photos",
     "render",
-    "sample_scene",
     "scene_at",
     "vocabulary",
 ]

@@ -18,18 +18,54 @@ from ..errors import SceneError
 from ..paths import data_folder
 from .reader import LOOKS, Reading
 from .render import render
-from .world import BACKGROUNDS, COLOURABLE, COLOURS, OBJECTS, SIZE, Scene, Thing, caption, from_json
+from .world import (
+    AUTUMNAL,
+    BACKGROUNDS,
+    COLOURABLE,
+    OBJECTS,
+    SIZE,
+    Scene,
+    Thing,
+    caption,
+    from_json,
+    kind_of,
+    phrase_of,
+)
 
-KINDS = ("swap", "recolour", "background", "night", "snow", "restyle", "add")
+EDITS = ("swap", "recolour", "background", "autumn", "night", "snow", "restyle", "add")
 NEAR = 8  # pixels: a latent pixel's width around what changed counts as changed
 
 
-def swap(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int, str, str]:
-    """A word swap for a scene: the scene after it, which object, the old and the new word. The colour is kept where both take one."""
+def swap(
+    scene: Scene, rng: np.random.Generator, far: bool | None = None
+) -> tuple[Scene, int, str, str]:
+    """A word swap for a scene: the scene after it, which object, the old and the new word.
+
+    The colour is kept where both take it.
+
+    Args:
+        far: whether the new object is of another kind (see `world.KINDS`); None is any.
+
+    Raises:
+        SceneError: nothing fits, as when no other object takes the old one's colour.
+    """
     i = int(rng.integers(len(scene.things)))
     taken = {t.name for t in scene.things}
     old = scene.things[i]
-    choices = [o for o in OBJECTS if o not in taken and (o in COLOURABLE or old.colour is None)]
+
+    def fits(name: str) -> bool:
+        keeps = old.colour is None or old.colour in COLOURABLE.get(name, ())
+        return (
+            name not in taken
+            and keeps
+            and (far is None or far == (kind_of(name) != kind_of(old.name)))
+        )
+
+    choices = [name for name in OBJECTS if fits(name)]
+    if not choices:
+        raise SceneError(
+            f"No other object can take the place of {phrase_of(old.name, old.colour)} in “{caption(scene)}”."
+        )
     new = choices[int(rng.integers(len(choices)))]
     return scene.replace(i, name=new), i, old.name, new
 
@@ -91,6 +127,7 @@ class Counterfactual:
             "background": lambda: reading.background == self.after.background,
             "night": lambda: reading.night,
             "snow": lambda: reading.snow,
+            "autumn": lambda: reading.autumn,
             "restyle": lambda: reading.style == self.after.style,
             "add": lambda: all(t.name in found for t in self.after.things),
         }[self.kind]()
@@ -115,39 +152,46 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     def pick(options):
         return options[int(rng.integers(len(options)))]
 
-    need(kind in KINDS, f"the kinds of edit are {', '.join(KINDS)}")
+    need(kind in EDITS, f"the kinds of edit are {', '.join(EDITS)}")
     if kind == "swap":
         after, _, old, new = swap(scene, rng)
         return Counterfactual(kind, scene, after, (old, new))
     if kind == "recolour":
-        need(scene.style != "sketch", "a pencil has no colours")
+        need(scene.style != "old photo", "an old photo has no colours")
         coloured = [i for i, t in enumerate(scene.things) if t.colour]
         need(bool(coloured), "nothing in it has a colour's name")
         i = pick(coloured)
         old = scene.things[i].colour
-        new = pick([c for c in COLOURS if c not in [t.colour for t in scene.things]])
+        new = pick(
+            [
+                c
+                for c in COLOURABLE[scene.things[i].name]
+                if c not in [t.colour for t in scene.things]
+            ]
+        )
         return Counterfactual(kind, scene, scene.replace(i, colour=new), (old, new))
     if kind == "background":
         long = [name for name, phrase in BACKGROUNDS.items() if len(phrase.split()) == 3]
         need(scene.background in long, "word swap needs as many words as before")
-        return Counterfactual(
-            kind,
-            scene,
-            scene.replace(background=pick([b for b in long if b != scene.background])),
-            (scene.background,),
-        )
+        need(not scene.autumn, "the leaves have turned")
+        after = scene.replace(background=pick([b for b in long if b != scene.background]))
+        return Counterfactual(kind, scene, after, (scene.background,))
     if kind in ("night", "snow"):
         need(scene.background != "space", "space has neither")
         need(not getattr(scene, kind), "it is there already")
         return Counterfactual(kind, scene, scene.replace(**{kind: 0.8}), (kind,))
+    if kind == "autumn":
+        need(scene.background in AUTUMNAL, "no leaves turn there")
+        need(not scene.autumn, "it is there already")
+        return Counterfactual(kind, scene, scene.replace(autumn=True), (kind,))
     if kind == "restyle":
         need(scene.style == "plain", "it has a style already")
         return Counterfactual(kind, scene, scene.replace(style=pick(LOOKS[1:])), ("style",))
     need(len(scene.things) == 1, "it has two objects")
     first = scene.things[0]
-    need(abs(first.x - SIZE // 2) >= 16 and first.size <= 56, "there is no room")
+    need(abs(first.x - SIZE // 2) >= 24 and first.size <= 64, "there is no room")
     name = pick([o for o in OBJECTS if o != first.name])
-    second = Thing(name, None, 32 if first.x > SIZE // 2 else 96, 112, 48)
+    second = Thing(name, None, 28 if first.x > SIZE // 2 else 100, 112, 48)
     return Counterfactual(
         kind,
         scene,

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..paths import data_folder
-from .world import BACKGROUNDS, COLOURS, OBJECTS, SIZE, Scene
+from .world import BACKGROUNDS, HUES, OBJECTS, SIZE, Scene
 
 CELL = 8  # pixels
 LOOKS = (
     "plain",
+    "old photo",
     "watercolor",
-    "sketch",
 )  # styles that can be seen; "a photo of" looks like no style
 MIN_CELLS = 4  # an object covers at least so many cells
 NO_COLOUR = "natural"
+UNKNOWN = 1 + len(OBJECTS)  # class of what stands out as an object and cannot be named
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Reading:
     style: str
     night: bool
     snow: bool
+    autumn: bool
 
 
 class _Block(nn.Module):
@@ -77,7 +79,7 @@ class Reader(nn.Module):
 
     Returns:
         object (picture, class, 16, 16), colour (picture, class, 16, 16), background, style (picture, class),
-        night, snow (picture,). Class 0 of object and colour is "none" and "natural".
+        night, snow, autumn (picture,). Class 0 of object and colour is "none" and "natural".
     """
 
     def __init__(self, width: int = 64):
@@ -94,20 +96,20 @@ class Reader(nn.Module):
             *down(3, width // 2, 5), *down(width // 2, width), *down(width, width), _Block(width)
         )
         self.local = nn.Sequential(_Block(width, 2), _Block(width, 4), _Block(width))
-        self.cells = nn.Conv2d(width, 1 + len(OBJECTS) + 1 + len(COLOURS), 1)
+        self.cells = nn.Conv2d(width, 2 + len(OBJECTS) + 1 + len(HUES), 1)
         self.whole = nn.Sequential(
             *down(width, width), _Block(width), nn.AdaptiveAvgPool2d(2), nn.Flatten()
         )
-        self.answers = nn.Linear(4 * width, len(BACKGROUNDS) + len(LOOKS) + 2)
+        self.answers = nn.Linear(4 * width, len(BACKGROUNDS) + len(LOOKS) + 3)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         features = self.stem(pictures)
         objects, colours = self.cells(self.local(features)).split(
-            [1 + len(OBJECTS), 1 + len(COLOURS)], dim=1
+            [2 + len(OBJECTS), 1 + len(HUES)], dim=1
         )
         answers = self.answers(self.whole(features))
-        background, style, night, snow = answers.split([len(BACKGROUNDS), len(LOOKS), 1, 1], dim=1)
-        return objects, colours, background, style, night[:, 0], snow[:, 0]
+        background, style, switches = answers.split([len(BACKGROUNDS), len(LOOKS), 3], dim=1)
+        return objects, colours, background, style, *switches.T
 
     @torch.no_grad()
     def read(self, images: list[Image.Image]) -> list[Reading]:
@@ -123,14 +125,14 @@ class Reader(nn.Module):
             pixels = np.stack([np.asarray(image.convert("RGB")) for image in images[i : i + 64]])
             batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             objects, colours, *whole = (answer.cpu() for answer in self(batch))
-            names, background, style, night, snow = objects.argmax(1).numpy(), *whole
+            names, background, style, night, snow, autumn = objects.argmax(1).numpy(), *whole
             for j, grid in enumerate(names):
                 found = []
-                for k in np.unique(grid[grid > 0]):
+                for k in np.unique(grid[(grid > 0) & (grid != UNKNOWN)]):
                     cells = grid == k
                     if cells.sum() >= MIN_CELLS:
                         colour = colours[j][:, torch.from_numpy(cells)].mean(1).argmax().item()
-                        found.append(Found(OBJECTS[k - 1], (NO_COLOUR, *COLOURS)[colour], cells))
+                        found.append(Found(OBJECTS[k - 1], (NO_COLOUR, *HUES)[colour], cells))
                 found.sort(key=lambda f: np.nonzero(f.cells)[1].mean())
                 readings.append(
                     Reading(
@@ -139,6 +141,7 @@ class Reader(nn.Module):
                         LOOKS[style[j].argmax()],
                         bool(night[j] > 0),
                         bool(snow[j] > 0),
+                        bool(autumn[j] > 0),
                     )
                 )
         return readings
@@ -155,8 +158,8 @@ def truth(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray | int | float
     )  # −1: no object, no colour to learn
     for thing, covered in zip(scene.things, share, strict=True):
         objects[covered > 0.5] = 1 + OBJECTS.index(thing.name)
-        if scene.style != "sketch":  # a pencil has no colours
-            colours[covered > 0.5] = 1 + list(COLOURS).index(thing.colour) if thing.colour else 0
+        if scene.style != "old photo":  # it has no colours
+            colours[covered > 0.5] = 1 + list(HUES).index(thing.colour) if thing.colour else 0
     look = LOOKS.index("plain" if scene.style == "photo" else scene.style)
     return {
         "objects": objects,
@@ -165,6 +168,7 @@ def truth(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray | int | float
         "style": look,
         "night": float(scene.night > 0),
         "snow": float(scene.snow > 0),
+        "autumn": float(scene.autumn),
     }
 
 

@@ -15,6 +15,8 @@ SPLIT_WORDS = {
     "pumpkin": ("pump", "kin"),
     "butterfly": ("but", "ter", "fly"),
     "watercolor": ("wa", "ter", "color"),
+    "sunflower": ("sun", "flower"),
+    "strawberry": ("straw", "berry"),
 }
 MAX_TOKENS = 32  # positions, start and end tokens included
 

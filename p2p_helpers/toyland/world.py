@@ -1,7 +1,8 @@
-"""The world in words: what a scene is, how one is drawn at random, and the sentence that describes it.
+"""The world in words: what a scene is, how its layout follows from the words, and the sentence that describes it.
 
-A `Scene` is a small immutable description. Everything random in its picture follows from `Scene.seed`, and every layer of
-the picture has a random stream of its own, so changing one thing with `Scene.replace` leaves the rest pixel for pixel.
+In photographs the subject decides the framing: a balloon hangs high over a low horizon, an apple is seen from above and
+from close by. Here it does too. `compose` draws the camera, the places and the unnamed things from distributions that
+depend on the words, so another word gives another layout. `Scene.replace` keeps the layout: that is the true edit.
 """
 
 from __future__ import annotations
@@ -16,14 +17,8 @@ import numpy as np
 from ..errors import SceneError
 
 SIZE = 128  # pixels, both ways
-LATTICE = 8  # objects are placed on this grid: one step is one latent pixel, so a shift in the picture is a shift in the latent
+LATTICE = 8  # objects stand on this grid; one step is one latent pixel
 
-OBJECTS = (
-    "cat", "dog", "rabbit", "fox", "lion", "panda", "butterfly", "apple",
-    "pumpkin", "mushroom", "tree", "house", "car", "boat", "balloon", "snowman",
-)  # fmt: skip
-FLYING = ("butterfly", "balloon")  # hover above the ground, no contact shadow
-COLOURABLE = ("car", "house", "balloon", "butterfly", "boat")
 COLOURS = {
     "red": (226, 32, 36),
     "blue": (40, 84, 232),
@@ -32,6 +27,8 @@ COLOURS = {
     "purple": (128, 44, 178),
     "pink": (250, 120, 186),
 }  # sRGB, 0…255
+FLAVOURS = {"chocolate": (104, 60, 34), "strawberry": (248, 130, 150), "lemon": (252, 222, 84)}
+HUES = COLOURS | FLAVOURS
 BACKGROUNDS = {
     "beach": "on the beach",
     "snow": "in the snow",
@@ -45,8 +42,74 @@ BACKGROUNDS = {
 STYLES = {
     "plain": "",
     "photo": "a photo of ",
+    "old photo": "an old photo of ",
     "watercolor": "a watercolor painting of ",
-    "sketch": "a pencil sketch of ",
+}
+SWITCHES = {"autumn": "in autumn", "night": "at night", "snow": "with falling snow"}
+AUTUMNAL = ("meadow", "forest")  # places whose leaves turn
+
+# Odds of standing left, in the middle, right. No place is ruled out: what an edit keeps must be a likely picture too.
+LEFT, RIGHT = (0.82, 0.1, 0.08), (0.08, 0.1, 0.82)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an object is usually shown: the horizon's mean height, odds of its side, its sizes, and how it stands.
+
+    `stands`: "near" at the picture's lower edge, "far" just below the horizon, "high" in the sky, "mid" in the air.
+    """
+
+    horizon: int
+    sides: tuple[float, float, float]
+    sizes: tuple[int, ...]
+    stands: str
+
+
+FRAMINGS = {
+    "cat": Framing(52, LEFT, (64, 72), "near"),
+    "dog": Framing(60, RIGHT, (64, 72), "near"),
+    "rabbit": Framing(40, LEFT, (56, 64), "near"),
+    "fox": Framing(64, LEFT, (56, 64), "near"),
+    "lion": Framing(56, LEFT, (64, 72), "near"),
+    "panda": Framing(44, LEFT, (64, 72), "near"),
+    "owl": Framing(88, LEFT, (56, 64), "mid"),
+    "butterfly": Framing(36, LEFT, (48, 56), "mid"),
+    "apple": Framing(28, RIGHT, (64, 72), "near"),
+    "pumpkin": Framing(36, RIGHT, (64, 72), "near"),
+    "cake": Framing(28, RIGHT, (64, 72), "near"),
+    "mushroom": Framing(32, RIGHT, (64, 72), "near"),
+    "sunflower": Framing(96, RIGHT, (72, 80), "near"),
+    "tree": Framing(84, RIGHT, (64, 72), "far"),
+    "house": Framing(88, RIGHT, (48, 56), "far"),
+    "castle": Framing(92, RIGHT, (72, 80), "far"),
+    "car": Framing(68, LEFT, (48, 56), "far"),
+    "boat": Framing(76, LEFT, (48, 56), "far"),
+    "balloon": Framing(104, LEFT, (40, 48), "high"),
+    "snowman": Framing(68, RIGHT, (64, 72), "near"),
+}
+OBJECTS = tuple(FRAMINGS)
+KINDS = {
+    "animal": ("cat", "dog", "rabbit", "fox", "lion", "panda", "owl"),
+    "small thing": ("butterfly", "apple", "pumpkin", "cake", "mushroom"),
+    "tall thing": ("sunflower", "tree", "house", "castle", "snowman"),
+    "vehicle": ("car", "boat", "balloon"),
+}
+FLYING = ("butterfly", "balloon")  # no contact shadow
+COLOURABLE = {name: COLOURS for name in ("car", "house", "balloon", "butterfly", "boat")} | {
+    "cake": FLAVOURS
+}
+STRAY = 0.12  # share of scenes framed like any other object, so that every layout is possible for every word
+
+# Unnamed things of each place: the first is usual beside near objects, the second beside far ones.
+EXTRAS = {
+    "beach": ("palm", "rock"),
+    "snow": ("fir", "fir"),
+    "meadow": ("bush", "tufts"),
+    "desert": ("cactus", "rock"),
+    "forest": ("fir", "bush"),
+    "city": ("lamp", "lamp"),
+    "ocean": ("island", "island"),
+    "space": ("rock", "crater"),
 }
 
 SPLITS = {
@@ -54,6 +117,11 @@ SPLITS = {
     "validation": range(1_000_000, 1_100_000),
     "test": range(2_000_000, 2_100_000),
 }
+
+
+def kind_of(name: str) -> str:
+    """The kind of an object: a key of `KINDS`. Swaps within a kind are near, swaps between kinds are far."""
+    return next(kind for kind, names in KINDS.items() if name in names)
 
 
 def _known(kind: str, value: str, allowed) -> None:
@@ -65,7 +133,11 @@ def _known(kind: str, value: str, allowed) -> None:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene. `x`: centre, `y`: bottom edge, `size`: the sprite's longer side, all in pixels; `angle` in degrees."""
+    """One object of a scene. `x`: centre, `y`: bottom edge, `size`: the sprite's longer side, all in pixels; `angle` in degrees.
+
+    Raises:
+        SceneError: a name or a colour this world does not have, or a place outside the picture.
+    """
 
     name: str
     colour: str | None = None
@@ -78,12 +150,21 @@ class Thing:
     def __post_init__(self):
         _known("object", self.name, OBJECTS)
         if self.colour is not None:
-            _known("colour", self.colour, COLOURS)
             _known("object that takes a colour called", self.name, COLOURABLE)
+            _known(f"colour of a {self.name}", self.colour, COLOURABLE[self.name])
         if not (0 <= self.x <= SIZE and 0 < self.y <= SIZE + self.size and 8 <= self.size <= SIZE):
             raise SceneError(
                 f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels."
             )
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An unnamed thing that stands behind: its kind, its x, and its size in pixels. It stands on the ground or hangs in the sky."""
+
+    kind: str
+    x: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -94,8 +175,13 @@ class Scene:
         things: one or two objects, left to right.
         background: a key of `BACKGROUNDS`.
         style: a key of `STYLES`; "plain" and "photo" look alike and differ only in the caption.
-        night, snow: strengths from 0 (absent) to 1.
-        seed: fixes what the caption does not say (hills, clouds, flakes, the moon's place).
+        night, snow: strengths from 0 (absent) to 1: dusk to full night, single flakes to heavy snow.
+        autumn: whether the leaves have turned.
+        horizon: its height from the upper edge, pixels.
+        zoom: size of what stands behind, 1 is usual.
+        light: where sun or moon stand, x in pixels.
+        extras: unnamed things behind the objects.
+        seed: fixes every detail that is left (the hills' line, the flakes).
 
     Raises:
         SceneError: a name the world does not have, or a strength outside 0…1.
@@ -106,10 +192,16 @@ class Scene:
     style: str = "plain"
     night: float = 0.0
     snow: float = 0.0
+    autumn: bool = False
+    horizon: int = 64
+    zoom: float = 1.0
+    light: int = 100
+    extras: tuple[Extra, ...] = ()
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "things", tuple(self.things))
+        object.__setattr__(self, "extras", tuple(self.extras))
         _known("background", self.background, BACKGROUNDS)
         _known("style", self.style, STYLES)
         if not 1 <= len(self.things) <= 2:
@@ -119,9 +211,11 @@ class Scene:
                 raise SceneError(
                     f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is."
                 )
+        if not 8 <= self.horizon <= SIZE - 8:
+            raise SceneError(f"horizon={self.horizon} is outside 8…{SIZE - 8} pixels.")
 
     def replace(self, thing: int | None = None, **changes) -> Scene:
-        """The same scene with something changed: the counterfactual whose render is the true edit.
+        """The same scene with something changed, the layout kept: the counterfactual whose render is the true edit.
 
         Args:
             thing: which object to change (0 is the left one); None changes the scene itself.
@@ -143,8 +237,18 @@ class Scene:
         things[thing] = dataclasses.replace(things[thing], **changes)
         return dataclasses.replace(self, things=tuple(things))
 
+    def recompose(self, thing: int | None = None, **changes) -> Scene:
+        """The same words with one changed, and the layout drawn anew with the same seed: what another word does without control.
+
+        Takes the same arguments as `replace`, of which those that the words say matter here.
+        """
+        changed = self.replace(thing, **changes)
+        words = [(t.name, t.colour) for t in changed.things]
+        weather = {"night": changed.night, "snow": changed.snow, "autumn": changed.autumn}
+        return compose(words, changed.background, changed.style, seed=self.seed, **weather)
+
     def __str__(self):
-        parts = [f"{caption(self)}  (seed {self.seed})"]
+        parts = [f"{caption(self)}  (seed {self.seed}, horizon {self.horizon})"]
         for t in self.things:
             parts.append(
                 f"  {t.colour or ''} {t.name} at x={t.x}, y={t.y}, size {t.size}".replace(
@@ -156,64 +260,194 @@ class Scene:
         return "\n".join(parts)
 
 
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def phrase_of(name: str, colour: str | None = None) -> str:
+    """How a caption calls an object: "a cat", "an apple", "a red car"."""
+    return _article(f"{colour} {name}" if colour else name)
+
+
+def phrases(scene: Scene) -> list[tuple[str, str]]:
+    """The parts of a scene's caption, in order: (what it is about, its words). Parts that say nothing are left out.
+
+    They are about "style", "thing 0", "and", "thing 1", "background", "autumn", "night" and "snow".
+    """
+    things = [(f"thing {i}", phrase_of(t.name, t.colour)) for i, t in enumerate(scene.things)]
+    if len(things) == 2:
+        things.insert(1, ("and", "and"))
+    parts = [
+        ("style", STYLES[scene.style].strip()),
+        *things,
+        ("background", BACKGROUNDS[scene.background]),
+    ]
+    parts += [(switch, text) for switch, text in SWITCHES.items() if getattr(scene, switch)]
+    return [(about, text) for about, text in parts if text]
+
+
 def caption(scene: Scene) -> str:
-    """The sentence that describes a scene: `[style] a [colour] object [and a …] <in|on …> [at night] [with falling snow]`."""
-    things = " and ".join(f"a {t.colour + ' ' if t.colour else ''}{t.name}" for t in scene.things)
-    text = f"{STYLES[scene.style]}{things} {BACKGROUNDS[scene.background]}"
-    return (
-        text + (" at night" if scene.night else "") + (" with falling snow" if scene.snow else "")
-    )
+    """The sentence that describes a scene.
+
+    `[style] a [colour] object [and a …] <in|on …> [in autumn] [at night] [with falling snow]`
+    """
+    return " ".join(text for _, text in phrases(scene))
 
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted. A prompt with any other word is outside what the model has seen."""
-    phrases = [
+    sayings = [
         *OBJECTS,
-        *COLOURS,
+        *HUES,
         *BACKGROUNDS.values(),
         *STYLES.values(),
-        "a and at night with falling snow",
+        *SWITCHES.values(),
+        "a an and",
     ]
-    return sorted({word for phrase in phrases for word in phrase.split()})
+    return sorted({word for saying in sayings for word in saying.split()})
+
+
+def _choose(options, odds, u: float):
+    """The option at the quantile `u` (0…1): the same `u` gives neighbouring options under neighbouring odds."""
+    edges = np.cumsum(odds) / np.sum(odds)
+    return options[min(int(np.searchsorted(edges, u, side="right")), len(options) - 1)]
+
+
+def _even(options, u: float):
+    return options[min(int(u * len(options)), len(options) - 1)]
+
+
+def _bottom(stands: str, horizon: int, size: int, u: float) -> int:
+    """The object's lower edge in pixels, on the lattice."""
+    if stands == "near":
+        return _even((112, 120), u)
+    if stands == "high":
+        return size + _even((8, 16), u)
+    if stands == "mid":
+        return _even((80, 88), u)
+    below = -(-(horizon + 8) // LATTICE) * LATTICE
+    return int(np.clip(below + _even((8, 16), u), size, 120))
+
+
+def compose(
+    words: list[tuple[str, str | None]],
+    background: str,
+    style: str = "plain",
+    *,
+    night: float = 0.0,
+    snow: float = 0.0,
+    autumn: bool = False,
+    seed: int = 0,
+) -> Scene:
+    """Draw the layout of a scene from the distributions that belong to its words.
+
+    The same numbers are drawn for every choice of words, so two scenes of one seed differ only by what the words change.
+
+    Args:
+        words: one or two objects, (name, colour or None), left to right.
+        background, style, night, snow, autumn: as in `Scene`.
+        seed: all randomness follows from it.
+
+    Raises:
+        SceneError: a word this world does not have.
+    """
+    for name, _ in words:
+        _known("object", name, OBJECTS)
+    rng = np.random.default_rng([seed, 0])
+    u = rng.random(40)
+    usual = [FRAMINGS[name] for name, _ in words]
+    strange = FRAMINGS[_even(OBJECTS, u[1])]
+    framings = [strange if u[0] < STRAY else usual[0], *usual[1:]]
+    jitter = _choose((-8, -4, 0, 4, 8), (1, 2, 3, 2, 1), u[2])
+    horizon = int(np.clip(round(np.mean([f.horizon for f in framings]) / 4) * 4 + jitter, 20, 108))
+    things = []
+    for i, ((name, colour), f) in enumerate(zip(words, framings, strict=True)):
+        mine = u[4 + 8 * i : 12 + 8 * i]
+        if len(words) == 1:
+            x = _even(
+                ((32, 40), (56, 64, 72), (88, 96))[_choose((0, 1, 2), f.sides, mine[0])], mine[1]
+            )
+            size = _even(f.sizes, mine[2])
+        else:
+            x = _even(((32, 40), (88, 96))[i], mine[1])
+            size = min(_even(f.sizes, mine[2]) - 8, 56)
+        y = _bottom(f.stands, horizon, size, mine[3])
+        angle = _even((-6, 0, 0, 6), mine[5])
+        things.append(Thing(name, colour, x, y, size, bool(mine[4] < 0.5), angle))
+    first = framings[0]
+    zoom = {"near": 1.3, "mid": 1.0, "far": 0.75, "high": 0.55}[first.stands] * _even(
+        (0.85, 1.0, 1.15), u[24]
+    )
+    away = first.sides[::-1]  # the light tends to stand where the object does not
+    light = (20, 64, 108)[_choose((0, 1, 2), away, u[25])] + _even((-8, 0, 8), u[26])
+    extras = []
+    if u[27] < 0.75:
+        # The open side, or else the object's own: how tall it is follows the framing too.
+        x = (14, 64, 114)[_choose((0, 1, 2), (away[0], 0.08, away[2]), u[28])]
+        kind = _choose(
+            EXTRAS[background],
+            (0.75, 0.25) if first.stands in ("near", "mid") else (0.25, 0.75),
+            u[29],
+        )
+        extras.append(Extra(kind, int(x + 6 * (u[30] - 0.5)), round((26 + 14 * u[31]) * zoom)))
+    cloudy = 0.85 if snow else 0.35 if first.stands == "near" else 0.7
+    for i in range(2):
+        if u[32 + 3 * i] < cloudy and background != "space":
+            extras.append(
+                Extra(
+                    "cloud",
+                    int(128 * (0.5 * i + 0.5 * u[33 + 3 * i])),
+                    round((22 + 12 * u[34 + 3 * i]) * (0.6 + 0.4 * zoom)),
+                )
+            )
+    return Scene(
+        tuple(things),
+        background,
+        style,
+        night,
+        snow,
+        autumn,
+        horizon,
+        round(zoom, 3),
+        light,
+        tuple(extras),
+        seed,
+    )
 
 
 def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
-    """Draw a scene at random.
+    """Draw a scene at random: its words first, then its layout from the words.
 
     Args:
         rng: all randomness comes from here, so one generator state is one scene on every machine.
         objects: 1 or 2; None draws two objects in two scenes of five.
     """
-    pick = lambda options: options[int(rng.integers(len(options)))]  # noqa: E731
     count = objects or (2 if rng.random() < 0.4 else 1)
-    background = pick(list(BACKGROUNDS))
-    style = ("plain", "photo", "watercolor", "sketch")[
-        int(np.searchsorted([0.4, 0.64, 0.82], rng.random(), side="right"))
-    ]
     names = [OBJECTS[i] for i in rng.permutation(len(OBJECTS))[:count]]
-    # one shared step of the left half and the right half, so that two objects never overlap by more than their corners
-    columns = (
-        [pick((40, 48, 56, 64, 72, 80, 88))] if count == 1 else [pick((32, 40)), pick((88, 96))]
-    )
-    things = []
-    for name, x in zip(names, columns, strict=True):
-        size = pick((56, 64, 72)) if count == 1 else pick((48, 56))
-        y = pick((104, 112, 120)) if name not in FLYING else pick((80, 88, 96))
-        colour = pick(list(COLOURS)) if name in COLOURABLE and rng.random() < 0.7 else None
-        things.append(
-            Thing(name, colour, x, y, size, bool(rng.random() < 0.5), int(pick((-6, 0, 0, 6))))
+    words = []
+    for name in names:
+        coloured = rng.random() < 0.6
+        hue = rng.random()
+        words.append(
+            (name, _even(list(COLOURABLE[name]), hue) if name in COLOURABLE and coloured else None)
         )
-    night = (
-        0.0
-        if background == "space" or rng.random() >= 0.25
-        else round(0.6 + 0.4 * float(rng.random()), 2)
+    background = _even(list(BACKGROUNDS), rng.random())
+    style = _choose(list(STYLES), (0.42, 0.24, 0.16, 0.18), rng.random())
+    u = rng.random(5)
+    earth = background != "space"
+    # A strength is uniform between nothing and full; what cannot be seen is not said.
+    night = round(float(u[1]), 2) if u[0] < 0.28 and u[1] > 0.12 and earth else 0.0
+    snow = round(float(u[3]), 2) if u[2] < 0.28 and u[3] > 0.12 and earth else 0.0
+    autumn = background in AUTUMNAL and bool(u[4] < 0.3)
+    return compose(
+        words,
+        background,
+        style,
+        night=night,
+        snow=snow,
+        autumn=autumn,
+        seed=int(rng.integers(2**31)),
     )
-    snow = (
-        0.0
-        if background == "space" or rng.random() >= 0.25
-        else round(0.3 + 0.7 * float(rng.random()), 2)
-    )
-    return Scene(tuple(things), background, style, night, snow, seed=int(rng.integers(2**31)))
 
 
 def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
@@ -238,4 +472,6 @@ def to_json(scene: Scene) -> str:
 def from_json(text: str) -> Scene:
     """The scene that `to_json` wrote."""
     fields = json.loads(text)
-    return Scene(**{**fields, "things": tuple(Thing(**t) for t in fields["things"])})
+    things = tuple(Thing(**t) for t in fields["things"])
+    extras = tuple(Extra(**e) for e in fields["extras"])
+    return Scene(**{**fields, "things": things, "extras": extras})

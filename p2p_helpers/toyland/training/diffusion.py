@@ -1,0 +1,243 @@
+"""Stage 2: text encoder and UNet, trained together to predict the noise (Ho et al. 2020) on the autoencoder's latents."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..tokenizer import MAX_TOKENS, write_tokenizer
+from ..world import caption, scene_at, vocabulary
+from .autoencoder import crop_origins
+from .captions import Captions, mixed
+from .data import latents, save_grid, truths
+from .fit import fast_dtype, fit, generators
+
+
+def new_tokenizer(config: dict, out: Path) -> CLIPTokenizer:
+    """The world's tokenizer, with its words and its usual guidance written into tokenizer_config.json."""
+    write_tokenizer(out / "tokenizer")
+    facts = {"known_words": vocabulary(), "guidance_scale": config["diffusion"]["guidance_scale"]}
+    return CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
+
+
+def new_pipeline(
+    config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None
+) -> StableDiffusionPipeline:
+    """The pipeline that training.json describes, with random weights where no trained part is given."""
+    settings = config["diffusion"]
+    text_config = CLIPTextConfig(
+        **settings["text_encoder"],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return StableDiffusionPipeline(
+        vae=vae or AutoencoderKL(**config["autoencoder"]["model"]),
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**settings["unet"]),
+        scheduler=DDIMScheduler(**settings["scheduler"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def start_from(pipe: StableDiffusionPipeline, folder: str):
+    """Take over the weights of an older pipeline: the UNet's, and the text encoder's for the tokens that both know."""
+    old = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.unet.load_state_dict(old.unet.state_dict())
+    embedding = "embeddings.token_embedding.weight"
+    theirs = old.text_encoder.state_dict()
+    ours = pipe.text_encoder.state_dict()
+    (key,) = (k for k in ours if k.endswith(embedding))
+    numbers = old.tokenizer.get_vocab()
+    rows = theirs.pop(key)
+    for token, i in pipe.tokenizer.get_vocab().items():
+        if token in numbers:
+            ours[key][i] = rows[numbers[token]]
+    pipe.text_encoder.load_state_dict(ours | theirs)
+
+
+def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
+    """The autoencoder as far as it is trained, frozen: this run's, or else the one of the pipeline that training starts from.
+
+    Raises:
+        SystemExit: neither is there; the message names the stage to run first.
+    """
+    start = config["diffusion"]["start"]
+    folders = [out / "decoder" / "vae", out / "autoencoder" / "vae"]
+    if start:
+        folders.append(Path(start) / "vae")
+    folder = next((f for f in folders if f.exists()), None)
+    if folder is None:
+        raise SystemExit(
+            f"There is no autoencoder in {out}. Train it first: python -m p2p_helpers.toyland.training autoencoder"
+        )
+    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).to(device)
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
+    return vae
+
+
+class Batches:
+    """What the training steps read: latents, captions and where the objects are."""
+
+    def __init__(self, config: dict, codes: Tensor, holds: Tensor, tokenizer: CLIPTokenizer):
+        self.settings = config["diffusion"]
+        self.codes, self.holds = codes, holds
+        self.scenes = [scene_at("train", i) for i in range(len(codes))]
+        self.captions = Captions(tokenizer)
+        self.lines = [self.captions.line(scene) for scene in self.scenes]
+        # What is hard is shown more often: a second object, a colour.
+        hard = np.array(
+            [
+                (len(s.things) == 2) + any(t.colour is not None for t in s.things)
+                for s in self.scenes
+            ]
+        )
+        chance = 1 + self.settings["oversample"] * hard
+        self.chance = chance / chance.sum()
+
+    def choose(self, rng: np.random.Generator) -> np.ndarray:
+        """The scenes of one worker's part of a step."""
+        count = self.settings["batch_size"] // self.settings["workers"]
+        return rng.choice(len(self.codes), count, p=self.chance)
+
+    def words(
+        self, choice: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens of the captions, tokens of the lending captions, lenders and kept positions (see `captions.mixed`)."""
+        rows, others, lenders, keeps = [], [], [], []
+        everything = list(range(MAX_TOKENS))
+        for i in choice:
+            line = self.lines[i]
+            row = self.captions.row(line)
+            lent, lender, own = row, everything, everything
+            if rng.random() < self.settings["caption_dropout"]:
+                row = [self.captions.start] + [self.captions.end] * (MAX_TOKENS - 1)
+                lent = row
+            elif rng.random() < self.settings["exchange"]:
+                lent, lender, own = self.captions.exchanged(self.scenes[i], line, rng)
+            rows.append(row)
+            others.append(lent)
+            lenders.append(lender)
+            keeps.append([p in own for p in range(MAX_TOKENS)])
+        return torch.tensor(rows), torch.tensor(others), torch.tensor(lenders), torch.tensor(keeps)
+
+    def cut(self, choice: np.ndarray, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Squares of latents, most of them around an object: (picture, channel, side, side), and where they hold objects."""
+        codes, holds = [], []
+        for i in choice:
+            y, x = crop_origins(self.holds[i], side, rng)
+            codes.append(self.codes[i, :, y : y + side, x : x + side])
+            holds.append(self.holds[i, y : y + side, x : x + side])
+        return torch.stack(codes).float(), torch.stack(holds)
+
+
+def diffusion(config: dict, out: Path, device: str):
+    """Train the UNet and the text encoder; write the whole pipeline, in float16, to `pipeline/`.
+
+    Loss weights are min-SNR with γ = 5 (Hang et al. 2023, arXiv 2303.09556); some captions are dropped for classifier-free
+    guidance (Ho & Salimans 2022). With little noise, where only detail is left, two steps of three look at crops around
+    objects (Patch Diffusion, arXiv 2304.12526): a quarter of the price.
+    """
+    settings = config["diffusion"]
+    vae = trained_vae(config, out, device)
+    tokenizer = new_tokenizer(config, out)
+    holds = (
+        truths("train", config["scenes"], out)["objects"] > 0
+    )  # (scene, row, column) of the latent
+    batches = Batches(
+        config, latents(vae, "train", config["scenes"], out, device), holds, tokenizer
+    )
+    torch.manual_seed(settings["seed"])
+    pipe = new_pipeline(config, tokenizer, vae)
+    if settings["start"]:
+        start_from(pipe, settings["start"])
+    model = (
+        nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet})
+        .train()
+        .requires_grad_(True)
+    )
+    model.to(device, memory_format=torch.channels_last)
+    scheduler = pipe.scheduler
+    alphas = scheduler.alphas_cumprod.to(device)
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=settings["min_snr_gamma"]) / snr  # for noise prediction
+    dtype = fast_dtype(device)
+
+    def errors(clean: Tensor, held: Tensor, t: Tensor, embedding: Tensor, noise_rng) -> Tensor:
+        """Weighted squared error of each picture, (picture,)."""
+        clean = clean.to(device)
+        noise = torch.randn(clean.shape, generator=noise_rng).to(device)
+        noisy = scheduler.add_noise(clean, noise, t).to(memory_format=torch.channels_last)
+        with torch.autocast(
+            device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
+        ):
+            guess = model["unet"](noisy, t, embedding).sample
+        error = (guess.float() - noise).square().mean(1)  # (picture, row, column)
+        # Objects are a small part of a picture and most of what a caption says. They weigh more where little noise leaves no doubt
+        # about where they are; with much noise the weight would teach the model to expect objects everywhere.
+        stress = 1 + settings["object_weight"] * held.to(device) * alphas[t, None, None].sqrt()
+        return weight[t] * (stress * error).mean((1, 2))
+
+    def loss_at(step: int, worker: int) -> Tensor:
+        rng, noise_rng = generators(settings, step, worker)
+        choice = batches.choose(rng)
+        count = len(choice)
+        rows, others, lenders, keeps = (x.to(device) for x in batches.words(choice, rng))
+        encoded = model["text_encoder"](torch.cat([rows, others]))[0]  # (2 prompts, token, width)
+        embedding = mixed(*encoded.chunk(2), lenders, keeps)
+        # one draw in each of as many equal intervals as the batch has samples: less variance than independent draws
+        times = ((np.arange(count) + rng.random(count)) / count * len(alphas)).astype(np.int64)
+        t = torch.from_numpy(times).to(device)
+        few = int((times < settings["crop_below"] * len(alphas)).sum()) if step % 3 else 0
+        total = torch.zeros((), device=device)
+        if few:
+            clean, held = batches.cut(choice[:few], settings["crop"], rng)
+            total = total + errors(clean, held, t[:few], embedding[:few], noise_rng).sum()
+        rest = choice[few:]
+        clean, held = batches.codes[rest].float(), batches.holds[rest]
+        total = total + errors(clean, held, t[few:], embedding[few:], noise_rng).sum()
+        return total / count
+
+    def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline(
+            **{**pipe.components, **average}, requires_safety_checker=False
+        )
+
+    def sample(average: nn.ModuleDict, path: Path):
+        averaged = assemble(average)
+        averaged.set_progress_bar_config(disable=True)
+        prompts = [caption(scene_at("validation", i)) for i in range(24)]
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        images = averaged(
+            prompts,
+            num_inference_steps=20,
+            guidance_scale=settings["guidance_scale"],
+            generator=generators,
+            output_type="pt",
+        ).images
+        save_grid(images * 2 - 1, path, 8)
+        path.with_suffix(".txt").write_text("\n".join(prompts))
+
+    average = fit(model, loss_at, sample, settings, out / settings.get("run", "diffusion"), device)
+    half = assemble(copy.deepcopy(average)).to(torch.float16)
+    half.save_pretrained(out / "pipeline")
+    write_tokenizer(out / "pipeline" / "tokenizer")  # transformers before 5 reads these files
+    weights = out / "pipeline" / "text_encoder" / "model.safetensors"
+    older = (
+        "text_model."  # what their names began with before transformers 5.6, which reads them still
+    )
+    named = {older + key.removeprefix(older): value for key, value in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
