@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
 import p2p_helpers as p2p
 from p2p_helpers.toyland import caption, counterfactual, render, scene_at
@@ -74,6 +75,54 @@ def refinements_and_faders(pipe):
     )
 
 
+def film(pipe, file: Path):
+    """The two runs of the first swap, step by step: source, map of the old word, map of the new word, target. An animated WebP."""
+    source, old, new, seed = SWAPS[0]
+    latents = []
+
+    def keep(pipe, step, timestep, tensors):
+        latents.append(tensors["latents"].clone())
+        return tensors
+
+    target = source.replace(phrase_of(old), phrase_of(new))
+    made = p2p.edit(
+        pipe,
+        source,
+        target,
+        RECOMMENDED,
+        seed=seed,
+        steps=20,
+        record=True,
+        callback=keep,
+        progress=False,
+    )
+    side, gap, head = 176, 12, 26
+    names = (source, f"where “{old}” is heard", f"where “{new}” is heard", target)
+    font, frames = ImageFont.load_default(size=14), []
+    for step, both in enumerate(latents):
+        with torch.no_grad():
+            pixels = pipe.vae.decode(both / pipe.vae.config.scaling_factor).sample
+        pictures = pipe.image_processor.postprocess(pixels)
+        maps = [made.maps[old], made.maps.of(1)[new]]
+        shown = [pictures[0], *(heat.at(step=step).image() for heat in maps), pictures[1]]
+        frame = Image.new("RGB", (4 * side + 5 * gap, side + 2 * head + gap), "white")
+        pen = ImageDraw.Draw(frame)
+        for place, (picture, name) in enumerate(zip(shown, names, strict=True)):
+            left = gap + place * (side + gap)
+            frame.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left, head + 4))
+            pen.text((left + side / 2, head / 2 + 2), name, "black", font, anchor="mm")
+        lent = RECOMMENDED.cross_steps * len(latents) > step
+        said = f"step {step + 1} of {len(latents)}: " + (
+            "the map is lent" if lent else "its own map"
+        )
+        pen.text((frame.width / 2, head + side + 20), said, "black", font, anchor="mm")
+        frames.append(frame)
+    durations = [300] * (len(frames) - 1) + [3000]
+    frames[0].save(
+        file, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=70
+    )
+
+
 def write_photos(folder: Path):
     """Paint data/photos: every picture, its objects' masks, the true result of each of its edits, and photos.json, which describes them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +160,7 @@ def main():
     OUT.mkdir(exist_ok=True)
     for name, make in (("word-swap", word_swaps), ("refine-and-reweight", refinements_and_faders)):
         (OUT / f"{name}.png").write_bytes(figure_png(make(pipe)))
+    film(pipe, OUT / "two-runs.webp")
 
 
 if __name__ == "__main__":

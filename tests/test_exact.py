@@ -167,7 +167,7 @@ def test_attention_masks_travel_with_borrowed_queries(double, name):
         ours, _ = latents_of(double, [source, target], change, steps=4)
         edits = [(equation(double.tokenizer), alpha)]
         theirs, _ = materialised.run(
-            double, [source, target], edits, 4, int(0.4 * 4), self_pixels=16
+            double, [source, target], edits, 4, int(0.4 * 4), self_pixels=256
         )
     free, _ = latents_of(double, [source, target], change, steps=4)
     assert apart(ours, theirs) <= 1e-9
@@ -185,7 +185,7 @@ def test_pndm_equals_the_equations(double):
         alpha = materialised.schedule(double.tokenizer, target, 6, schedule)
         edits = [(equation(double.tokenizer), torch.cat([alpha, alpha[-1:]]))]
         theirs, _ = materialised.run(
-            double, [source, target], edits, 6, int(0.4 * 6), self_pixels=16
+            double, [source, target], edits, 6, int(0.4 * 6), self_pixels=256
         )
     finally:
         double.scheduler = before
@@ -206,7 +206,7 @@ def test_local_blend_equals_the_original(toyland):
         list(zip(swaps, alpha, strict=True)),
         STEPS,
         int(0.4 * STEPS),
-        self_pixels=16,
+        self_pixels=256,
         blend=(words, 0.3, int(0.2 * STEPS)),
         map_pixels=256,
     )

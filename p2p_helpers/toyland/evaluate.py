@@ -270,7 +270,7 @@ def report(figures: dict) -> str:
         "",
         f"The autoencoder alone gives painted scenes back with {figures['autoencoder']:.1f} dB.",
         "",
-        f"Word swaps in one-object pictures, {figures['swaps']} near ones (within a kind, as cat → dog) and {figures['swaps']} far ones (car → cat). "
+        f"Word swaps in one-object pictures, {figures['swaps']} near ones (within a kind, as cat → dog) and as many far ones (car → cat). "
         "Overlap of the two objects' boxes, PSNR of what is behind them: medians.",
         "",
         "| | near: new object seen | overlap | background | far: new object seen | overlap | background |",
