@@ -185,7 +185,8 @@ def test_half_precision(dtype, tmp_path):
     pipe = build("sd1", tmp_path, dtype=dtype)
     arguments = {"steps": 6, "guidance_scale": 5.0, "progress": False}
     exact = p2p.invert(pipe, PICTURE, PROMPT, method="exact", **arguments)
-    assert exact.psnr == pytest.approx(autoencoder_psnr(pipe, [PICTURE]), abs=0.3)
+    # Rounding to bfloat16 alone moves a random autoencoder's picture by up to half a dB.
+    assert exact.psnr == pytest.approx(autoencoder_psnr(pipe, [PICTURE]), abs=0.6)
     null = p2p.invert(pipe, PICTURE, PROMPT, inner_steps=4, **arguments)
     assert null.null.dtype == null.loss_curve.dtype == null.pivot.dtype == torch.float32
     last = torch.stack([row[~row.isnan()][-1] for row in null.loss_curve])

@@ -228,7 +228,7 @@ def autoencoder_psnr(pipe, pictures: list[Image.Image]) -> float:
     found = []
     for picture in pictures:
         pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
-        pixels = pixels.to(pipe.device, pipe.vae.dtype) / 127.5 - 1
+        pixels = (pixels.float() / 127.5 - 1).to(pipe.device, pipe.vae.dtype)
         with torch.no_grad():
             copy = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample
         copy = ((copy.float().clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0)
