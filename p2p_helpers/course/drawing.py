@@ -56,7 +56,7 @@ class Drawing:
     def text(
         self, at: Point, label: str, kind: str = "note", size: int = 13, anchor: str = "middle"
     ) -> Drawing:
-        """Words around a point; "\\n" begins a new line, **stars** around a label make it bold."""
+        """Words around a point; "\\n" begins a new line, and a line within **stars** is bold."""
         x, y = at
         lines = label.split("\n")
         ink = "note" if kind == "note" else f"{kind}-ink"
@@ -78,26 +78,11 @@ class Drawing:
         )
         return self.text((x + wide / 2, y + high / 2), label, kind) if label else self
 
-    def arrow(
-        self, *points: Point, label: str = "", dashed: bool = False, above: float = -9
-    ) -> Drawing:
-        """A line through points with a tip at its end; its label stands beside the middle of its first part."""
-        return self._line(points, label, dashed, above, "marker-end")
-
-    def line(self, *points: Point, label: str = "", dashed: bool = False) -> Drawing:
-        """A line without a tip."""
-        return self._line(points, label, dashed, -9, None)
-
-    def _line(
-        self, points: Sequence[Point], label: str, dashed: bool, above: float, tip: str | None
-    ) -> Drawing:
+    def arrow(self, *points: Point, dashed: bool = False) -> Drawing:
+        """A straight line through points, with a tip at its end."""
         path = " ".join(f"{'L' if i else 'M'}{x:g},{y:g}" for i, (x, y) in enumerate(points))
-        more = f' {tip}="url(#tip)"' if tip else ""
-        more += ' stroke-dasharray="5 4"' if dashed else ""
-        self.parts.append(f'<path d="{path}" class="line"{more}/>')
-        if label:
-            (x, y), (to_x, to_y) = points[0], points[1]
-            self.text(((x + to_x) / 2, (y + to_y) / 2 + above), label)
+        dash = ' stroke-dasharray="5 4"' if dashed else ""
+        self.parts.append(f'<path d="{path}" class="line" marker-end="url(#tip)"{dash}/>')
         return self
 
     def curve(self, *points: Point, dashed: bool = False) -> Drawing:
