@@ -142,7 +142,7 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     """An edit of one kind for a scene, its details drawn at random.
 
     Raises:
-        SceneError: no such kind, or the scene does not allow it: nothing to recolour, night already, no room for a second object.
+        SceneError: no such kind, or the scene does not allow it: nothing to recolour, leaves in an old photo, night already, no room for a second object.
     """
 
     def need(true: bool, why: str):
@@ -182,6 +182,7 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
         return Counterfactual(kind, scene, scene.replace(**{kind: 0.8}), (kind,))
     if kind == "autumn":
         need(scene.background in AUTUMNAL, "no leaves turn there")
+        need(scene.style != "old photo", "an old photo has no colours")
         need(not scene.autumn, "it is there already")
         return Counterfactual(kind, scene, scene.replace(autumn=True), (kind,))
     if kind == "restyle":
