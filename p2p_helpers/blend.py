@@ -148,9 +148,7 @@ class BlendRun:
             level = map_level(*geometry.size, levels)
             self._shape = halved(*geometry.size, level)
             self._watched = frozenset(
-                layer
-                for layer in geometry.layers
-                if layer.reads_text and layer.part != "mid" and layer.level == level
+                layer for layer in geometry.layers if layer.is_averaged and layer.level == level
             )
         if not self._watched:
             raise AttentionControlError(

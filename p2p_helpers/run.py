@@ -182,11 +182,15 @@ def _check_layers(pipe, change: Edit):
             f"{change!r}: this model's pixels look at text and at pixels in attentions of their own, and InjectQK needs both in "
             "one softmax, as in Stable Diffusion 3 and Flux.1. Take Replace() or Refine()."
         )
-    names = [layer.name for layer in layers_of(pipe)] if change.layers else []
-    unknown = [part for part in change.layers or () if not any(part in name for name in names)]
+    if not change.layers:
+        return
+    layers = layers_of(pipe)
+    unknown = [part for part in change.layers if not any(layer.within([part]) for layer in layers)]
     if unknown:
+        names = ", ".join(layer.name for layer in layers)
         raise InputError(
-            f"layers={unknown[0]!r} fits no layer of this model. There are: {', '.join(names)}."
+            f"layers={unknown[0]!r} fits no layer of this model. Give whole names or parts from dot to dot, such as "
+            f'"{layers[0].name.split(".")[0]}". There are: {names}.'
         )
 
 

@@ -168,6 +168,8 @@ def test_of_the_self_schedules_the_last_that_is_said_counts():
         10
     ).sum() == 2
     assert (p2p.Replace() | p2p.Reweight({}, self_size=1.0)).self_size == 1.0
+    assert (p2p.InjectQK() | p2p.Reweight({})).self_schedule(10).sum() == 2
+    assert (p2p.Refine() | p2p.Reweight({})).self_schedule(10).sum() == 4
     assert (p2p.Replace(layers="up") | p2p.Reweight({})).layers == ("up",)
     assert (p2p.Replace(layers="up") | p2p.Reweight({}, layers=["down"])).layers == ("down",)
     for layers in ([3], [""], ["up", None]):

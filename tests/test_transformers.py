@@ -479,6 +479,57 @@ def test_an_edit_in_some_layers_only(pipe):
         final(pipe, GIRAFFE, p2p.Replace(layers="nowhere"))
 
 
+def test_parts_of_names_are_whole_from_dot_to_dot():
+    layers = [
+        Layer(f"{blocks}.{number}.attn.processor", "joint", "block", 1, 2, ("text", "pixels"))
+        for blocks in ("transformer_blocks", "single_transformer_blocks")
+        for number in (0, 1, 10, 11)
+    ]
+
+    def chosen(*parts):
+        return [layer.name.split(".attn")[0] for layer in layers if layer.within(parts)]
+
+    assert chosen("transformer_blocks.1") == ["transformer_blocks.1"]
+    assert chosen("transformer_blocks.1.") == ["transformer_blocks.1"]
+    assert len(chosen("transformer_blocks")) == 4 and len(chosen("attn")) == 8
+    assert chosen("blocks.1", "transformer", "tt", "") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "deeper", "blocks"),
+    [
+        ("sd3", {"num_layers": 24}, [4, 5, 7, 8, 9]),
+        ("sd3.5", {"num_layers": 24}, [5, 7, 8, 9, 10]),
+        ("sd3", {"num_layers": 38}, [16, 18, 20, 21, 24]),
+        ("flux", {"num_layers": 19, "num_single_layers": 38}, [11, 12, 14, 17, 18]),
+        ("chroma", {"num_layers": 19, "num_single_layers": 38}, None),
+    ],
+)
+def test_figures_and_masks_use_the_blocks_with_the_clearest_maps(kind, deeper, blocks, tmp_path):
+    deep = build(kind, tmp_path, **deeper)
+    blend = p2p.LocalBlend(("cat", "giraffe"), start=0.0, threshold=0.9)
+    common = {**size(deep), **extra(deep), "steps": 1, "progress": False, "record": True}
+    result = p2p.edit(deep, CAT, GIRAFFE, local_blend=blend, **common)
+    names = result.maps.level_layers
+    clear = [layer.name for layer in layers_of(deep) if layer.clear and layer.reads_text]
+    assert names == clear
+    if blocks is None:
+        assert len(names) == 19 + 38
+    else:
+        assert names == [f"transformer_blocks.{number}.attn.processor" for number in blocks]
+    cat = result.maps["cat"]
+    several = np.mean([cat.at(layer=name).numpy() for name in names], axis=0)
+    np.testing.assert_allclose(cat, several, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(cat.at(step=0), several, rtol=1e-4, atol=1e-7)
+    mask = np.zeros((1, 1, side(deep), side(deep)), bool)
+    for heat in (cat, result.maps["giraffe"]):
+        wide = torch.nn.functional.max_pool2d(heat.tensor()[None], 3, stride=1, padding=1)
+        mask |= np.kron(wide > 0.9 * wide.max(), np.ones((2, 2))).astype(bool)
+    assert np.array_equal(result.masks, mask)
+    others = [name for name in result.maps.layers if name not in names]
+    assert all(np.abs(cat.at(layer=name).numpy() - several).max() > 0 for name in others)
+
+
 def test_steps_heads_and_layers_average_to_the_mean(pipe):
     maps = recorded(pipe, p2p.Replace()).maps
     cat = maps["cat"]

@@ -227,7 +227,7 @@ OTHERS = {"pixart": _pixart, "hunyuan": _hunyuan, "deepfloyd": _deepfloyd}
 
 
 def build(kind: str, folder: Path, **changed):
-    """A pipeline of one of `KINDS`, 128 pixels; CLIP's tokenizer goes to `folder`. What is changed is SD3's configuration."""
+    """A pipeline of one of `KINDS`, 128 pixels; CLIP's tokenizer goes to `folder`. What is changed is the transformer's configuration."""
     torch.manual_seed(0)
     made = OTHERS[kind]() if kind in OTHERS else _flow(kind, folder, changed)
     for part in made.components.values():
@@ -276,6 +276,7 @@ def _flow(kind: str, folder: Path, changed: dict):
             "num_single_layers": 3,
             "axes_dims_rope": (4, 6, 6),
             **HEADS,
+            **changed,
         }
         parts = {"scheduler": scheduler, "vae": _vae()}
         if kind == "chroma":

@@ -24,6 +24,8 @@ class Layer:
         level: how often the latent's sides are halved where the layer works.
         heads: how many it has.
         order: of text and pixels among the keys, where both are.
+        clear: whether its maps of words are worth a look; False for all but the few best blocks of a transformer in
+            which these are known.
     """
 
     name: str
@@ -32,6 +34,11 @@ class Layer:
     level: int
     heads: int
     order: tuple[Segment, ...] = ()
+    clear: bool = True
+
+    def within(self, parts: Iterable[str]) -> bool:
+        """Whether one of these is its name or a part of it, from dot to dot: "up_blocks" or "transformer_blocks.1"."""
+        return any(f".{part.strip('.')}." in f".{self.name}." for part in parts)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of its pixels, for a latent of this size."""
@@ -41,6 +48,14 @@ class Layer:
     def reads_text(self) -> bool:
         """Whether its pixels look at words."""
         return self.kind != "self"
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether figures and masks average its maps, where they have the right size.
+
+        All but those of a UNet's middle, as in the authors' code, and of a transformer's unclear blocks.
+        """
+        return self.reads_text and self.part != "mid" and self.clear
 
     @property
     def is_one_of_many(self) -> bool:

@@ -50,7 +50,7 @@ class Wish:
             size: of the latent.
             source, own: their rows in the batch.
         """
-        if self.layers is not None and not any(part in layer.name for part in self.layers):
+        if self.layers is not None and not layer.within(self.layers):
             return None
         rows, columns = layer.grid(*size)
         limit = math.ceil(size[0] * self.self_size) * math.ceil(size[1] * self.self_size)

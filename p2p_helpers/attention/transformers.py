@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from diffusers import (
@@ -48,15 +48,22 @@ class Transformer:
     def self_size(self, pipe) -> float:
         return 1.0  # every block works on the same grid of pixels
 
+    def clear(self, model: nn.Module) -> Collection[int]:
+        """The numbers of the blocks whose maps show words best; none where that is not known."""
+        return ()
+
     def layers(self, model: nn.Module) -> dict[Layer, nn.Module]:
         found = {}
+        best = [f"transformer_blocks.{number}.attn" for number in self.clear(model)]
         for name, module in model.named_modules():
             parent, _, last = name.rpartition(".")
             if "blocks." not in f"{parent}." or not hasattr(module, "set_processor"):
                 continue
             kind = self.KINDS[last]
             order = self.ORDER if kind == "joint" else ()
-            found[Layer(f"{name}.processor", kind, "block", 1, module.heads, order)] = module
+            clear = not best or name in best
+            layer = Layer(f"{name}.processor", kind, "block", 1, module.heads, order, clear)
+            found[layer] = module
         return found
 
     def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
@@ -94,6 +101,17 @@ class StableDiffusion3(Transformer):
     MODELS = (SD3Transformer2DModel,)
     KINDS: Mapping[str, Kind] = {"attn": "joint", "attn2": "self"}  # 3.5 has both in some blocks
     ORDER = ("pixels", "text")
+    # Blocks, and whether some have a self-attention too → the five with the clearest maps, for
+    # Stable Diffusion 3 medium, 3.5 medium and 3.5 large (Shin et al. 2025, arXiv 2508.07519).
+    CLEAR: Mapping[tuple[int, bool], Collection[int]] = {
+        (24, False): (4, 5, 7, 8, 9),
+        (24, True): (5, 7, 8, 9, 10),
+        (38, False): (16, 18, 20, 21, 24),
+    }
+
+    def clear(self, model: nn.Module) -> Collection[int]:
+        dual = bool(model.config.get("dual_attention_layers"))
+        return self.CLEAR.get((len(model.transformer_blocks), dual), ())
 
     def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Tokenizers:
         """CLIP's tokens, whose two encoders stand side by side in width, then T5's, or zeros without T5."""
@@ -150,6 +168,12 @@ class Flux(Transformer):
 
     MODELS = (FluxTransformer2DModel, ChromaTransformer2DModel)
     ORDER = ("text", "pixels")
+    CLEAR: Collection[int] = (11, 12, 14, 17, 18)  # of Flux.1's 19 (Shin et al. 2025)
+
+    def clear(self, model: nn.Module) -> Collection[int]:
+        blocks = len(model.transformer_blocks), len(model.single_transformer_blocks)
+        is_flux = isinstance(model, FluxTransformer2DModel)  # Chroma's may be others
+        return self.CLEAR if is_flux and blocks == (19, 38) else ()
 
     def tokenizer(self, pipe, arguments: Mapping[str, Any]):
         """T5's tokenizer; CLIP's sees the prompt as a whole only, without positions."""

@@ -21,8 +21,10 @@ Matrices = tuple[
     Float[Tensor, "step source_token target_token"], Float[Tensor, "step target_token target_token"]
 ]
 
-# What an edit that does not say otherwise uses, as in the authors' code.
+# What an edit that does not say otherwise uses, as in the authors' code; and one that injects
+# queries and keys, as in Shin et al.'s (arXiv 2508.07519).
 SELF_STEPS = 0.4
+QK_STEPS = 0.2
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,16 +36,16 @@ class Edit(ABC):
     Args:
         cross_steps: when the source's cross-attention maps are used (τ in the paper): one schedule,
             or each word its own.
-        self_steps: when the source's self-attention maps are used; None is 0.4, or what the other
-            part of a composition says.
+        self_steps: when the source's self-attention maps are used; None is 0.4 (0.2 for
+            `InjectQK`), or what the other part of a composition says.
         self_size: the largest self-attention map to inject, as a share of the latent's side; the
             paper's 16×16 of 64×64 is 0.25, 1.0 is every layer. None is what the other part of a
             composition says, or else the model's: for UNets 0.25, or more where that is less than
             16×16 (so 1.0 for the embedded model), and 1.0 for transformers, whose layers all have
             one size.
-        layers: names of the attention layers in which the edit acts, or parts of names, as
-            "up_blocks" or ("transformer_blocks.4.", "transformer_blocks.5."). None is what the other
-            part of a composition says, or else all.
+        layers: names of the attention layers in which the edit acts, or parts of names from dot to
+            dot, as "up_blocks" or ("transformer_blocks.4", "transformer_blocks.5"). None is what the
+            other part of a composition says, or else all.
 
     Raises:
         InputError: a schedule outside 0…1 or reversed, a self_size outside 0…1, or layers that are
@@ -77,7 +79,7 @@ class Edit(ABC):
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.layers is not None and not all(n and isinstance(n, str) for n in self.layers):
             raise InputError(
-                f"layers={shown(self.layers)}: give names of layers or parts of names, e.g. "
+                f"layers={shown(self.layers)}: give names of layers or parts of names, from dot to dot, e.g. "
                 '"up_blocks".'
             )
 
@@ -95,7 +97,8 @@ class Edit(ABC):
 
     def self_schedule(self, steps: int) -> Bool[Tensor, " step"]:
         """When the source's self-attention maps are used, counted as in the authors' code."""
-        share = SELF_STEPS if self.self_steps is None else self.self_steps
+        usual = QK_STEPS if self.own_text else SELF_STEPS
+        share = usual if self.self_steps is None else self.self_steps
         return active_steps(share, steps, of=steps)
 
     def __or__(self, other: Edit) -> Edit:

@@ -66,7 +66,7 @@ class Recorder:
             self._all[layer.name] = torch.zeros(shape, dtype=torch.float16)
         if self._pools(layer):
             self._make_pool(layer, pixels, keys)
-        elif layer.reads_text and grid == self._level and not self.record.everything:
+        elif self._is_detailed(layer, grid):
             shape = (run.prompts, layer.heads, pixels, keys)
             self._by_head[layer.name] = torch.zeros(shape, device=run.device)
             shape = (run.steps, run.prompts, pixels, keys)
@@ -76,7 +76,12 @@ class Recorder:
 
     def _pools(self, layer: Layer) -> bool:
         """Whether a layer's heads and steps are kept together with those of all others."""
-        return layer.reads_text and layer.is_one_of_many and not self.record.everything
+        return layer.is_averaged and layer.is_one_of_many and not self.record.everything
+
+    def _is_detailed(self, layer: Layer, grid: tuple[int, int]) -> bool:
+        """Whether a layer's heads and steps are kept."""
+        alone = layer.reads_text and not layer.is_one_of_many
+        return alone and grid == self._level and not self.record.everything
 
     def _make_pool(self, layer: Layer, pixels: int, keys: int):
         """Room for heads and steps of all layers together: a transformer has dozens of layers of one size."""
@@ -116,6 +121,8 @@ class Recorder:
         """Copy everything to the CPU and fill the maps."""
         kept = self.maps
         kept.steps, kept.level = steps, self._level
+        at_level = [x for x in self._layers.values() if x.grid(*self._geometry.size) == self._level]
+        kept.level_layers = [layer.name for layer in at_level if layer.is_averaged]
         for name, layer in self._layers.items():
             kept.shapes[name] = layer.grid(*self._geometry.size)
             kept.kinds[name] = "cross" if layer.reads_text else "self"

@@ -64,6 +64,9 @@ class AttentionMaps:
         self.shapes: dict[str, tuple[int, int]] = {}  # layer → rows and columns
         self.kinds: dict[str, str] = {}  # layer → "cross" or "self"
         self.counts: dict[str, int] = {}  # layer → how many steps are in its sum
+        # The cross-attention layers that figures average: of the map level, down and up as in the
+        # paper; of a transformer the blocks with the clearest maps, where these are known
+        self.level_layers: list[str] = []
         # Which tokens the last dimension of the maps has, and after them the whole text; None: all
         self.columns: list[int] | None = None
         # Other layers → (prompt, pixel, token or pixel), summed over steps, mean over heads
@@ -89,12 +92,6 @@ class AttentionMaps:
     def layers(self) -> list[str]:
         """Names of the cross-attention layers, in the order in which the UNet runs them."""
         return [layer for layer in self.shapes if self.kinds[layer] == "cross"]
-
-    @property
-    def level_layers(self) -> list[str]:
-        """Those of them at the map level, down and up as in the paper; the figures average them."""
-        at_level = [layer for layer in self.layers if self.shapes[layer] == self.level]
-        return [layer for layer in at_level if not layer.startswith("mid")]
 
     @property
     def detailed_layers(self) -> list[str] | list[None]:

@@ -21,7 +21,7 @@ from ..prompts.offsets import with_offsets
 from ..prompts.several import Tokenizers, parts_of
 from .recorded import AttentionMaps, Record
 
-FORMAT = 2
+FORMAT = 3
 MEANS = ("sums", "by_head")  # layer → tensor
 SINGLE = ("by_step", "all")  # layer, step → tensor
 
@@ -80,6 +80,7 @@ def save(maps: AttentionMaps, path: Path):
         "shapes": maps.shapes,
         "kinds": maps.kinds,
         "counts": maps.counts,
+        "level_layers": maps.level_layers,
     }
     unfinished = path.with_name(path.name + ".part")
     save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
@@ -105,6 +106,12 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         ) from None
 
 
+def _at_level(maps: AttentionMaps) -> list[str]:
+    """The layers that figures average, for files of formats 1 and 2, which name none."""
+    at_level = [layer for layer in maps.layers if maps.shapes[layer] == maps.level]
+    return [layer for layer in at_level if not layer.startswith("mid")]
+
+
 def load(path: Path) -> AttentionMaps:
     """Read what `save` wrote. Raises InputError."""
     about, tensors = _read(path)
@@ -119,6 +126,7 @@ def load(path: Path) -> AttentionMaps:
     maps.shapes = {layer: tuple(shape) for layer, shape in about["shapes"].items()}
     maps.kinds = about["kinds"]
     maps.counts = about["counts"]
+    maps.level_layers = about.get("level_layers") or _at_level(maps)
     for name, tensor in tensors.items():
         kind, layer = name.split("/", 1)
         kept = getattr(maps, kind)

@@ -142,7 +142,8 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     """An edit of one kind for a scene, its details drawn at random.
 
     Raises:
-        SceneError: no such kind, or the scene does not allow it: nothing to recolour, leaves in an old photo, night already, no room for a second object.
+        SceneError: no such kind, or the scene does not allow it: nothing to recolour, leaves in an old photo, night already, no
+            room for a second object.
     """
 
     def need(true: bool, why: str):
