@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor
 
 from .edits.layout import Placement
 
-CORE, CARRIED = (
-    0.35,
-    0.25,
-)  # shares of a refined word map's maximum: the object, and what goes along at its rim
+CORE = 0.35  # share of a refined word map's maximum: the object
+CARRIED = 0.25  # and what goes along at its rim
 FILLED = 0.3  # share of the steps in which the hole is filled; later the model paints it
 
 
@@ -70,7 +66,9 @@ class Continuation:
         return flat.reshape(values.shape)
 
 
-def _core(soft: Tensor, rivals: Sequence[Tensor]) -> Tensor:
+def core_of(
+    soft: Float[Tensor, "row column"], rivals: Sequence[Float[Tensor, "row column"]]
+) -> Bool[Tensor, "row column"]:
     """Where an object is; a cell belongs to the word that looks at it most."""
     core = soft > CORE
     for rival in rivals:
@@ -96,7 +94,7 @@ class Layout:
         self.edits, self.size = list(edits), soft[0].shape
         rows, columns = self.size
         others = [()] * len(soft) if rivals is None else rivals
-        cores = [_core(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
+        cores = [core_of(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
         # A cell of two is that one's whose word looks at it most.
         most = torch.stack(list(soft)).amax(0)
         cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]
@@ -107,7 +105,7 @@ class Layout:
         for edit, core, map_ in zip(edits, cores, soft, strict=True):
             origin = self._origin(edit, core)
             carried = core | ((map_ > CARRIED) & widened(core))
-            new = _sampled(carried.float()[None], origin)[0] > 0.5
+            new = sampled(carried.float()[None], origin)[0] > 0.5
             still = torch.equal(origin, self._cells())
             if edit.goes or still:
                 new = torch.zeros_like(new)  # nowhere, or where it is
@@ -152,7 +150,7 @@ class Layout:
                 small = F.adaptive_avg_pool2d(origin.permute(2, 0, 1)[None], grid)[0]
                 at = (small.permute(1, 2, 0) + 0.5) * ratio - 0.5
                 here = _shrunk(new, grid).flatten()
-                picks = _sampled(basis, at, "border").flatten(1).T
+                picks = sampled(basis, at, "border").flatten(1).T
                 made[here] = picks[here]
             self._matrices[grid] = made.to(self.device)
         return self._matrices[grid]
@@ -163,7 +161,7 @@ def _shrunk(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(mask.float()[None], grid)[0] >= 0.5
 
 
-def _sampled(x: Tensor, at: Tensor, outside: str = "zeros", mode: str = "bilinear") -> Tensor:
+def sampled(x: Tensor, at: Tensor, outside: str = "zeros", mode: str = "bilinear") -> Tensor:
     """Values at places between cells: (channel, row, column) at (row, column, 2) → (channel, row, column)."""
     rows, columns = x.shape[-2:]
     scale = torch.tensor([2 / max(columns - 1, 1), 2 / max(rows - 1, 1)], dtype=x.dtype)
@@ -180,6 +178,7 @@ class Placed:
         layout: its geometry.
         known: the source's latents after every step, as pictures.
         composite: the clean latent with the objects in their new sizes, if a size changes.
+        carried: share of the steps in which the objects' latents go along.
     """
 
     def __init__(
@@ -187,8 +186,9 @@ class Placed:
         layout: Layout,
         known: Float[Tensor, "step channel row column"],
         composite: Float[Tensor, "channel row column"] | None = None,
+        carried: float = 1.0,
     ):
-        self.layout, self.known = layout, known
+        self.layout, self.known, self.carried = layout, known, carried
         self._signals: list[float] = []
         clean = known[-1].float()
         self.filled = Continuation.of(layout.left).fill(clean)
@@ -201,18 +201,20 @@ class Placed:
         self._signals = self._signals or signals(scheduler)
         layout, source = self.layout, self.known[turn].to(latents)
         last = turn + 1 == len(self.known)
-        if not last:
+        if not last and turn + 1 < max(FILLED, self.carried) * len(self.known):
             a, clean = self._signals[turn], self.known[-1].to(latents)
             noise = source - a * clean
             if turn + 1 < FILLED * len(self.known):
                 latents = torch.where(
                     layout.left.to(latents.device), a * self.filled.to(latents) + noise, latents
                 )
-            for edit, new, origin in zip(layout.edits, layout.new, layout.origins, strict=True):
+            carried = turn + 1 < self.carried * len(self.known)
+            moves = zip(layout.edits, layout.new, layout.origins, strict=True) if carried else ()
+            for edit, new, origin in moves:
                 if self.composite is None or edit.scale == 1:
-                    moved = _sampled(source.float(), origin, "border", "nearest")
+                    moved = sampled(source.float(), origin, "border", "nearest")
                 else:
-                    other = _sampled(noise.float(), origin, "border", "nearest")
+                    other = sampled(noise.float(), origin, "border", "nearest")
                     moved = a * self.composite.to(latents) + other
                 latents = torch.where(new.to(latents.device), moved.to(latents), latents)
         return torch.where(layout.free.to(latents.device), latents, source)
@@ -229,30 +231,3 @@ def signals(scheduler) -> list[float]:
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return [float(scheduler._sigma_to_alpha_sigma_t(sigma)[0]) for sigma in sigmas[1:]]
     return [1.0] * len(times)  # noise is added to the clean latent
-
-
-def composed(
-    picture: Image.Image, layout: Layout, soft: Sequence[Float[Tensor, "row column"]]
-) -> Image.Image:
-    """The picture with its objects in their new places and sizes, and the holes filled."""
-    high, wide = picture.height, picture.width
-    pixels = torch.from_numpy(np.asarray(picture, np.float32).copy()).permute(2, 0, 1)
-    ratio = torch.tensor([high / layout.size[0], wide / layout.size[1]])
-
-    def enlarged(x: Tensor, mode: str) -> Tensor:
-        more = {} if mode == "nearest" else {"align_corners": False}
-        return F.interpolate(x[None].float(), (high, wide), mode=mode, **more)[0]
-
-    hole = enlarged(widened(layout.old)[None], "nearest") > 0
-    small = F.interpolate(pixels[None], layout.size, mode="area")[0]
-    smooth = enlarged(Continuation.of(widened(layout.old)).fill(small), "bilinear")
-    out = torch.where(hole, smooth, pixels)
-    for edit, map_, origin in zip(layout.edits, soft, layout.origins, strict=True):
-        if edit.goes:
-            continue
-        centres = enlarged(origin.permute(2, 0, 1), "bilinear").permute(1, 2, 0)
-        at = (centres + 0.5) * ratio - 0.5
-        edge = ((enlarged(map_[None], "bicubic") - CARRIED) / 0.1 + 0.5).clamp(0, 1)
-        opaque, own = _sampled(edge, at), _sampled(pixels, at, "border")
-        out = out * (1 - opaque) + own * opaque
-    return Image.fromarray(out.permute(1, 2, 0).round().clamp(0, 255).byte().numpy())

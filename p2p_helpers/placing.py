@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from jaxtyping import Float
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -12,12 +16,14 @@ from .edits.edit import Edit
 from .edits.layout import ARTICLES, JOINS, Placement
 from .errors import InputError, PromptError
 from .inversion.pivot import encode
-from .layout import CORE, Layout, Placed, composed
+from .layout import CARRIED, CORE, Continuation, Layout, Placed, core_of, sampled, widened
 from .maps.heatmap import Heatmap
 from .maps.recorded import AttentionMaps
-from .prompts.words import find_words
+from .prompts.words import Phrase, find_words, phrases, words
 
 SMALL = {*ARTICLES, *JOINS}  # words that name nothing
+# Share of the steps in which an object's latents go along where the prompts differ; later it turns into what the target says.
+REWORDED = 0.3
 BEHIND = 0.4  # of the picture's cells: more than an object has
 
 
@@ -56,7 +62,71 @@ def placed(
         whole = composed(picture, layout, soft)
         pixels = pipe.image_processor.preprocess(whole).to(pipe._execution_device)
         composite = encode(pipe, pixels)[0].cpu()
-    return Placed(layout, known, composite)
+    reworded = target != maps.prompts[0] and not any(one.goes for one in placements)
+    return Placed(layout, known, composite, REWORDED if reworded else 1.0)
+
+
+def composed(
+    picture: Image.Image, layout: Layout, soft: Sequence[Float[Tensor, "row column"]]
+) -> Image.Image:
+    """The picture with its objects in their new places and sizes, and the holes filled."""
+    high, wide = picture.height, picture.width
+    pixels = torch.from_numpy(np.asarray(picture, np.float32).copy()).permute(2, 0, 1)
+    ratio = torch.tensor([high / layout.size[0], wide / layout.size[1]])
+
+    def enlarged(x: Tensor, mode: str) -> Tensor:
+        more = {} if mode == "nearest" else {"align_corners": False}
+        return F.interpolate(x[None].float(), (high, wide), mode=mode, **more)[0]
+
+    hole = enlarged(widened(layout.old)[None], "nearest") > 0
+    small = F.interpolate(pixels[None], layout.size, mode="area")[0]
+    smooth = enlarged(Continuation.of(widened(layout.old)).fill(small), "bilinear")
+    out = torch.where(hole, smooth, pixels)
+    for edit, map_, origin in zip(layout.edits, soft, layout.origins, strict=True):
+        if edit.goes:
+            continue
+        centres = enlarged(origin.permute(2, 0, 1), "bilinear").permute(1, 2, 0)
+        at = (centres + 0.5) * ratio - 0.5
+        edge = ((enlarged(map_[None], "bicubic") - CARRIED) / 0.1 + 0.5).clamp(0, 1)
+        opaque, own = sampled(edge, at), sampled(pixels, at, "border")
+        out = out * (1 - opaque) + own * opaque
+    return Image.fromarray(out.permute(1, 2, 0).round().clamp(0, 255).byte().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Whereabouts:
+    """Where an object is in the source.
+
+    Args:
+        phrase: its word, as layout edits take it.
+        core: its cells, on the latent's grid.
+        soft: the word's refined map, 0…1.
+    """
+
+    phrase: Phrase
+    core: Bool[Tensor, "row column"]
+    soft: Float[Tensor, "row column"]
+
+
+def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]:
+    """Where the source's objects are, word by word: the cells that a layout edit of the word moves.
+
+    A word whose map covers more of the picture than objects do says what is behind, and is left out.
+
+    Args:
+        maps: the source's.
+        size: of the latent.
+    """
+    found, heats = [], maps.of(0).words
+    own = phrases(words(maps.tokenizer, maps.prompts[0]))
+    for phrase, heat in zip(own, heats, strict=True):
+        if heat.name.lower() in SMALL or not any(c.isalnum() for c in heat.name):
+            continue
+        soft = _refined(heat, size)
+        core = core_of(soft, _rivals(maps, heat, size))
+        if 0 < core.float().mean() < BEHIND:
+            found.append(Whereabouts(phrase, core, soft))
+    return found
 
 
 def _heatmap(maps: AttentionMaps, edit: Edit, target: str, placement: Placement) -> Heatmap:

@@ -13,6 +13,7 @@ import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, signals
 from p2p_helpers.toyland import photos
+from p2p_helpers.toyland.reader import load_reader
 
 CAT = "a cat on the beach"
 
@@ -141,6 +142,23 @@ def test_layout_edits_compose(toyland, target, change):
     result = p2p.edit(toyland, CAT, target, change, seed=3, steps=4, progress=False)
     assert (pixels(result.image) != pixels(result.source)).any()
     assert len(placements(change)) == 1
+
+
+def test_a_word_that_is_swapped_is_another_object_in_its_new_place(toyland):
+    swap = p2p.Replace() | p2p.Move("dog", dx=0.25)
+    result = p2p.edit(toyland, CAT, "a dog on the beach", swap, seed=3, steps=10, progress=False)
+    before, after = (seen[0] for seen in map(objects, (result.source, result.image)))
+    assert (before.name, after.name) == ("cat", "dog")
+    assert 2 <= middle(after) - middle(before) <= 6  # of 16 columns; 4 are asked for
+
+
+def objects(picture):
+    return load_reader().read([picture])[0].objects
+
+
+def middle(seen):
+    """The column of an object's middle."""
+    return np.argwhere(seen.cells)[:, 1].mean()
 
 
 def test_a_painted_picture_keeps_its_own_pixels_elsewhere(toyland):

@@ -62,6 +62,14 @@ class Placement(Edit):
             find_words(tokenizer, target, self.phrase)
         return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
 
+    def __repr__(self):
+        said = [repr(self.phrase)]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "phrase" and value != field.default:
+                said.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(said)})"
+
 
 @dataclass(frozen=True, repr=False)
 class Move(Placement):
@@ -71,10 +79,12 @@ class Move(Placement):
         phrase: the object, in the target prompt.
         dx: to the right, as a share of the picture's width; it is rounded to a latent pixel.
         dy: down, as a share of the height.
+        scale: its size there, as for `Resize`.
     """
 
     dx: float = 0.0
     dy: float = 0.0
+    scale: float = 1.0
 
     @property
     def shift(self) -> tuple[float, float]:

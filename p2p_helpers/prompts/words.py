@@ -75,6 +75,15 @@ def words(tokenizer, prompt: str) -> list[Word]:
     return [found[span] for span in sorted(found)]
 
 
+def phrases(found: Sequence[Word]) -> tuple[Phrase, ...]:
+    """Each word of a prompt as a phrase that means no other one: a word that occurs twice has its number."""
+    names = [word.text for word in found]
+    return tuple(
+        (name, names[: place + 1].count(name)) if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    )
+
+
 def _owned(tokenizer, prompt: str) -> list[tuple[Span, Word]]:
     """The words of one tokenizer, and where they stand in the text."""
     tokens, spans = tokens_and_spans(tokenizer, prompt)
