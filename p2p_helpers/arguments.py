@@ -19,6 +19,7 @@ from .edits.words import Replace
 from .errors import AttentionControlError, InputError, InputWarning, InversionError, PromptError
 from .inversion.artefact import Inversion
 from .result import EditResult
+from .stages import Stage
 from .values import MOST_GUIDANCE, finite_number, shown, whole_number
 
 OURS = (
@@ -123,6 +124,17 @@ def whole_seed(seed) -> int:
     """A seed that torch takes."""
     advice = "The same seed gives the same picture."
     return whole_number("seed", seed, 0, 2**64 - 1, advice)
+
+
+def check_stages(stages: Sequence[Sequence[Stage]]):
+    """Refuse several targets where one of them takes several runs."""
+    several = [own for own in stages if len(own) > 1]
+    if several and len(stages) > 1:
+        parts = ", then ".join(repr(stage.edit) for stage in several[0])
+        raise InputError(
+            f"{parts}: an edit of words and places takes a run for each, so it cannot stand beside other targets. Call edit() "
+            "for each target."
+        )
 
 
 def check_generator(generator):

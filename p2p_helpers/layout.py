@@ -178,7 +178,6 @@ class Placed:
         layout: its geometry.
         known: the source's latents after every step, as pictures.
         composite: the clean latent with the objects in their new sizes, if a size changes.
-        carried: share of the steps in which the objects' latents go along.
     """
 
     def __init__(
@@ -186,9 +185,8 @@ class Placed:
         layout: Layout,
         known: Float[Tensor, "step channel row column"],
         composite: Float[Tensor, "channel row column"] | None = None,
-        carried: float = 1.0,
     ):
-        self.layout, self.known, self.carried = layout, known, carried
+        self.layout, self.known = layout, known
         self._signals: list[float] = []
         clean = known[-1].float()
         self.filled = Continuation.of(layout.left).fill(clean)
@@ -201,16 +199,14 @@ class Placed:
         self._signals = self._signals or signals(scheduler)
         layout, source = self.layout, self.known[turn].to(latents)
         last = turn + 1 == len(self.known)
-        if not last and turn + 1 < max(FILLED, self.carried) * len(self.known):
+        if not last:
             a, clean = self._signals[turn], self.known[-1].to(latents)
             noise = source - a * clean
             if turn + 1 < FILLED * len(self.known):
                 latents = torch.where(
                     layout.left.to(latents.device), a * self.filled.to(latents) + noise, latents
                 )
-            carried = turn + 1 < self.carried * len(self.known)
-            moves = zip(layout.edits, layout.new, layout.origins, strict=True) if carried else ()
-            for edit, new, origin in moves:
+            for edit, new, origin in zip(layout.edits, layout.new, layout.origins, strict=True):
                 if self.composite is None or edit.scale == 1:
                     moved = sampled(source.float(), origin, "border", "nearest")
                 else:

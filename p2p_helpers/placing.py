@@ -12,46 +12,40 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from .edits.edit import Edit
 from .edits.layout import ARTICLES, JOINS, Placement
-from .errors import InputError, PromptError
+from .errors import InputError
 from .inversion.pivot import encode
 from .layout import CARRIED, CORE, Continuation, Layout, Placed, core_of, sampled, widened
 from .maps.heatmap import Heatmap
+from .maps.one_prompt import OnePrompt
 from .maps.recorded import AttentionMaps
-from .prompts.words import Phrase, find_words, phrases, words
+from .prompts.words import Phrase, phrases, words
 
 SMALL = {*ARTICLES, *JOINS}  # words that name nothing
-# Share of the steps in which an object's latents go along where the prompts differ; later it turns into what the target says.
-REWORDED = 0.3
 BEHIND = 0.4  # of the picture's cells: more than an object has
 
 
 def placed(
     pipe,
-    edit: Edit,
     placements: Sequence[Placement],
-    target: str,
-    maps: AttentionMaps,
+    maps: OnePrompt,
     known: Float[Tensor, "step channel row column"],
     picture: Image.Image,
 ) -> Placed:
     """What a target's layout edits need to know.
 
     Args:
-        edit: of the target, with all its parts.
-        placements: the layout edits in it.
-        target: its prompt, as it is read.
+        placements: the target's layout edits.
         maps: the source's.
         known: the source's latents after every step, as pictures.
         picture: the source.
 
     Raises:
-        PromptError: the object's word has no counterpart in the source.
+        PromptError: the source's prompt does not name the object.
         InputError: its map shows it nowhere.
     """
     size = (known.shape[-2], known.shape[-1])
-    heats = [_heatmap(maps, edit, target, one) for one in placements]
+    heats = [maps[one.phrase] for one in placements]
     soft = [_refined(heat, size) for heat in heats]
     layout = Layout(placements, soft, [_rivals(maps, heat, size) for heat in heats])
     for one, new in zip(placements, layout.new, strict=True):
@@ -62,8 +56,7 @@ def placed(
         whole = composed(picture, layout, soft)
         pixels = pipe.image_processor.preprocess(whole).to(pipe._execution_device)
         composite = encode(pipe, pixels)[0].cpu()
-    reworded = target != maps.prompts[0] and not any(one.goes for one in placements)
-    return Placed(layout, known, composite, REWORDED if reworded else 1.0)
+    return Placed(layout, known, composite)
 
 
 def composed(
@@ -117,41 +110,26 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
         maps: the source's.
         size: of the latent.
     """
-    found, heats = [], maps.of(0).words
+    source = maps.of(0)
+    found, heats = [], source.words
     own = phrases(words(maps.tokenizer, maps.prompts[0]))
     for phrase, heat in zip(own, heats, strict=True):
         if heat.name.lower() in SMALL or not any(c.isalnum() for c in heat.name):
             continue
         soft = _refined(heat, size)
-        core = core_of(soft, _rivals(maps, heat, size))
+        core = core_of(soft, _rivals(source, heat, size))
         if 0 < core.float().mean() < BEHIND:
             found.append(Whereabouts(phrase, core, soft))
     return found
 
 
-def _heatmap(maps: AttentionMaps, edit: Edit, target: str, placement: Placement) -> Heatmap:
-    """The object's map in the source; of a word that is new in the target, its counterpart's."""
-    own = maps.of(0)
-    if placement.phrase in own:
-        return own[placement.phrase]
-    tokens = find_words(maps.tokenizer, target, placement.phrase)
-    lines, _ = edit.matrices(maps.tokenizer, maps.prompts[0], target, 1)
-    lent = tuple(lines[0][:, tokens].any(1).nonzero()[:, 0].tolist())
-    if not lent:
-        raise PromptError(
-            f"{placement!r}: {placement.phrase!r} takes no word's map from the source, so nobody knows where it is. Name an "
-            "object that the source has, or swap one for it first: Replace() | Move(...)."
-        )
-    return Heatmap(maps, 0, str(placement.phrase), lent)
-
-
-def _rivals(maps: AttentionMaps, own: Heatmap, size: tuple[int, int]) -> list[Tensor]:
+def _rivals(maps: OnePrompt, own: Heatmap, size: tuple[int, int]) -> list[Tensor]:
     """The maps of other objects: of words that name something, outside of this object's own phrase.
 
     A word whose map covers more of the picture than objects do says what is behind.
     """
     found, phrase = [], False
-    for heat in maps.of(0).words:
+    for heat in maps.words:
         name = heat.name.lower()
         if name in ARTICLES:
             phrase = _phrase_of(maps, heat, own)
@@ -164,9 +142,9 @@ def _rivals(maps: AttentionMaps, own: Heatmap, size: tuple[int, int]) -> list[Te
     return found
 
 
-def _phrase_of(maps: AttentionMaps, article: Heatmap, own: Heatmap) -> bool:
+def _phrase_of(maps: OnePrompt, article: Heatmap, own: Heatmap) -> bool:
     """Whether an article begins the phrase that an object's word ends: "a" in "a red car"."""
-    for heat in maps.of(0).words:
+    for heat in maps.words:
         if heat.tokens > article.tokens:
             if heat.name.lower() in SMALL:
                 return False

@@ -12,13 +12,13 @@ from torch import Tensor
 from . import arguments as given
 from .attention.families import family_of
 from .edits.edit import Edit
-from .edits.layout import placements, without
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
 from .prompts.weights import warn_of_weights
-from .prompts.words import as_read, contains, warn_of_unknown_words, words
+from .prompts.words import as_read, warn_of_unknown_words, words
 from .result import EditResult, Origin
+from .stages import Stage, stages_of
 
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
 PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
@@ -29,14 +29,16 @@ class Request:
     """A checked call of `edit`.
 
     Args:
-        prompts: source first; `read` are they as the tokenizer reads them.
+        prompts: source first.
+        readings: of these and of the stages' prompts, as the tokenizer reads them.
         inversion: where the source is a real picture.
         known: the source's latents after every step, if they need not be worked out.
         state: of the user's generator before the run.
+        stages: of the one target, if words and places change in turn; none if one run does all.
     """
 
     prompts: list[str]
-    read: list[str]
+    readings: dict[str, str]
     tokenizer: Any
     edits: list[Edit]
     steps: int
@@ -48,16 +50,38 @@ class Request:
     known: Tensor | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]  # of the pipeline, as the user gave them
+    stages: list[Stage]
+
+    @property
+    def read(self) -> list[str]:
+        """The prompts as the tokenizer reads them."""
+        return [self.readings[prompt] for prompt in self.prompts]
 
     def alone(self) -> Request:
         """The same for the source alone, with random numbers of its own that begin at the same place."""
-        generators = None
-        if self.generators is not None:
-            first = self.generators[0]
-            generators = [torch.Generator(first.device)]
-            generators[0].set_state(first.get_state())
-        prompts, read = self.prompts[:1], self.read[:1]
-        return replace(self, prompts=prompts, read=read, edits=[], generators=generators)
+        numbers = self._same_numbers(1)
+        return replace(self, prompts=self.prompts[:1], edits=[], generators=numbers, stages=[])
+
+    def in_stages(self) -> list[Request]:
+        """One request for each run, of which each goes on from the picture of the run before."""
+        if not self.stages:
+            return [self]
+        found = [
+            replace(
+                self,
+                prompts=[stage.before, stage.after],
+                edits=[stage.edit],
+                generators=self._same_numbers(2),
+                stages=[],
+            )
+            for stage in self.stages
+        ]
+        found[-1].generators = self.generators  # the user's moves on once
+        return found
+
+    def _same_numbers(self, count: int) -> list[torch.Generator] | None:
+        """Generators that begin where this run's begin."""
+        return None if self.generators is None else _twins(self.generators[0], count)
 
     def pipeline_arguments(self, pipe) -> dict[str, Any]:
         """What the pipeline is called with, but for our callback."""
@@ -117,38 +141,38 @@ def checked(
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
         known = inversion.known(pipe) if known is None else known
     steps = 30 if steps is None else steps
-    prompts = [source, *targets]
-    given.check_prompts(prompts, negative_prompt)
+    given.check_prompts([source, *targets], negative_prompt)
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
     tokenizer = family_of(pipe).tokenizer(pipe, arguments)
-    for place, own in enumerate(edits, start=1):
-        for removed in (one for one in placements(own) if one.goes):
-            if contains(tokenizer, prompts[place], removed.phrase):
-                prompts[place] = without(tokenizer, prompts[place], removed.phrase)
+    asked = zip(targets, edits, strict=True)
+    stages = [stages_of(tokenizer, source, prompt, own) for prompt, own in asked]
+    given.check_stages(stages)
+    every = [source, *(stage.after for own in stages for stage in own)]
     clean = arguments.get("clean_caption", True)
-    *read, negative_read = as_read(pipe, tokenizer, [*prompts, negative_prompt or ""], clean)
+    *read, negative_read = as_read(pipe, tokenizer, [*every, negative_prompt or ""], clean)
     words(tokenizer, negative_read)  # its length
-    for prompt in read:
+    for prompt in dict.fromkeys(read):
         warn_of_unknown_words(tokenizer, prompt)
         warn_of_weights(prompt)
     return Request(
-        prompts=prompts,
-        read=read,
+        prompts=[source, *(own[-1].after for own in stages)],
+        readings=dict(zip(every, read, strict=True)),
         tokenizer=tokenizer,
         edits=edits,
         steps=int(steps),
         guidance_scale=float(guidance_scale),
         negative_prompt=negative_prompt,
         seed=seed if generator is None else None,
-        generators=None if inversion is not None else _generators(seed, generator, len(prompts)),
+        generators=None if inversion is not None else _generators(seed, generator, 1 + len(edits)),
         inversion=inversion,
         known=known,
         state=None if generator is None else (generator.device, generator.get_state()),
         arguments=arguments,
+        stages=stages[0] if len(stages[0]) > 1 else [],
     )
 
 
@@ -180,7 +204,12 @@ def _generators(
         number = given.whole_seed(seed)
         return [torch.Generator().manual_seed(number) for _ in range(count)]
     given.check_generator(generator)
-    twins = [torch.Generator(generator.device) for _ in range(count - 1)]
+    return [generator, *_twins(generator, count - 1)]
+
+
+def _twins(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """Generators with the same numbers to come."""
+    twins = [torch.Generator(generator.device) for _ in range(count)]
     for twin in twins:
         twin.set_state(generator.get_state())
-    return [generator, *twins]
+    return twins

@@ -1,32 +1,24 @@
-"""One call from prompts to pictures: check, plan, run, result."""
+"""One call from prompts to pictures: check, run, result."""
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from .arguments import as_blend
-from .attention.families import family_of, layers_of
-from .attention.phases import Plan
-from .attention.session import Session
-from .blend import BlendRun, LocalBlend, restored
+from .attention.families import family_of
+from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.layout import placements
-from .errors import InputError
 from .inversion.artefact import Inversion
-from .layout import Placed
-from .maps.record import Recorder
-from .maps.recorded import AttentionMaps, Record
-from .placing import placed
+from .maps.recorded import Record
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
+from .running import Planned, run
 
 
 def edit(
@@ -62,12 +54,14 @@ def edit(
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
+            Where an edit is of words and of places, it is for the words.
         seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
-        record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
+        record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`. Of an edit of words
+            and of places these are the last run's, whose source is the picture before it.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
             Returns the dictionary, changed or not.
@@ -102,174 +96,33 @@ def edit(
         negative_prompt=negative_prompt,
         arguments=pipeline_arguments,
     )
-    placed = _placed(pipe, request, progress)
-    plan = _planned(pipe, request, local_blend, record, callback, placed)
-    images = _run(pipe, request, plan, progress)
-    return _result(pipe, request, plan, images)
-
-
-@dataclass
-class _Planned:
-    """Everything that a run needs beside the request, and what it leaves."""
-
-    edits: Plan
-    local_blend: LocalBlend | None
-    blend: BlendRun | None
-    recorder: Recorder | None
-    callback: Callable | None
-    placed: Sequence[Placed | None]  # for each target
-    trajectory: list[Tensor] = field(default_factory=list)  # the source's latents after every step
-    size: tuple[int, int] = (0, 0)  # of the latent
-    finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
-
-    @property
-    def masks(self) -> list[Tensor | None]:
-        """For each target where it may differ from the source, if that is known."""
-        blended = [None] * len(self.placed) if self.blend is None else list(self.blend.masks[-1])
-        free = [None if one is None else one.layout.free for one in self.placed]
-        return [
-            b if f is None else f if b is None else b & f
-            for b, f in zip(blended, free, strict=True)
-        ]
-
-    @property
-    def observers(self) -> list:
-        return [observer for observer in (self.blend, self.recorder) if observer is not None]
-
-
-def _planned(
-    pipe, request: Request, local_blend, record: bool | Record, callback, placed
-) -> _Planned:
-    """Work out what happens in every step, and find wrong words now."""
-    tokenizer, read = request.tokenizer, request.read
-    blend = recorder = None
-    if local_blend is not None:
-        factor = getattr(pipe, "vae_scale_factor", 1)  # DeepFloyd IF works on pixels
-        blend = BlendRun(local_blend, tokenizer, read, factor)
-    if record:
-        kept = record if isinstance(record, Record) else Record()
-        recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
-    for change in request.edits:
-        _check_layers(pipe, change)
-    layouts = [one and one.layout for one in placed]
-    edits = Plan(
-        tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
-    )
-    return _Planned(edits, local_blend, blend, recorder, callback, placed)
-
-
-def _placed(pipe, request: Request, progress: bool) -> list[Placed | None]:
-    """Where the targets' objects go; to find them, the source is made first, and is known from then on."""
-    wanted = [placements(change) for change in request.edits]
-    if not any(wanted):
-        return [None] * len(wanted)
-    alone = request.alone()
-    plan = _planned(pipe, alone, None, True, None, [])
-    picture = _run(pipe, alone, plan, progress)[0]
-    request.known = torch.cat(plan.trajectory).cpu()
-    known = family_of(pipe).unpacked(request.known, plan.size).float()
-    found = (request.edits, wanted, request.read[1:])
-    return [
-        placed(pipe, change, own, target, plan.recorder.maps, known, picture) if own else None
-        for change, own, target in zip(*found, strict=True)
-    ]
-
-
-def _check_layers(pipe, change: Edit):
-    """Refuse names that no layer of the model has, and joint attention's edit where there is none."""
-    if change.own_text and not any(layer.order for layer in layers_of(pipe)):
-        raise InputError(
-            f"{change!r}: this model's pixels look at text and at pixels in attentions of their own, and InjectQK needs both in "
-            "one softmax, as in Stable Diffusion 3 and Flux.1. Take Replace() or Refine()."
+    runs: list[Planned] = []
+    requests = request.in_stages()
+    pictures: list[Image.Image] = []
+    before = None
+    for stage, after in zip(requests, [*requests[1:], None], strict=True):
+        places = any(map(placements, stage.edits))
+        plan, images = run(
+            pipe,
+            stage,
+            before,
+            local_blend=None if places and request.stages else local_blend,
+            record=record if after is None else True,
+            callback=callback if after is None else None,
+            progress=progress,
         )
-    if not change.layers:
-        return
-    layers = layers_of(pipe)
-    unknown = [part for part in change.layers if not any(layer.within([part]) for layer in layers)]
-    if unknown:
-        names = ", ".join(layer.name for layer in layers)
-        raise InputError(
-            f"layers={unknown[0]!r} fits no layer of this model. Give whole names or parts from dot to dot, such as "
-            f'"{layers[0].name.split(".")[0]}". There are: {names}.'
-        )
+        runs.append(plan)
+        pictures = [*(pictures or images)[:1], *images[1:]]
+        before = None if after is None else plan.picture(1, images[1])
+    return _result(pipe, request, runs, pictures)
 
 
-def _run(pipe, request: Request, plan: _Planned, progress: bool) -> list[Image.Image]:
-    """Run the pipeline in a session. The source's latents and the masks are left in the plan."""
-    arguments = request.pipeline_arguments(pipe)
-    asked = arguments.pop("callback_on_step_end_tensor_inputs", [])
-    wanted = [*asked, *getattr(plan.callback, "tensor_inputs", [])]
-    with Session(pipe, "edited") as session:
-        session.quiet(not progress)
-        session.begin(len(request.prompts), plan.edits, plan.observers, request.known)
-        sampling = (
-            request.inversion.sampling(pipe)
-            if request.inversion is not None
-            else contextlib.nullcontext()
-        )
-        with sampling:
-            images = session.images(_after_step(session, plan), wanted, **arguments)
-        session.finish()
-        plan.size = session.run.size
-        _check_finite(pipe, torch.stack(plan.finite).cpu().tolist())
-    return images
-
-
-def _after_step(session: Session, plan: _Planned) -> Callable:
-    """The pipeline's callback: a known source, local blend, the user's callback, in this order."""
-
-    def after_step(pipe, turn: int, timestep, tensors: dict) -> dict:
-        latents = session.end_step(turn, tensors["latents"])
-        if any(plan.placed):
-            latents = session.placed(latents, plan.placed, turn)
-        if plan.blend is not None:
-            latents = session.blended(latents, plan.blend, turn)
-        tensors["latents"] = latents
-        if plan.callback is not None:
-            seen = {**tensors, "mask": plan.blend.masks[-1]} if plan.blend is not None else tensors
-            changed = plan.callback(pipe, turn, timestep, seen)
-            if not isinstance(changed, dict):
-                raise InputError(
-                    f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not."
-                )
-            tensors = {**tensors, **changed}
-        plan.trajectory.append(tensors["latents"][:1].clone())
-        plan.finite.append(tensors["latents"].isfinite().all())  # read once, after the run
-        return tensors
-
-    return after_step
-
-
-def _check_finite(pipe, finite: Sequence[bool]):
-    """Refuse a run whose latents were not finite after every step: its picture would be black."""
-    if all(finite):
-        return
-    config, dtype = pipe.scheduler.config, family_of(pipe).model(pipe).dtype
-    cause = "A weight of the edit or the guidance scale may be too large for this model."
-    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
-        cause = (
-            "The scheduler has zero terminal SNR (rescale_betas_zero_snr) and the model predicts noise (prediction_type "
-            "epsilon), which divides by zero in the first step. Set one of the two as the model was trained."
-        )
-    elif dtype == torch.float16:
-        cause = (
-            "The model may overflow in float16: load it with dtype=torch.bfloat16 or torch.float32."
-        )
-    raise InputError(
-        f"The latents hold infinities or NaN from step {finite.index(False) + 1} of {len(finite)} on, so there is no picture. "
-        + cause
-    )
-
-
-def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -> EditResult:
-    """What the run gives; a real picture's own pixels come back outside the mask."""
-    inversion, blend = request.inversion, plan.blend
-    if inversion is not None:
-        edited = [
-            image if mask is None else restored(inversion.image, image, mask)
-            for image, mask in zip(images[1:], plan.masks, strict=True)
-        ]
-        images = [images[0], *edited]
+def _result(
+    pipe, request: Request, runs: Sequence[Planned], images: list[Image.Image]
+) -> EditResult:
+    """What the runs give: the first one's source, the last one's targets."""
+    blends = [plan.blend for plan in runs if plan.blend is not None]
+    recorder = runs[-1].recorder
     return EditResult(
         source=images[0],
         images=images[1:],
@@ -280,12 +133,12 @@ def _result(pipe, request: Request, plan: _Planned, images: list[Image.Image]) -
         steps=request.steps,
         guidance_scale=request.guidance_scale,
         negative_prompt=request.negative_prompt,
-        local_blend=plan.local_blend,
-        masks=torch.stack(blend.masks) if blend is not None else None,
-        maps=plan.recorder.maps if plan.recorder is not None else None,
+        local_blend=blends[0].blend if blends else None,
+        masks=torch.stack(blends[0].masks) if blends else None,
+        maps=recorder.maps if recorder is not None else None,
         origin=Origin(
-            trajectory=torch.cat(plan.trajectory).cpu(),
-            inversion=inversion,
+            trajectory=runs[0].trajectory(0),
+            inversion=request.inversion,
             state=request.state,
             arguments=request.arguments,
             model=weakref.ref(family_of(pipe).model(pipe)),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, signals
+from p2p_helpers.stages import stages_of
 from p2p_helpers.toyland import photos
 from p2p_helpers.toyland.reader import load_reader
 
@@ -150,6 +151,65 @@ def test_a_word_that_is_swapped_is_another_object_in_its_new_place(toyland):
     before, after = (seen[0] for seen in map(objects, (result.source, result.image)))
     assert (before.name, after.name) == ("cat", "dog")
     assert 2 <= middle(after) - middle(before) <= 6  # of 16 columns; 4 are asked for
+
+
+def test_what_follows_goes_on_from_the_picture_before(toyland):
+    """First the words and then the places, and the other way round: each time both are seen, and the whole picture is the new one."""
+    run = {"seed": 3, "steps": 10, "progress": False}
+    night = "a cat on the beach at night"
+    for change in (
+        p2p.Refine() | p2p.Move("cat", dx=0.25),
+        p2p.Move("cat", dx=0.25) | p2p.Refine(),
+    ):
+        both = p2p.edit(toyland, CAT, night, change, **run)
+        words = p2p.edit(toyland, CAT, night, p2p.Refine(), **run)
+        assert np.abs(pixels(both.source) - pixels(words.source)).max() <= 2
+        sky = np.s_[:32]
+        assert np.abs(pixels(both.image)[sky] - pixels(words.image)[sky]).mean() < 15
+        assert np.abs(pixels(both.image)[sky] - pixels(both.source)[sky]).mean() > 25
+        before, after = (seen[0] for seen in map(objects, (both.source, both.image)))
+        assert 2 <= middle(after) - middle(before) <= 6
+
+
+def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, monkeypatch):
+    monkeypatch.setattr("p2p_helpers.run.run", None)
+    dog = "a dog on the beach"
+    for change, target, kind, said in [
+        (p2p.Replace() | p2p.Move("cat", dx=0.1), dog, p2p.PromptError, "cat"),
+        (p2p.Move("dog", dx=0.1) | p2p.Replace(), dog, p2p.PromptError, "dog"),
+        (p2p.Move("cat", dx=0.1), dog, p2p.PromptMismatch, r"Replace\(\) \| Move"),
+        (p2p.Move("cat", dx=0.1) | p2p.Reweight({"sea": 2}), CAT, p2p.PromptError, "sea"),
+        (p2p.Replace() | p2p.Remove("cat"), dog, p2p.PromptError, "cat"),
+    ]:
+        with pytest.raises(kind, match=said):
+            p2p.edit(toyland, CAT, target, change, progress=False)
+    mixed = [p2p.Replace() | p2p.Move("dog", dx=0.1), p2p.Replace()]
+    with pytest.raises(p2p.InputError, match="for each target"):
+        p2p.edit(toyland, CAT, [dog, dog], mixed, progress=False)
+
+
+def test_two_objects_change_places_in_one_run(toyland):
+    edit = p2p.Move("lion", dx=0.5) | p2p.Move("mushroom", dx=-0.5)
+    both = "a lion and a mushroom in a forest"
+    assert [stage.edit for stage in stages_of(toyland.tokenizer, both, both, edit)] == [edit]
+    result = p2p.edit(toyland, both, both, edit, seed=0, steps=20, progress=False)
+    before, after = (
+        [one.name for one in sorted(objects(picture), key=middle)]
+        for picture in (result.source, result.image)
+    )
+    assert before == ["lion", "mushroom"] and after == ["mushroom", "lion"]
+
+
+def test_a_generator_moves_on_as_in_one_run(toyland):
+    states = []
+    for target, change in [
+        (CAT, p2p.Reweight({"cat": 2})),
+        (CAT, p2p.Move("cat", dx=0.2) | p2p.Reweight({"cat": 2})),
+    ]:
+        generator = torch.Generator().manual_seed(5)
+        p2p.edit(toyland, CAT, target, change, generator=generator, steps=2, progress=False)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
 
 
 def objects(picture):

@@ -13,6 +13,7 @@ from .inversions import (
     check_put_back,
 )
 from .models import check_fit, check_last_steps, check_map_bytes, check_size
+from .places import check_fill, check_places, check_shift_matrix
 from .refinements import check_line_up, check_local_edit, check_refine_matrices, check_scores
 from .start import check_boxes, check_guidance, check_head, check_map, check_mask, check_seed
 from .swaps import check_open_swap, check_schedule, check_swap_matrix
@@ -28,6 +29,7 @@ __all__ = [
     "check_counterfactual",
     "check_fader",
     "check_fader_matrices",
+    "check_fill",
     "check_fit",
     "check_frugal",
     "check_guidance",
@@ -41,12 +43,14 @@ __all__ = [
     "check_only_first",
     "check_open_swap",
     "check_own_mask",
+    "check_places",
     "check_put_back",
     "check_refine_matrices",
     "check_row_sums",
     "check_schedule",
     "check_scores",
     "check_seed",
+    "check_shift_matrix",
     "check_size",
     "check_swap_matrix",
     "check_word_mask",

@@ -1,0 +1,228 @@
+"""One run of the pipeline, with a source and targets: what it needs, how it runs, what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .attention.families import family_of, layers_of
+from .attention.phases import Plan
+from .attention.session import Session
+from .blend import BlendRun, LocalBlend, restored
+from .edits.edit import Edit
+from .edits.layout import placements
+from .errors import InputError
+from .layout import Placed
+from .maps.one_prompt import OnePrompt
+from .maps.record import Recorder
+from .maps.recorded import AttentionMaps, Record
+from .placing import placed
+from .request import Request
+
+
+@dataclass
+class Planned:
+    """Everything that a run needs beside the request, and what it leaves."""
+
+    edits: Plan
+    local_blend: LocalBlend | None
+    blend: BlendRun | None
+    recorder: Recorder | None
+    callback: Callable | None
+    placed: Sequence[Placed | None]  # for each target
+    latents: list[Tensor] = field(default_factory=list)  # of all prompts, after every step
+    size: tuple[int, int] = (0, 0)  # of the latent
+    finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
+
+    @property
+    def masks(self) -> list[Tensor | None]:
+        """For each target where it may differ from the source, if that is known."""
+        blended = [None] * len(self.placed) if self.blend is None else list(self.blend.masks[-1])
+        free = [None if one is None else one.layout.free for one in self.placed]
+        return [
+            b if f is None else f if b is None else b & f
+            for b, f in zip(blended, free, strict=True)
+        ]
+
+    def trajectory(self, row: int) -> Tensor:
+        """One prompt's latents after every step, (step, …), on the CPU."""
+        return torch.stack([step[row] for step in self.latents]).cpu()
+
+    def picture(self, row: int, image: Image.Image) -> Before:
+        """A prompt's picture, to go on from."""
+        maps = None if self.recorder is None else self.recorder.maps.of(row)
+        return Before(maps, self.trajectory(row), self.size, image)
+
+    @property
+    def observers(self) -> list:
+        return [observer for observer in (self.blend, self.recorder) if observer is not None]
+
+
+def _planned(
+    pipe, request: Request, local_blend, record: bool | Record, callback, placed
+) -> Planned:
+    """Work out what happens in every step, and find wrong words now."""
+    tokenizer, read = request.tokenizer, request.read
+    blend = recorder = None
+    if local_blend is not None:
+        factor = getattr(pipe, "vae_scale_factor", 1)  # DeepFloyd IF works on pixels
+        blend = BlendRun(local_blend, tokenizer, read, factor)
+    if record:
+        kept = record if isinstance(record, Record) else Record()
+        recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
+    for change in request.edits:
+        _check_layers(pipe, change)
+    layouts = [one and one.layout for one in placed]
+    edits = Plan(
+        tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
+    )
+    return Planned(edits, local_blend, blend, recorder, callback, placed)
+
+
+@dataclass
+class Before:
+    """A picture to go on from, which a run has made."""
+
+    maps: OnePrompt | None
+    trajectory: Tensor  # its latents after every step
+    size: tuple[int, int]  # of the latent
+    picture: Image.Image
+
+
+def _placed(pipe, request: Request, before: Before | None, progress: bool) -> list[Placed | None]:
+    """Where the targets' objects go; to find them, the source is made first, and is known from then on."""
+    wanted = [placements(change) for change in request.edits]
+    if not any(wanted):
+        return [None] * len(wanted)
+    if before is None:
+        alone = request.alone()
+        plan = _planned(pipe, alone, None, True, None, [])
+        picture = _run(pipe, alone, plan, progress)[0]
+        before = plan.picture(0, picture)
+        request.known = before.trajectory
+    known = family_of(pipe).unpacked(before.trajectory, before.size).float()
+    found = (before.maps, known, before.picture)
+    return [placed(pipe, own, *found) if own else None for own in wanted]
+
+
+def _check_layers(pipe, change: Edit):
+    """Refuse names that no layer of the model has, and joint attention's edit where there is none."""
+    if change.own_text and not any(layer.order for layer in layers_of(pipe)):
+        raise InputError(
+            f"{change!r}: this model's pixels look at text and at pixels in attentions of their own, and InjectQK needs both in "
+            "one softmax, as in Stable Diffusion 3 and Flux.1. Take Replace() or Refine()."
+        )
+    if not change.layers:
+        return
+    layers = layers_of(pipe)
+    unknown = [part for part in change.layers if not any(layer.within([part]) for layer in layers)]
+    if unknown:
+        names = ", ".join(layer.name for layer in layers)
+        raise InputError(
+            f"layers={unknown[0]!r} fits no layer of this model. Give whole names or parts from dot to dot, such as "
+            f'"{layers[0].name.split(".")[0]}". There are: {names}.'
+        )
+
+
+def _run(pipe, request: Request, plan: Planned, progress: bool) -> list[Image.Image]:
+    """Run the pipeline in a session. The source's latents and the masks are left in the plan."""
+    arguments = request.pipeline_arguments(pipe)
+    asked = arguments.pop("callback_on_step_end_tensor_inputs", [])
+    wanted = [*asked, *getattr(plan.callback, "tensor_inputs", [])]
+    with Session(pipe, "edited") as session:
+        session.quiet(not progress)
+        session.begin(len(request.prompts), plan.edits, plan.observers, request.known)
+        sampling = (
+            request.inversion.sampling(pipe)
+            if request.inversion is not None
+            else contextlib.nullcontext()
+        )
+        with sampling:
+            images = session.images(_after_step(session, plan), wanted, **arguments)
+        session.finish()
+        plan.size = session.run.size
+        _check_finite(pipe, torch.stack(plan.finite).cpu().tolist())
+    return images
+
+
+def _after_step(session: Session, plan: Planned) -> Callable:
+    """The pipeline's callback: a known source, local blend, the user's callback, in this order."""
+
+    def after_step(pipe, turn: int, timestep, tensors: dict) -> dict:
+        latents = session.end_step(turn, tensors["latents"])
+        if any(plan.placed):
+            latents = session.placed(latents, plan.placed, turn)
+        if plan.blend is not None:
+            latents = session.blended(latents, plan.blend, turn)
+        tensors["latents"] = latents
+        if plan.callback is not None:
+            seen = {**tensors, "mask": plan.blend.masks[-1]} if plan.blend is not None else tensors
+            changed = plan.callback(pipe, turn, timestep, seen)
+            if not isinstance(changed, dict):
+                raise InputError(
+                    f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not."
+                )
+            tensors = {**tensors, **changed}
+        plan.latents.append(tensors["latents"].clone())
+        plan.finite.append(tensors["latents"].isfinite().all())  # read once, after the run
+        return tensors
+
+    return after_step
+
+
+def _check_finite(pipe, finite: Sequence[bool]):
+    """Refuse a run whose latents were not finite after every step: its picture would be black."""
+    if all(finite):
+        return
+    config, dtype = pipe.scheduler.config, family_of(pipe).model(pipe).dtype
+    cause = "A weight of the edit or the guidance scale may be too large for this model."
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
+        cause = (
+            "The scheduler has zero terminal SNR (rescale_betas_zero_snr) and the model predicts noise (prediction_type "
+            "epsilon), which divides by zero in the first step. Set one of the two as the model was trained."
+        )
+    elif dtype == torch.float16:
+        cause = (
+            "The model may overflow in float16: load it with dtype=torch.bfloat16 or torch.float32."
+        )
+    raise InputError(
+        f"The latents hold infinities or NaN from step {finite.index(False) + 1} of {len(finite)} on, so there is no picture. "
+        + cause
+    )
+
+
+def run(
+    pipe,
+    request: Request,
+    before: Before | None,
+    *,
+    local_blend: LocalBlend | None,
+    record: bool | Record,
+    callback: Callable | None,
+    progress: bool,
+) -> tuple[Planned, list[Image.Image]]:
+    """Make the pictures of a request, source first. Raises what `edit` does.
+
+    A real picture's own pixels come back outside of where the targets may differ.
+
+    Args:
+        before: the source, where an earlier run has made it.
+    """
+    if before is not None:
+        request.known = before.trajectory
+    where = _placed(pipe, request, before, progress)
+    plan = _planned(pipe, request, local_blend, record, callback, where)
+    images = _run(pipe, request, plan, progress)
+    if request.inversion is None:
+        return plan, images
+    base = request.inversion.image if before is None else before.picture
+    edited = [
+        image if mask is None else restored(base, image, mask)
+        for image, mask in zip(images[1:], plan.masks, strict=True)
+    ]
+    return plan, [images[0], *edited]

@@ -1,0 +1,105 @@
+"""Edits of words and of places follow each other in stages: each is a run of its own, from the picture before."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .edits.edit import Composition, Edit
+from .edits.layout import Placement, placements, without
+from .edits.words import Reweight
+from .errors import PromptMismatch
+from .prompts.align import read_alike
+from .prompts.words import contains
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of them: the prompt of the picture before, the prompt after, and what is done."""
+
+    before: str
+    after: str
+    edit: Edit
+
+    @property
+    def places(self) -> bool:
+        """Whether it is one of places."""
+        return bool(placements(self.edit))
+
+
+def _parts(edit: Edit) -> list[Edit]:
+    """The edits that were chained with `|`."""
+    if isinstance(edit, Composition):
+        return _parts(edit.first) + _parts(edit.second)
+    return [edit]
+
+
+def _grouped(edit: Edit) -> list[Edit]:
+    """Neighbours of a kind together: objects change places at once, and words, too."""
+    groups: list[list[Edit]] = []
+    for part in _parts(edit):
+        if groups and isinstance(groups[-1][0], Placement) == isinstance(part, Placement):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return [functools.reduce(operator.or_, group) for group in groups]
+
+
+def _rewords(edit: Edit) -> bool:
+    """Whether an edit lines up two prompts: all but layout edits and faders."""
+    return not all(isinstance(part, (Placement, Reweight)) for part in _parts(edit))
+
+
+def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
+    """What is done to one target, and with which prompts.
+
+    The first edit of words that is no fader leads from the source's prompt to the target's; before it all read the source's, from
+    then on the target's. What is removed is in no prompt from then on.
+
+    Raises:
+        PromptMismatch: the prompts differ, and the edit has layout edits alone.
+        PromptError: an edit cannot find its words.
+    """
+    groups = _grouped(edit)
+    gone: list[Placement] = []
+
+    def kept(prompt: str, removed: list[Placement]) -> str:
+        for one in removed:
+            if contains(tokenizer, prompt, one.phrase):
+                prompt = without(tokenizer, prompt, one.phrase)
+        return prompt
+
+    reworded = [number for number, group in enumerate(groups) if _rewords(group)]
+    if not reworded:
+        _check_alike(tokenizer, source, target, edit, kept)
+    turn = reworded[0] if reworded else 0
+    found, now = [], source
+    for number, group in enumerate(groups):
+        gone += [one for one in placements(group) if one.goes]
+        after = kept(target if number >= turn else source, gone)
+        if len(groups) > 1:
+            group.matrices(tokenizer, now, after, 1)  # a word that is not found is an error now
+        found.append(Stage(now, after, group))
+        now = after
+    return found
+
+
+def _check_alike(
+    tokenizer,
+    source: str,
+    target: str,
+    edit: Edit,
+    kept: Callable[[str, list[Placement]], str],
+):
+    """Layout edits alone change no words, but for those of what is removed."""
+    moved = placements(edit)
+    gone = [one for one in moved if one.goes]
+    if not moved or len(moved) == len(gone):  # what is removed may leave anything
+        return
+    if not read_alike(tokenizer, kept(source, gone), kept(target, gone)):
+        raise PromptMismatch(
+            f"{edit!r} changes places and no words, but source and target differ: {source!r} and {target!r}. Say how to line "
+            "them up: Replace() | Move(...) where words are swapped, Refine() | Move(...) where some are added."
+        )
