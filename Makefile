@@ -58,7 +58,7 @@ docs: $(READY) ## build the course web site into docs/_build/html
 
 slides: $(READY) ## make slides of every notebook of the course in runs/slides, to be opened in a browser
 	$(BIN)/jupyter nbconvert --to slides --no-prompt --SlidesExporter.reveal_scroll=True \
-		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=720 --output-dir runs/slides notebooks/0*.ipynb
+		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=720 --output-dir runs/slides notebooks/[0-9]*.ipynb
 
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q

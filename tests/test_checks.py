@@ -15,6 +15,7 @@ from p2p_helpers.course.checks import (
     check_counterfactual,
     check_fader,
     check_fader_matrices,
+    check_fill,
     check_frugal,
     check_guidance,
     check_head,
@@ -23,12 +24,14 @@ from p2p_helpers.course.checks import (
     check_map,
     check_mask,
     check_open_swap,
+    check_places,
     check_put_back,
     check_refine_matrices,
     check_row_sums,
     check_schedule,
     check_scores,
     check_seed,
+    check_shift_matrix,
     check_swap_matrix,
 )
 from p2p_helpers.result import EditResult
@@ -416,4 +419,54 @@ def test_head_exercise(toyland):
         ((heat, *worst), "another has more"),
         ((heat, best[0], 9), "no head 9"),
         ((heat, 3, 0), "map level"),
+    )
+
+
+def test_shift_matrix_exercise():
+    def right(cells, shift):
+        return torch.eye(cells)[(torch.arange(cells) - shift).clamp(min=0)]
+
+    def left(cells, shift):
+        return torch.eye(cells)[(torch.arange(cells) + shift).clamp(max=cells - 1)]
+
+    assert check_shift_matrix(right).startswith("✓")
+    refused(
+        check_shift_matrix,
+        ([lambda cells, shift: torch.eye(cells)], "A shift of 1 makes"),
+        ([left], "moves to the left"),
+        ([lambda cells, shift: torch.eye(3)], "3"),
+        ([lambda cells, shift: torch.eye(cells).roll(shift, 0)], "it should be"),
+        ([lambda cells, shift: None], "a row and a column"),
+    )
+
+
+def test_fill_exercise():
+    def line(left, right, cells):
+        return torch.linspace(left, right, cells + 2)[1:-1]
+
+    assert check_fill(line).startswith("✓")
+    refused(
+        check_fill,
+        ([lambda left, right, n: torch.full((n,), (left + right) / 2)], "mean of its two"),
+        ([lambda left, right, n: torch.linspace(left, right, n)], "mean of its two"),
+        ([lambda left, right, n: torch.zeros(n + 2)], "got"),
+    )
+
+
+def test_places_exercise():
+    def seen(**places):
+        found = []
+        for name, x in places.items():
+            cells = np.zeros((16, 16), bool)
+            cells[10:14, x // 8 - 2 : x // 8 + 2] = True
+            found.append(Found(name, "natural", cells))
+        return Reading(found, "meadow", "plain", False, False, False)
+
+    before = seen(fox=32, rabbit=96)
+    assert check_places(before, seen(rabbit=32, fox=96), ("fox", "rabbit")).startswith("✓")
+    refused(
+        check_places,
+        ((before, before, ("fox", "rabbit")), "same side"),
+        ((before, seen(rabbit=32), ("fox", "rabbit")), "no fox after"),
+        ((before, seen(rabbit=64, fox=96), ("fox", "rabbit")), "32 pixels from where"),
     )

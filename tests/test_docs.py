@@ -143,7 +143,7 @@ def test_every_notebook_is_a_page_and_the_first_page_is_the_landing_page(pages, 
         order[:9]
         == [
             f"../{path.relative_to(ROOT).with_suffix('.html')}"
-            for path in sorted(ROOT.glob("notebooks/0*.ipynb"))
+            for path in sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
         ][:9]
     )
     page.close()

@@ -12,7 +12,7 @@ from p2p_helpers.course.cells import ONLY, skip_elsewhere
 
 ROOT = Path(__file__).parent.parent
 ALL = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/solutions/*.ipynb")])
-COURSE = sorted(ROOT.glob("notebooks/0*.ipynb"))
+COURSE = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
 TEXTS = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),

@@ -11,11 +11,12 @@ CHAPTERS = {  # number → what it is about, and where it stands on the map
     "03": ("add words", 455, 25),
     "04": ("turn words\nup and down", 455, 95),
     "05": ("keep the rest", 455, 165),
-    "06": ("real pictures", 610, 60),
-    "07": ("which inversion?", 610, 130),
-    "08": ("your GPU", 765, 95),
+    "06": ("real pictures", 610, 25),
+    "07": ("which inversion?", 610, 95),
+    "08": ("your GPU", 765, 25),
+    "10": ("move things", 610, 165),
 }
-ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 06-07 06-08"
+ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 05-10 06-07 06-08"
 
 
 def chapters(here: str | None = None) -> Drawing:
@@ -23,7 +24,7 @@ def chapters(here: str | None = None) -> Drawing:
     drawing = Drawing(
         905,
         245,
-        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 and 07, then 08.",
+        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, and 10 for moving things.",
     )
     wide, high = 120, 56
     for road in ROADS.split():
