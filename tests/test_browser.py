@@ -1,5 +1,7 @@
 """The studio in Voilà and a notebook in JupyterLab, as a person uses them, in a real browser. Screenshots go to runs/screenshots."""
 
+import base64
+import io
 import os
 import re
 import signal
@@ -12,10 +14,13 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from p2p_helpers.toyland import photos
+from p2p_helpers.toyland.reader import load_reader
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -94,7 +99,7 @@ def pictures(page):
     return page.locator(PANEL).evaluate_all("images => images.map(image => image.src)")
 
 
-PANEL = "figure img:not([alt^='your picture'])"
+PANEL = "figure img:not([alt^='your picture']):not([alt=''])"
 
 
 def wait_for_pictures(page, old=""):
@@ -161,6 +166,9 @@ def test_an_uploaded_picture_is_edited(studio):
         studio.get_by_role("button", name="edit a picture of mine").click()
     chooser.value.set_files(photo.path)
     expect(studio.get_by_label("inversion")).to_be_visible()
+    expect(studio.get_by_text("This prompt is a suggestion")).to_be_visible()
+    for name in ("source", "target"):
+        expect(studio.get_by_label(name, exact=True)).to_have_value("a cat in the snow")
     for name, text in (("source", photo.prompt), ("target", "a dog in the snow")):
         studio.get_by_label(name, exact=True).fill(text)
         studio.keyboard.press("Tab")
@@ -169,6 +177,115 @@ def test_an_uploaded_picture_is_edited(studio):
     wait_for_pictures(studio, before[1])
     expect(studio.get_by_role("img", name="target: a dog in the snow")).to_be_visible()
     expect(studio.get_by_label("as Python")).to_have_value(re.compile(r"p2p\.invert\("))
+
+
+def box_of(page, name):
+    """An object's box, and where its middle is on the page."""
+    box = page.get_by_role("application", name=re.compile(f"^{name}:"))
+    return box, middle(box)
+
+
+def middle(box):
+    at = box.bounding_box()
+    return at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
+
+
+def side(page):
+    """Of the source's picture, in pixels of the page."""
+    return page.locator(".p2p-frame").bounding_box()["width"]
+
+
+def column_of(name, url):
+    """Where the embedded model's reader sees an object in a picture, as a share of its width."""
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    (seen,) = [one for one in load_reader().read([picture])[0].objects if one.name == name]
+    return np.argwhere(seen.cells)[:, 1].mean() / seen.cells.shape[1]
+
+
+def test_a_box_is_dragged_and_its_object_is_there_after_the_edit(studio):
+    studio.get_by_label("steps", exact=True).fill("10")
+    studio.keyboard.press("Tab")
+    before = pictures(studio)
+    box, (x, y) = box_of(studio, "dog")
+    studio.mouse.move(x, y)
+    studio.mouse.down()
+    studio.mouse.move(x + side(studio) / 4, y, steps=5)
+    studio.mouse.up()
+    assert middle(box) == pytest.approx((x + side(studio) / 4, y), abs=2)
+    expect(studio.get_by_text("dog: dx +0.25 · dy 0.00 · scale 1.00")).to_be_visible()
+    button(studio, "Edit").click()
+    after = wait_for_pictures(studio, before[1])
+    expect(studio.get_by_label("as Python")).to_have_value(
+        re.compile(r"\| p2p\.Move\('dog', dx=0\.25\),")
+    )
+    assert column_of("dog", after[1]) - column_of("cat", after[0]) == pytest.approx(0.25, abs=0.13)
+    studio.screenshot(path=SHOTS / "studio-moved.png")
+
+
+def test_a_corner_resizes_and_the_foot_stays(studio):
+    box, _ = box_of(studio, "dog")
+    was = box.bounding_box()
+    foot = was["y"] + was["height"]
+    studio.mouse.move(was["x"] + was["width"] - 1, was["y"] + 1)
+    studio.mouse.down()
+    studio.mouse.move(was["x"] + was["width"] * 3 / 4, was["y"] + was["height"] / 2, steps=5)
+    studio.mouse.up()
+    now = box.bounding_box()
+    assert now["height"] == pytest.approx(was["height"] / 2, rel=0.06)
+    assert now["y"] + now["height"] == pytest.approx(foot, abs=2)
+    expect(studio.get_by_text(re.compile(r"scale 0\.(45|50|55)"))).to_be_visible()
+    button(studio, "Put back").click()
+    assert box.bounding_box() == was
+
+
+def test_keys_move_resize_and_put_back(studio):
+    box, _ = box_of(studio, "dog")
+    box.focus()
+    for key in ("Shift+ArrowRight", "ArrowUp", "ArrowUp", "ArrowDown", "-", "-", "+"):
+        studio.keyboard.press(key)
+    expect(studio.get_by_text("dog: dx +0.25 · dy −0.06 · scale 0.95")).to_be_visible()
+    before = pictures(studio)
+    button(studio, "Edit").click()
+    wait_for_pictures(studio, before[1])
+    expect(studio.get_by_label("as Python")).to_have_value(
+        re.compile(r"p2p\.Move\('dog', dx=0\.25, dy=-0\.0625, scale=0\.95\)")
+    )
+    box.focus()
+    studio.keyboard.press("Escape")
+    expect(studio.get_by_text("dog: dx 0.00 · dy 0.00 · scale 1.00")).to_be_visible()
+
+
+def test_a_finger_drags_too_and_objects_are_removed_and_duplicated(browser, voila):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(voila[0], wait_until="commit")
+    wait_for_pictures(page)
+    page.get_by_label("target", exact=True).fill("a cat on the beach")
+    page.keyboard.press("Tab")
+    box, _ = box_of(page, "cat")
+    box.scroll_into_view_if_needed()
+    x, y = middle(box)
+    finger = context.new_cdp_session(page)
+    for kind, dx in (
+        ("touchStart", 0),
+        ("touchMove", side(page) / 8),
+        ("touchMove", side(page) / 4),
+    ):
+        where = {"type": kind, "touchPoints": [{"x": x + dx, "y": y}]}
+        finger.send("Input.dispatchTouchEvent", where)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    expect(page.get_by_text("cat: dx +0.25 · dy 0.00 · scale 1.00")).to_be_visible()
+    page.screenshot(path=SHOTS / "studio-390.png")
+    button(page, "Duplicate").click()
+    expect(page.get_by_text("a second cat: dx +0.25")).to_be_visible()
+    button(page, "Remove").click()
+    expect(page.get_by_text("cat: removed")).to_be_visible()
+    page.get_by_label("steps", exact=True).fill("4")
+    page.keyboard.press("Tab")
+    button(page, "Edit").click()
+    expect(page.get_by_label("as Python")).to_have_value(re.compile(r"    p2p\.Remove\('cat'\),"))
+    context.close()
 
 
 def test_the_page_shows_a_picture_and_all_controls_and_neither_code_nor_introduction(
@@ -191,7 +308,7 @@ def test_the_page_shows_a_picture_and_all_controls_and_neither_code_nor_introduc
     expect(page.get_by_text("butterfly").first).to_be_visible()
     page.get_by_label("target", exact=True).fill("a zebra on the beach")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("status").get_by_text("zebra")).to_be_visible()
+    expect(page.get_by_role("status").get_by_text("never seen “zebra”")).to_be_visible()
     page.close()
 
 
@@ -302,6 +419,14 @@ def lab(tmp_path_factory):
         )
     ]
     nbformat.write(notebook, folder / "explore.ipynb")
+    notebook.cells = [
+        nbformat.v4.new_code_cell(
+            "import p2p_helpers as p2p\n"
+            "from p2p_helpers.view.studio import Settings, Studio\n"
+            "Studio(p2p.load_pipeline('toyland', device='cpu'), Settings(steps=4))"
+        )
+    ]
+    nbformat.write(notebook, folder / "studio.ipynb")
     more = [
         "--ServerApp.root_dir",
         str(folder),
@@ -313,16 +438,39 @@ def lab(tmp_path_factory):
     yield from served(["jupyterlab", *more], tmp_path_factory.mktemp("jupyter"))
 
 
-def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
+def run_first_cell(browser, lab, notebook):
+    """A notebook in JupyterLab, after its first cell."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.goto(f"{lab[0]}/lab/tree/explore.ipynb", wait_until="commit")
-    expect(page.get_by_text("| Idle").first).to_be_visible(
-        timeout=PATIENCE
-    )  # a kernel that still starts would miss the keys
+    page.goto(f"{lab[0]}/lab/tree/{notebook}.ipynb", wait_until="commit")
+    # A kernel that still starts would miss the keys.
+    expect(page.get_by_text("| Idle").first).to_be_visible(timeout=PATIENCE)
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
+    return page
+
+
+def test_keys_move_an_object_in_jupyterlab_and_leave_the_notebook_alone(browser, lab):
+    page = run_first_cell(browser, lab, "studio")
+    wait_for_pictures(page)
+    box, (x, _) = box_of(page, "dog")
+    box.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("dog: dx +0.19")).to_be_visible()
+    assert middle(box)[0] == pytest.approx(x + 3 / 16 * side(page), abs=2)
+    page.keyboard.press("ArrowLeft")
+    before = pictures(page)
+    button(page, "Edit").click()
+    wait_for_pictures(page, before[1])
+    expect(page.get_by_label("as Python")).to_have_value(re.compile(r"Move\('dog', dx=0\.125\)"))
+    page.screenshot(path=SHOTS / "lab-studio.png")
+    page.close()
+
+
+def test_a_notebook_in_jupyterlab_shows_a_word_that_is_hovered(browser, lab):
+    page = run_first_cell(browser, lab, "explore")
     explorer = page.frame_locator("iframe[title='Attention explorer']")
     explorer.get_by_role("button", name="beach").hover()
     expect(explorer.locator("#said")).to_contain_text("“beach”: at most")

@@ -167,15 +167,15 @@ def test_unknown_words_are_said_in_place_and_the_vocabulary_is_at_hand(studio, t
     assert not Studio(build("sd1", tmp_path)).known.value  # a model that does not say what it knows
 
 
-def test_an_uploaded_picture_has_a_preview_and_a_limit(studio):
+def test_an_uploaded_picture_is_shown_and_has_a_limit(studio):
     photo = photos()["cat-snow"].path.read_bytes()
     studio._take([{"content": memoryview(photo)}])
-    assert "<img" in studio.preview.value
+    assert studio.stage.picture and "your picture" in studio.stage.caption
     padded = photo + bytes(25_000_000 - len(photo))  # what follows the picture is not read
     studio._take([{"content": memoryview(padded)}])
     assert studio._photo is not None and not studio.error.value
     studio._take([{"content": memoryview(padded + b"0")}])
-    assert studio._photo is None and "25 MB" in studio.error.value and not studio.preview.value
+    assert studio._photo is None and "25 MB" in studio.error.value
 
 
 def test_a_second_run_replaces_the_first_and_cancel_leaves_nothing(studio):

@@ -168,12 +168,26 @@ def test_three_voters_at_once(browser, served):
     for page in pages:
         expect(page.get_by_text("Thank you")).to_be_visible()
         expect(page.get_by_role("status")).to_have_text("3 of 3 judged")
+        expect(page.get_by_text("Your votes are stored")).to_be_visible()
     assert len(stored(folder)) == 9 and study_results(folder).voters == 3
     with pages[0].expect_download() as download:
         pages[0].get_by_role("button", name="Download").click()
     assert len(json.loads(download.value.path().read_text())) == 3
     for page in pages:
         page.context.close()
+
+
+def test_on_a_phone_the_two_pictures_stand_side_by_side(browser, folder):
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto((folder / "index.html").as_uri())
+    left, right = (page.locator(f"#{name} img").bounding_box() for name in ("left", "right"))
+    assert left["y"] == right["y"] and left["width"] == right["width"]
+    assert right["x"] + right["width"] <= 390
+    for _ in range(3):
+        page.get_by_role("button", name="no difference").click()
+    expect(page.get_by_text("download your votes and send the file")).to_be_visible()
+    context.close()
 
 
 def test_nothing_is_lost_when_the_server_is_killed(browser, folder):

@@ -12,16 +12,17 @@ from ..attention.families import family_of
 from ..errors import P2PError
 from ..inversion.methods import METHODS
 from ..prompts.align import refinement_alignment, replacement_matrix
-from ..prompts.words import unknown_words, vocabulary, words
+from ..prompts.words import phrases, unknown_words, vocabulary, words
 from .figures import word_colour
-from .html import figures, known_words, message, note
+from .html import known_words, message, note
 from .settings import KINDS, Settings
+from .stage import Stage
 
 FADER = (-2.0, 4.0)
 
 
 class Controls:
-    """Widgets for all of `Settings`, with a fader for each word of the target.
+    """Widgets for all of `Settings`, with a fader for each word of the target and a box for each object.
 
     Args:
         pipe: a pipeline; its tokenizer is copied.
@@ -39,7 +40,7 @@ class Controls:
 
     def _build(self):
         """Make the widgets and lay them out."""
-        style = {"description_width": "7em"}
+        style = {"description_width": "6em"}
 
         def line(kind, description: str, flex: str = "0 0 auto", **more):
             """A control with its name, on a line of its own or on a share of one."""
@@ -54,6 +55,7 @@ class Controls:
         share = {"min": 0, "max": 1, "step": 0.05, "continuous_update": False}
         self.source = line(w.Text, "source", **text)
         self.target = line(w.Text, "target", **text)
+        self.suggestion = w.HTML()
         self.note, self.known = w.HTML(), w.HTML(known_words(vocabulary(self._tokenizer)))
         self.kind = line(w.Dropdown, "kind of edit", options=list(KINDS))
         self.cross = line(w.FloatSlider, "cross steps", **share)
@@ -67,12 +69,16 @@ class Controls:
             description="edit a picture of mine",
             layout=w.Layout(width="auto", flex="1 1 0"),
         )
-        self.forget, self.preview = button("without picture"), w.HTML()
+        self.forget = button("without picture")
         self.method = line(w.Dropdown, "inversion", options=METHODS, value="direct")
         self.run = button("Edit", button_style="primary")
         self.cancel, self.undo = button("Cancel", disabled=True), button("Undo", disabled=True)
-        self.bar = w.IntProgress(min=0, max=1, layout=w.Layout(width="auto", height="12px"))
-        self.error, self.mask = w.HTML(), w.HTML()
+        self.bar = w.IntProgress(
+            min=0,
+            max=1,
+            layout=w.Layout(width="auto", flex="2 1 0", height="12px", align_self="center"),
+        )
+        self.error, self.mask, self.stage = w.HTML(), w.HTML(), Stage()
         self.faders, self.words = [], w.VBox()
         self.pictures, self.code, self.files = (
             w.HTML(),
@@ -83,36 +89,54 @@ class Controls:
             control.observe(lambda change: self._line_up(), "value")
         for slider in (self.cross, self.self_):
             slider.observe(lambda change: self._let_go(), "value")
-        prompts = [self.source, self.target, self.note, self.known, self.kind, self.words]
-        how = [self.cross, self.self_, self.blend, w.HBox([self.seed, self.steps])]
-        picture = [w.HBox([self.upload, self.forget]), self.preview, self.method]
-        buttons = w.HBox([self.run, self.cancel, self.undo])
+        self.stage.observe(lambda change: self._moved(), "places")
+        self._arrange()
+
+    def _arrange(self):
+        """Controls and pictures side by side, on a phone one over the other; what starts an edit stays in view."""
+        wrap = {"display": "flex", "flex_flow": "row wrap", "grid_gap": "8px 24px"}
+        prompts = [self.source, self.target, self.suggestion, self.note, self.known]
+        words = [self.kind, self.words, self.cross, self.self_, self.blend]
+        rest = [w.HBox([self.seed, self.steps]), w.HBox([self.upload, self.forget]), self.method]
         left = w.VBox(
-            [*prompts, *how, *picture, buttons],
-            layout=w.Layout(flex="1 1 340px", min_width="300px"),
+            [*prompts, *words, *rest], layout=w.Layout(flex="1 1 340px", min_width="300px")
         )
+        for shown in (self.stage, self.pictures):
+            shown.layout = w.Layout(flex="1 1 280px", min_width="0", max_width="420px")
         right = w.VBox(
-            [self.bar, self.error, self.mask, self.pictures, self.code, self.files],
+            [
+                w.Box([self.stage, self.pictures], layout=w.Layout(**wrap)),
+                self.mask,
+                self.code,
+                self.files,
+            ],
             layout=w.Layout(flex="2 1 420px", min_width="300px"),
         )
-        self.view = w.Box(
-            [left, right], layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="24px")
-        )
+        for button in (self.run, self.cancel, self.undo):
+            button.layout.flex = "0 1 140px"
+        buttons = w.HBox([self.run, self.cancel, self.undo, self.bar])
+        actions = w.VBox([self.error, buttons], layout=w.Layout(flex="1 0 100%"))
+        actions.add_class("p2p-actions")
+        self.view = w.Box([left, right, actions], layout=w.Layout(**wrap))
 
     def _let_go(self):
         """A user let go of a slider: the picture follows, where the prompts allow one."""
         if not self._loading and not self.run.disabled:
             self._released()
 
+    def _moved(self):
+        """Objects that go elsewhere leave the source's self-attention maps, which hold the old layout."""
+        self.self_.disabled = bool(self.stage.places)
+
     def _have(self, photo: Image.Image | None):
         """Edit this picture, or generated ones."""
         self._photo = photo
-        shown = "flex" if photo else "none"
+        shown = None if photo else "none"
         self.method.layout.display = self.forget.layout.display = shown
-        self.preview.value = (
-            figures([(photo, "your picture, cut to a square")], 72) if photo else ""
-        )
         self.seed.disabled = photo is not None
+        if photo:
+            self.stage.show(photo, "your picture, cut to a square; press Edit to find its objects")
+            self.stage.places = []
 
     @property
     def settings(self) -> Settings:
@@ -130,6 +154,7 @@ class Controls:
             self.steps.value,
             method,
             self._phrases,
+            self.stage.said(),
         )
 
     def _load(self, settings: Settings):
@@ -144,6 +169,7 @@ class Controls:
             self._line_up()
             for fader, weight in zip(self.faders, settings.weights, strict=False):
                 fader.value = weight
+            self.stage.put(settings.places)
         finally:
             self._loading = False
 
@@ -165,12 +191,18 @@ class Controls:
         ]
         self.note.value = note(f"The model has never seen {', '.join(near)}." if near else "")
         self.error.value, self.run.disabled = "", False
-        self.faders, names, lines = [], [], []
-        style = {"description_width": "7em"}
-        for word in new:
+        self._phrases = phrases(new)
+        self.faders, names, lines, kept = [], [], [], {}
+        style = {"description_width": "6em"}
+        for word, own in zip(new, self._phrases, strict=True):
             names.append(word.text)
-            takes = [o.text for o in old if lends[list(o.tokens)][:, list(word.tokens)].any()]
-            said = f"map of “{' '.join(takes)}”" if takes else "its own map: new"
+            takes = {
+                phrase: other.text
+                for phrase, other in zip(phrases(old), old, strict=True)
+                if lends[list(other.tokens)][:, list(word.tokens)].any()
+            }
+            kept |= dict.fromkeys(takes, own)
+            said = f"map of “{' '.join(takes.values())}”" if takes else "its own map: new"
             key = f"{word.text} {names.count(word.text)}"
             fader = w.FloatSlider(
                 before.get(key, 1.0),
@@ -182,13 +214,12 @@ class Controls:
             )
             fader.style = {**style, "handle_color": word_colour(word.text)}
             fader.layout, fader.continuous_update = (
-                w.Layout(flex="1 1 auto", width="auto", min_width="0"),
+                w.Layout(flex="1 1 220px", width="auto", min_width="0"),
                 False,
             )
             fader.observe(lambda change: self._let_go(), "value")
             self.faders.append(fader)
-            lines.append(w.HBox([fader, w.Label(said, layout=w.Layout(width="9.5em"))]))
-        self._phrases = tuple(
-            (n, names[: i + 1].count(n)) if names.count(n) > 1 else n for i, n in enumerate(names)
-        )
+            beside = w.Label(said, layout=w.Layout(flex="0 0 8.5em"))
+            lines.append(w.HBox([fader, beside], layout=w.Layout(flex_flow="row wrap")))
         self.words.children = lines
+        self.stage.offer(kept)

@@ -21,14 +21,14 @@ def mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:
 
 def figures(pictures: Sequence[tuple[Image.Image, str]], width: int = 168) -> str:
     """Pictures side by side, each over what it is; the width is in pixels of the page."""
-    style, figures = f"margin:0 12px 12px 0;width:min({width}px,100%)", []
+    style, figures = f"margin:0;width:min({width}px,100%)", []
     for image, name in pictures:
         said = html.escape(name)
         figures.append(
             f'<figure style="{style}"><img alt="{said}" src="{url(image)}" '
             f'style="width:100%"><figcaption style="line-height:1.4">{said}</figcaption></figure>'
         )
-    return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;gap:12px;margin-bottom:12px">{"".join(figures)}</div>'
 
 
 def message(error: Exception, before: str = "") -> str:
@@ -59,5 +59,5 @@ def url(content: Image.Image | bytes) -> str:
     if isinstance(content, bytes):
         return f"data:application/json;base64,{base64.b64encode(content).decode()}"
     buffer = io.BytesIO()
-    content.convert("RGB").save(buffer, "PNG")
+    content.convert("RGBA" if content.mode == "RGBA" else "RGB").save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import re
 from dataclasses import dataclass, field
 
 from ..blend import LocalBlend
 from ..edits.edit import Edit
+from ..edits.layout import Duplicate, Move, Placement, Remove, Resize
 from ..edits.words import Refine, Replace, Reweight
+from ..prompts.words import Phrase
 
 KINDS = {"word swap": Replace, "refinement": Refine}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object goes.
+
+    Args:
+        phrase: the object.
+        kind: what happens to it: "move", "duplicate" or "remove".
+        dx, dy, scale: as for `Move`.
+    """
+
+    phrase: Phrase
+    kind: str = "move"
+    dx: float = 0.0
+    dy: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.phrase, str):
+            object.__setattr__(self, "phrase", tuple(self.phrase))
+
+    def placement(self, cross_steps: float) -> Placement | None:
+        """The layout edit, or None where everything stays."""
+        if self.kind == "remove":
+            return Remove(self.phrase, cross_steps=cross_steps)
+        if self.kind == "duplicate":
+            return Duplicate(self.phrase, self.dx, self.dy, self.scale, cross_steps=cross_steps)
+        if self.dx or self.dy:
+            return Move(self.phrase, self.dx, self.dy, self.scale, cross_steps=cross_steps)
+        return None if self.scale == 1 else Resize(self.phrase, self.scale, cross_steps=cross_steps)
 
 
 @dataclass(frozen=True)
@@ -30,18 +66,35 @@ class Settings:
     method: str = ""  # of inversion, if a picture was uploaded
     # The target's words as Reweight takes them, one for each weight.
     phrases: tuple = field(default=(), compare=False)
+    places: tuple[Place, ...] = ()  # where the target's objects go
 
-    def __post_init__(self):  # JSON knows no tuples
+    def __post_init__(self):  # JSON knows neither tuples nor classes
         object.__setattr__(self, "weights", tuple(self.weights))
         phrases = tuple(p if isinstance(p, str) else tuple(p) for p in self.phrases)
         object.__setattr__(self, "phrases", phrases)
+        places = tuple(p if isinstance(p, Place) else Place(**p) for p in self.places)
+        object.__setattr__(self, "places", places)
 
     @property
     def edit(self) -> Edit:
-        """The edit."""
-        change = KINDS[self.kind](cross_steps=self.cross_steps, self_steps=self.self_steps)
+        """The edit; where the prompts are the same and something is moved, the move alone."""
+        swap = KINDS[self.kind](cross_steps=self.cross_steps, self_steps=self.self_steps)
+        wanted = [place.placement(self.cross_steps) for place in self.places]
+        moves = [move for move in wanted if move is not None]
         turned = {p: c for p, c in zip(self.phrases, self.weights, strict=False) if c != 1}
-        return change | Reweight(turned) if turned else change
+        alone = moves and self.source == self.target
+        parts = [*([] if alone else [swap]), *moves, *([Reweight(turned)] if turned else [])]
+        return functools.reduce(operator.or_, parts)
+
+    @property
+    def start(self) -> tuple:
+        """What decides the source, beside an uploaded picture."""
+        return self.source, self.seed, self.steps, self.method
+
+    @property
+    def frees(self) -> bool:
+        """Whether the target without control is another picture than the source."""
+        return self.source != self.target
 
     @property
     def local_blend(self) -> LocalBlend | None:
@@ -51,9 +104,7 @@ class Settings:
 
     def python(self) -> str:
         """The exact call, to paste into a notebook that has `pipe`."""
-        change = repr(self.edit)
-        for name in ("Replace", "Refine", "Reweight"):
-            change = change.replace(f"{name}(", f"p2p.{name}(")
+        change = re.sub(r"(^|\| )([A-Z])", r"\1p2p.\2", repr(self.edit))
         lines = ["import p2p_helpers as p2p", ""]
         start = repr(self.source)
         if self.method:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from PIL import Image
 
+from ..placing import Whereabouts
 from ..result import EditResult
 from .html import figures, mask_picture, url
 from .settings import Settings
@@ -20,33 +22,37 @@ class Shown:
         settings: what the controls said.
         photo: the uploaded picture, if there was one.
         result: what `edit` gave.
+        found: where the source's objects are.
         free: the target without control, from the same noise.
     """
 
     settings: Settings
     photo: Image.Image | None
     result: EditResult
+    found: Sequence[Whereabouts]
     free: Image.Image | None = None
+
+    @property
+    def start(self) -> tuple:
+        """All that decides the source."""
+        return self.settings.start, self.photo
 
     @property
     def noise(self) -> tuple:
         """All that decides the target without control."""
-        said = self.settings
-        return said.source, said.target, said.seed, said.steps, said.method, self.photo
+        return self.start, self.settings.target
 
     def panel(self) -> str:
-        """The pictures side by side, as HTML."""
+        """The pictures but for the source, as HTML."""
         settings, result = self.settings, self.result
-        shown = [
-            (result.source, f"source: {settings.source}"),
-            (result.image, f"target: {settings.target}"),
-        ]
+        shown = []
         if self.free is not None:
             shown.append((self.free, "the target without control, same seed"))
         if result.masks is not None:
             mask = mask_picture(result.masks[-1, 0], result.source.size)
             shown.append((mask, "white: where it may change"))
-        return figures(shown)
+        made = figures([(result.image, f"target: {settings.target}")], 420)
+        return made + figures(shown)
 
     def links(self) -> str:
         """Links to save the picture and the settings, as HTML."""

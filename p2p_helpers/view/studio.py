@@ -1,40 +1,39 @@
-"""The studio: type two prompts, turn words up and down, see the edit.
+"""The studio: type two prompts, turn words up and down, drag objects, see the edit.
 
 Built on ipywidgets, for a notebook or for Voilà.
 """
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import threading
 from collections.abc import Callable
 
 import torch
 from PIL import Image
 
-from ..errors import ImageError, P2PError
-from ..images import load_image
+from ..errors import P2PError
 from ..inversion.artefact import Inversion
 from ..inversion.methods import invert
+from ..placing import Whereabouts, whereabouts
+from ..result import EditResult
 from ..run import edit
-from .controls import Controls
 from .html import mask_picture, message, url
 from .settings import KINDS, Settings
 from .shown import Shown
-
-MAX_BYTES = 25_000_000  # of an uploaded file
+from .upload import Uploads
 
 
 class Cancelled(Exception):
     """A run that another one replaced."""
 
 
-class Studio(Controls):
+class Studio(Uploads):
     """The studio for one pipeline; a notebook shows it as it is.
 
     The first edit begins when the studio is shown; a slider that is let go begins another. A run
     goes on in a thread of its own, and looks after every step whether another one was asked for.
-    After the edit it makes the target without control, from the same noise. `settings` is what the
+    After the edit it makes the target without control, from the same noise, where the prompts differ. `settings` is what the
     controls say, `result` the edit shown, `history` the finished ones that were not undone, the last
     twenty. After an edit that is refused the controls are those of the picture shown.
 
@@ -44,7 +43,7 @@ class Studio(Controls):
     """
 
     def __init__(self, pipe, settings: Settings | None = None):
-        self.pipe, self.result = pipe, None
+        self.result = None
         self.history: list[Shown] = []
         self._inversion: tuple[tuple, Inversion] | None = None
         self._thread: threading.Thread | None = None
@@ -54,8 +53,6 @@ class Studio(Controls):
         self.run.on_click(lambda button: self.start())
         self.cancel.on_click(lambda button: self.stop())
         self.undo.on_click(lambda button: self._undo())
-        self.forget.on_click(lambda button: self._forget())
-        self.upload.observe(lambda change: self._take(change["new"]), "value")
         self._have(None)
         self._load(settings or Settings())
 
@@ -66,27 +63,6 @@ class Studio(Controls):
         if self.result is None:
             self.start()
 
-    def _take(self, uploaded):
-        """A picture to edit, or none."""
-        photo = None
-        if uploaded:
-            try:
-                content = uploaded[0]["content"]
-                if len(content) > MAX_BYTES:
-                    raise ImageError(
-                        f"The file has {len(content) / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB "
-                        "are taken. Save the picture smaller, e.g. as a JPEG 2000 pixels wide."
-                    )
-                photo = load_image(io.BytesIO(bytes(content)), self.pipe)
-                self.error.value = ""
-            except P2PError as error:
-                self.error.value = message(error)
-        self._have(photo)
-
-    def _forget(self):
-        self.upload.value = ()  # or the same file could not be uploaded again
-        self._have(None)
-
     def start(self):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
@@ -94,7 +70,8 @@ class Studio(Controls):
         self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = (
             "",
             0,
-            2 * max(settings.steps, 1),  # the edit, and the target without control
+            (1 + settings.frees)
+            * max(settings.steps, 1),  # the edit, and the target without control
             False,
         )
         self._thread = threading.Thread(
@@ -109,9 +86,10 @@ class Studio(Controls):
         self.cancel.disabled = True
 
     def wait(self):
-        """Until the last run has ended."""
-        if self._thread:
-            self._thread.join()
+        """Until the last run has ended, and a picture's prompt is suggested."""
+        for thread in (self._describer, self._thread):
+            if thread:
+                thread.join()
 
     def _work(
         self,
@@ -147,16 +125,20 @@ class Studio(Controls):
                 return
             source, more = self._from(settings, photo, stepped)
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
-            done = Shown(
-                settings, photo, edit(self.pipe, source, settings.target, settings.edit, **more)
+            before = self.history[-1] if self.history else None
+            known = before if before and before.start == (settings.start, photo) else None
+            result = edit(
+                self.pipe, source, settings.target, settings.edit, record=known is None, **more
             )
+            found = known.found if known else self._find(result)
+            done = Shown(settings, photo, dataclasses.replace(result, maps=None), found)
             with self._lock:
                 if number != self._wanted:
                     raise Cancelled
                 done.free = self._free_of(done)
                 self.history = [*self.history, done][-20:]
                 self._show(done)
-            if done.free is None:
+            if done.free is None and settings.frees:
                 made = "the picture without control"
                 off = KINDS[settings.kind](cross_steps=0.0, self_steps=0.0)
                 how = {"callback": after_free_step, "progress": False}
@@ -181,6 +163,12 @@ class Studio(Controls):
             self.mask.value = ""
             if number == self._wanted:
                 self.cancel.disabled = True
+
+    def _find(self, result: EditResult) -> list[Whereabouts]:
+        """Where the source's objects are."""
+        factor = getattr(self.pipe, "vae_scale_factor", 1)
+        size = (result.source.height // factor, result.source.width // factor)
+        return whereabouts(result.maps, size)
 
     def _free_of(self, done: Shown) -> Image.Image | None:
         """The target without control, if the edit before had the same."""
@@ -211,13 +199,25 @@ class Studio(Controls):
         """Put an edit into the panel of pictures."""
         self.result = done.result
         self.undo.disabled = len(self.history) < 2
+        self._set(done)
         self.pictures.value, self.files.value = done.panel(), done.links()
         self.code.value = done.settings.python()
+
+    def _set(self, done: Shown):
+        """Put an edit's source on the stage."""
+        self.stage.show(done.result.source, f"source: {done.settings.source}", done.found)
+
+    def _have(self, photo: Image.Image | None):
+        """Edit this picture, or generated ones."""
+        super()._have(photo)
+        if photo is None and self.history:
+            self._set(self.history[-1])
 
     def _back_to(self, done: Shown):
         """Set the controls as they were for an edit."""
         if done.photo is not self._photo:
             self._have(done.photo)
+        self._set(done)
         self._load(done.settings)
 
     def _undo(self):
