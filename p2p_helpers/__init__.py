@@ -37,8 +37,9 @@ from .run import edit
 
 if TYPE_CHECKING:
     from .view.edit_figures import alignment, show, show_edit
-    from .view.explorer import Explorer, explore
+    from .view.explorer import explore
     from .view.figures import difference, gallery
+    from .view.page import Page, slider
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,7 +49,6 @@ __all__ = [
     "Duplicate",
     "Edit",
     "EditResult",
-    "Explorer",
     "Heatmap",
     "ImageError",
     "InjectQK",
@@ -60,6 +60,7 @@ __all__ = [
     "ModelError",
     "Move",
     "P2PError",
+    "Page",
     "PromptError",
     "PromptMismatch",
     "Record",
@@ -88,12 +89,13 @@ __all__ = [
     "replacement_matrix",
     "show",
     "show_edit",
+    "slider",
     "study",
     "study_results",
     "words",
 ]
 
-_LATER = {name: "view.explorer" for name in ("Explorer", "explore")}
+_LATER = {"explore": "view.explorer", "Page": "view.page", "slider": "view.page"}
 _LATER |= {name: "view.figures" for name in ("difference", "gallery")}
 _LATER |= {name: "view.edit_figures" for name in ("alignment", "show", "show_edit")}
 _LATER |= {name: "voting" for name in ("Comparison", "StudyResults", "study", "study_results")}

@@ -86,7 +86,7 @@ def test_the_changelog_has_this_version():
 
 
 def test_importing_the_package_loads_nothing_that_draws():
-    code = "import sys, p2p_helpers as p2p; print([m for m in ('matplotlib', 'ipywidgets') if m in sys.modules]); p2p.show; p2p.Explorer"
+    code = "import sys, p2p_helpers as p2p; print([m for m in ('matplotlib', 'ipywidgets') if m in sys.modules]); p2p.show; p2p.Page"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
     assert set(p2p.__all__) <= set(dir(p2p))

@@ -135,3 +135,32 @@ def test_everything_is_reached_by_tab_and_seen(page):
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     for word in ("start", *SOURCE.split(), "end"):
         assert word in names
+
+
+def test_a_slider_through_pictures(browser, result, tmp_path):
+    pictures = [result.source, result.image, result.source]
+    p2p.slider(pictures, [0, 0.5, "</script>"], "cross_steps", result.source).save(
+        tmp_path / "slider.html"
+    )
+    context = browser.new_context(offline=True, viewport={"width": 340, "height": 400})
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "slider.html").as_uri())
+    place, after = page.get_by_role("slider", name="cross_steps"), page.locator("#after")
+    assert after.get_attribute("alt") == "cross_steps = </script>"
+    last = after.get_attribute("src")
+    place.press("ArrowLeft")
+    assert after.get_attribute("alt") == "cross_steps = 0.5"
+    assert place.get_attribute("aria-valuetext") == "0.5"
+    assert after.get_attribute("src") != last
+    place.press("Home")
+    assert after.get_attribute("src") == last == page.locator("#before").get_attribute("src")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    context.close()
+    assert not errors
+
+
+def test_a_slider_needs_a_label_for_each_picture(result):
+    for pictures, labels in (([result.image], [1]), ([result.image] * 2, [1])):
+        with pytest.raises(p2p.InputError, match="one label for each"):
+            p2p.slider(pictures, labels, "weight", result.source)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,36 +13,16 @@ from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
-from ..values import file_path
 from .figures import word_colour
 from .map_figures import short_layer_names
+from .page import Page
 
 STEPS = 12  # shown at most, evenly spread, so that the page stays small
 
 
-@dataclass(frozen=True)
-class Explorer:
-    """A page that needs no kernel and no network.
-
-    Shown by a notebook as it is; `save` writes it to a file.
-    """
-
-    page: str
-    height: int = 460
-
-    def save(self, path: str | Path):
-        """Write the page as one HTML file."""
-        file_path("path", path).write_text(self.page, encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        style = f"width:100%;height:{self.height}px;border:0"
-        page = html.escape(self.page)
-        return f'<iframe title="Attention explorer" style="{style}" srcdoc="{page}"></iframe>'
-
-
 def explore(
     result: EditResult | AttentionMaps, images: Sequence[Image.Image] | None = None
-) -> Explorer:
+) -> Page:
     """A view of recorded maps: hover a word for its map over the picture, a pixel for its words.
 
     Choose picture, step, layer and head.
@@ -80,8 +56,7 @@ def explore(
         "heads": heads,
         "prompts": prompts,
     }
-    page = (Path(__file__).parent / "explorer.html").read_text(encoding="utf-8")
-    return Explorer(page.replace("/*DATA*/null", json.dumps(data).replace("<", "\\u003c")))
+    return Page.of("explorer.html", data, "Attention explorer", height=460)
 
 
 def _prompt(

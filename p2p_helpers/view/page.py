@@ -1,0 +1,71 @@
+"""Pages that need no kernel and no network: a notebook shows them, a file keeps them."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import InputError
+from ..values import file_path
+from .html import url
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that needs no kernel and no network.
+
+    Shown by a notebook as it is; `save` writes it to a file.
+    """
+
+    page: str
+    title: str
+    height: int = 460
+
+    @classmethod
+    def of(cls, template: str, data: dict, title: str, height: int) -> Page:
+        """A page of this folder, with its data."""
+        page = (Path(__file__).parent / template).read_text(encoding="utf-8")
+        text = json.dumps(data).replace("<", "\\u003c")
+        return cls(page.replace("/*DATA*/null", text), title, height)
+
+    def save(self, path: str | Path):
+        """Write the page as one HTML file."""
+        file_path("path", path).write_text(self.page, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        style = f"width:100%;height:{self.height}px;border:0"
+        title, page = html.escape(self.title), html.escape(self.page)
+        return f'<iframe title="{title}" style="{style}" srcdoc="{page}"></iframe>'
+
+
+def slider(
+    images: Sequence[Image.Image], labels: Sequence[object], title: str, before: Image.Image
+) -> Page:
+    """A slider through pictures that are made already, beside the picture before the edit.
+
+    Args:
+        images: one for each position.
+        labels: what each is, as a number on the scale.
+        title: what the slider changes, as `cross_steps`.
+        before: the source.
+
+    Raises:
+        InputError: not one label for each picture, or fewer than two.
+    """
+    if len(images) != len(labels) or len(images) < 2:
+        raise InputError(
+            f"{len(images)} pictures and {len(labels)} labels: give slider(images, labels, title, before) one label for each "
+            "picture, and two pictures at least."
+        )
+    data = {
+        "title": title,
+        "before": url(before),
+        "images": [url(image) for image in images],
+        "labels": [str(label) for label in labels],
+    }
+    return Page.of("slider.html", data, f"{title}: a slider", height=340)
