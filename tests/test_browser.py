@@ -443,7 +443,7 @@ def run_first_cell(browser, lab, notebook):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.goto(f"{lab[0]}/lab/tree/{notebook}.ipynb", wait_until="commit")
+    page.goto(f"{lab[0]}/lab/tree/{notebook}.ipynb?reset", wait_until="commit")
     # A kernel that still starts would miss the keys.
     expect(page.get_by_text("| Idle").first).to_be_visible(timeout=PATIENCE)
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
