@@ -75,6 +75,26 @@ def refinements_and_faders(pipe):
     )
 
 
+def moves(pipe):
+    """One source with its object moved, resized, doubled and removed; moved at night; and another with two objects that change places."""
+    fox, two = "a fox in a forest", "a lion and a mushroom in a forest"
+    right = p2p.Move("fox", dx=0.3)
+    edits = [
+        right,
+        p2p.Resize("fox", 0.7),
+        p2p.Duplicate("fox", dx=0.35, scale=0.7),
+        p2p.Remove("fox"),
+    ]
+    places = p2p.Move("lion", dx=0.5) | p2p.Move("mushroom", dx=-0.5)
+    placed = p2p.edit(pipe, fox, [fox] * 4, edits, seed=5, steps=20, progress=False)
+    chain = p2p.Refine() | right
+    night = p2p.edit(pipe, fox, f"{fox} at night", chain, seed=5, steps=20, progress=False)
+    both = p2p.edit(pipe, two, two, places, seed=0, steps=20, progress=False)
+    pictures = [placed.source, *placed.images, night.image, both.source, both.image]
+    titles = ["source", "moved", "smaller", "doubled", "removed", "night, and moved"]
+    return p2p.gallery(pictures, [*titles, "source", "places swapped"], columns=8, width=11)
+
+
 def film(pipe, file: Path):
     """The two runs of the first swap, step by step: source, map of the old word, map of the new word, target. An animated WebP."""
     source, old, new, seed = SWAPS[0]
@@ -158,7 +178,12 @@ def main():
     write_photos(DATA / "photos")
     pipe = p2p.load_pipeline("toyland")
     OUT.mkdir(exist_ok=True)
-    for name, make in (("word-swap", word_swaps), ("refine-and-reweight", refinements_and_faders)):
+    made = {
+        "word-swap": word_swaps,
+        "refine-and-reweight": refinements_and_faders,
+        "moving": moves,
+    }
+    for name, make in made.items():
         (OUT / f"{name}.png").write_bytes(figure_png(make(pipe)))
     film(pipe, OUT / "two-runs.webp")
 

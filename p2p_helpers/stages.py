@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .edits.edit import Composition, Edit
 from .edits.layout import Placement, placements, without
 from .edits.words import Reweight
-from .errors import PromptMismatch
+from .errors import InputError, PromptMismatch
 from .prompts.align import read_alike
 from .prompts.words import contains
 
@@ -61,6 +61,7 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
     Raises:
         PromptMismatch: the prompts differ, and the edit has layout edits alone.
         PromptError: an edit cannot find its words.
+        InputError: an object has two layout edits in one step.
     """
     groups = _grouped(edit)
     gone: list[Placement] = []
@@ -77,6 +78,7 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
     turn = reworded[0] if reworded else 0
     found, now = [], source
     for number, group in enumerate(groups):
+        _check_once(placements(group))
         gone += [one for one in placements(group) if one.goes]
         after = kept(target if number >= turn else source, gone)
         if len(groups) > 1:
@@ -84,6 +86,17 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
         found.append(Stage(now, after, group))
         now = after
     return found
+
+
+def _check_once(moved: list[Placement]):
+    """One object goes to one place."""
+    phrases = [one.phrase for one in moved if not one.stays]
+    twice = [phrase for phrase in phrases if phrases.count(phrase) > 1]
+    if twice:
+        raise InputError(
+            f"{twice[0]!r} has two layout edits in one step, and is in one place only. Say it at once: "
+            f"Move({twice[0]!r}, dx=0.25, scale=0.7)."
+        )
 
 
 def _check_alike(

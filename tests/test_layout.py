@@ -180,6 +180,8 @@ def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, m
         (p2p.Move("cat", dx=0.1), dog, p2p.PromptMismatch, r"Replace\(\) \| Move"),
         (p2p.Move("cat", dx=0.1) | p2p.Reweight({"sea": 2}), CAT, p2p.PromptError, "sea"),
         (p2p.Replace() | p2p.Remove("cat"), dog, p2p.PromptError, "cat"),
+        (p2p.Move("cat", dx=0.1) | p2p.Resize("cat", 0.7), CAT, p2p.InputError, "scale=0.7"),
+        (p2p.Remove("cat") | p2p.Move("cat", dx=0.1), CAT, p2p.InputError, "at once"),
     ]:
         with pytest.raises(kind, match=said):
             p2p.edit(toyland, CAT, target, change, progress=False)

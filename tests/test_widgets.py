@@ -156,6 +156,9 @@ def test_a_slider_through_pictures(browser, result, tmp_path):
     place.press("Home")
     assert after.get_attribute("src") == last == page.locator("#before").get_attribute("src")
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    p2p.slider(pictures, [1, 2, 4], "guidance").save(tmp_path / "slider.html")
+    page.reload()
+    assert page.get_by_role("img").count() == 1
     context.close()
     assert not errors
 

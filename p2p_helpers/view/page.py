@@ -44,27 +44,30 @@ class Page:
 
 
 def slider(
-    images: Sequence[Image.Image], labels: Sequence[object], title: str, before: Image.Image
+    images: Sequence[Image.Image],
+    labels: Sequence[object],
+    title: str,
+    before: Image.Image | None = None,
 ) -> Page:
-    """A slider through pictures that are made already, beside the picture before the edit.
+    """A slider through pictures that are made already.
 
     Args:
         images: one for each position.
         labels: what each is, as a number on the scale.
         title: what the slider changes, as `cross_steps`.
-        before: the source.
+        before: what stands beside them, the source of edits.
 
     Raises:
         InputError: not one label for each picture, or fewer than two.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise InputError(
-            f"{len(images)} pictures and {len(labels)} labels: give slider(images, labels, title, before) one label for each "
+            f"{len(images)} pictures and {len(labels)} labels: give slider(images, labels, title) one label for each "
             "picture, and two pictures at least."
         )
     data = {
         "title": title,
-        "before": url(before),
+        "before": before and url(before),
         "images": [url(image) for image in images],
         "labels": [str(label) for label in labels],
     }
