@@ -126,7 +126,7 @@ def judge_swaps(
         kept.append(psnr(np.asarray(result.source), np.asarray(result.image), where))
     return {
         "seen": float(np.mean(seen)),
-        "overlap": float(np.median(overlaps)) if overlaps else float("nan"),
+        "overlap": float(np.median(overlaps)) if overlaps else None,
         "background": float(np.median(kept)),
         "judged": len(seen),
         "swaps": len(cases),
@@ -181,7 +181,7 @@ def judge_painted(
     return {
         "seen": float(np.mean(seen)),
         "truth": float(np.median(whole)),
-        "kept": float(np.median(kept)) if kept else float("nan"),
+        "kept": float(np.median(kept)) if kept else None,
         "edits": len(cases),
     }
 
@@ -255,6 +255,11 @@ AIMS = {
 }
 
 
+def _said(number: float | None, form: str, unit: str = "") -> str:
+    """A figure, or a dash where nothing could be measured."""
+    return "–" if number is None else format(number, form) + unit
+
+
 def report(figures: dict) -> str:
     """The measured figures as Markdown tables, as the README and the model card quote them."""
     made, renders = figures["generated"], figures["renders"]
@@ -278,7 +283,7 @@ def report(figures: dict) -> str:
     ]
     for name, (change, _) in SWAPS.items():
         cells = [
-            f"{m['seen']:.0%} | {m['overlap']:.2f} | {m['background']:.1f} dB"
+            f"{m['seen']:.0%} | {_said(m['overlap'], '.2f')} | {m['background']:.1f} dB"
             for m in (figures[f"{which} swaps: {name}"] for which in ("near", "far"))
         ]
         lines.append(f"| {name}: `{change}` | {' | '.join(cells)} |")
@@ -290,19 +295,19 @@ def report(figures: dict) -> str:
         "| | " + " | ".join(EDITS) + " |",
         "|---" * (1 + len(EDITS)) + "|",
         "| edit seen | " + " | ".join(f"{m['seen']:.0%}" for m in kinds) + " |",
-        "| what should stay | " + " | ".join(f"{m['kept']:.1f} dB" for m in kinds) + " |",
+        "| what should stay | " + " | ".join(_said(m["kept"], ".1f", " dB") for m in kinds) + " |",
         "",
         "Falling snow is still seen with the words' weight at "
         + ", ".join(f"{w}: {share:.0%}" for w, share in figures["snow still seen"].items())
         + ".",
     ]
-    return "\n".join(lines).replace("nan dB", "–")
+    return "\n".join(lines)
 
 
 def publish(figures: dict):
     """Store the figures beside the model and quote them in its card and in the README, between their `measured` marks."""
     folder = data_folder("toyland")
-    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     for file in (folder.parent.parent / "README.md", folder / "MODEL_CARD.md"):
         before, _, rest = file.read_text().partition("<!-- measured -->\n")
         after = rest.partition("<!-- end -->")[2]
@@ -357,7 +362,7 @@ def main(arguments: list[str] | None = None):
         pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps
     )
     chosen.out.mkdir(exist_ok=True)
-    (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2))
+    (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False))
     print(report(figures))
     if chosen.publish:
         publish(figures)
