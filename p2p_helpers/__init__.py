@@ -7,6 +7,7 @@ from .blend import LocalBlend
 from .describe import describe
 from .edits.edit import Edit
 from .edits.layout import Duplicate, Move, Remove, Resize
+from .edits.printed import read_edit
 from .edits.schedule import active_steps
 from .edits.words import InjectQK, Refine, Replace, Reweight
 from .errors import (
@@ -83,6 +84,7 @@ __all__ = [
     "invert",
     "load_image",
     "load_pipeline",
+    "read_edit",
     "record",
     "refinement_alignment",
     "replacement_matrix",
