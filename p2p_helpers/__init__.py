@@ -12,6 +12,7 @@ from .edits.schedule import active_steps
 from .edits.words import InjectQK, Refine, Replace, Reweight
 from .errors import (
     AttentionControlError,
+    BatchError,
     ImageError,
     InputError,
     InputWarning,
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionControlError",
     "AttentionMaps",
+    "BatchError",
     "Comparison",
     "Duplicate",
     "Edit",
