@@ -2,12 +2,11 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from p2p_helpers.batch import Job, Worker, memory, read_jobs, results, run_jobs,
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
-from .sleeping import Sleeping, Slow, calls, targets  # noqa: F401
-
-ROOT = Path(__file__).parent.parent
+from .sleeping import Sleeping, Slow, calls, targets
 
 
 def jobs_of(count: int, sources: int = 1, **more) -> list[Job]:
@@ -251,25 +248,23 @@ def test_what_killed_runs_left_is_removed_after_an_hour(tmp_path):
     assert not old.exists() and new.exists()
 
 
-def command_of(out: Path, code: str) -> tuple[list[str]]:
-    """A batch in a process of its own, as Popen takes it."""
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; "
-    start += (
-        "from tests.sleeping import *; from tests.test_batch import *; out = Path(sys.argv[1]); "
-    )
-    return ([sys.executable, "-c", start + code, str(out)],)
+def begun(jobs, out, worker=Sleeping):
+    """A batch in a process of its own."""
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=run_jobs, args=(jobs, out), kwargs={"worker": worker})
+    process.start()
+    return process
 
 
-def killed(out: Path, code: str) -> int:
-    """Run a batch in a process of its own; gives how it ended."""
-    return subprocess.run(*command_of(out, code)).returncode
+def ended(process) -> int:
+    """How a process ended."""
+    process.join()
+    return process.exitcode
 
 
 def test_a_job_that_kills_its_worker_is_given_up_after_three_deaths(tmp_path):
     jobs = [*jobs_of(2), Job(source="source 0", target="deadly"), *jobs_of(4)[2:]]
-    code = "run_jobs([*jobs_of(2), Job(source='source 0', target='deadly'), *jobs_of(4)[2:]], out, worker=Sleeping)"
-    ends = [killed(tmp_path, code) for _ in range(4)]
-    assert ends == [-9, -9, -9, 0]
+    assert [ended(begun(jobs, tmp_path)) for _ in range(4)] == [-9, -9, -9, 0]
     (bad,) = [row for row in results(tmp_path) if row["error"]]
     assert bad["job"]["target"] == ["deadly"] and "3 workers died" in bad["error"]["message"]
     assert sorted(targets(tmp_path)) == [f"target {n}" for n in range(4)]
@@ -278,16 +273,15 @@ def test_a_job_that_kills_its_worker_is_given_up_after_three_deaths(tmp_path):
 
 def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path):
     jobs = jobs_of(60, sources=6)
-    code = "run_jobs(jobs_of(60, sources=6), out, worker=Slow)"
     deaths = 0
     while deaths < 2:
         before = len(list(results(tmp_path)))
-        process = subprocess.Popen(*command_of(tmp_path, code))
+        process = begun(jobs, tmp_path, Slow)
         while len(list(results(tmp_path))) < before + 7:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.01)
         process.kill()
-        deaths += process.wait() == -9
+        deaths += ended(process) == -9
     finished = len(whole(tmp_path, parts=False))
     assert sleeping(jobs, tmp_path).now == 60 - finished
     assert {row["name"] for row in whole(tmp_path, parts=False)} == {job.name for job in jobs}

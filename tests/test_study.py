@@ -178,7 +178,7 @@ def test_three_voters_at_once(browser, served):
 
 def test_nothing_is_lost_when_the_server_is_killed(browser, folder):
     def start(port=0):
-        command = [sys.executable, "-m", "p2p_helpers.voting", str(folder), "--port", str(port)]
+        command = [sys.executable, "-m", "p2p_helpers", "study", str(folder), "--port", str(port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         return process, process.stdout.readline().split()[0]
 
