@@ -1,5 +1,6 @@
 """A worker whose model sleeps: what is tested is the batch, not the pictures. It notes every call and can be told to fail."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from p2p_helpers.batch import Worker
+from p2p_helpers.batch import Worker, store
 from p2p_helpers.result import EditResult
 
 
@@ -50,6 +51,19 @@ class Sleeping(Worker):
 
 class Slow(Sleeping):
     seconds = 0.05
+
+
+class FullDisk(Sleeping):
+    """The disk is full from the third call on, as long as there is a file `full` beside the results."""
+
+    def edit(self, *given, **more):
+        if (self.store.out / "full").exists() and len(calls(self.store.out)) > 2:
+            store._to_disk = _full
+        return super().edit(*given, **more)
+
+
+def _full(path):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def calls(out) -> list[list[str]]:

@@ -43,6 +43,7 @@ def cluster_rows(
         ) from None
     if not groups:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -76,9 +77,7 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
         for row in made.iter_rows():
             yield json.loads(row["row"])
     except ray.exceptions.RayError as error:
-        raise BatchError(
-            f"The cluster stopped: {_cause(error)} What is finished is kept; the same command goes on."
-        ) from error
+        raise BatchError(_cause(error)) from None
 
 
 class _Actor:
@@ -95,6 +94,7 @@ class _Actor:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of what a worker said."""
-    cause = getattr(error, "cause", None) or error
-    return str(cause).strip().splitlines()[-1]
+    """What a worker said of results that it could not write, or the last line of what Ray says."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = [line.partition("BatchError: ")[2] for line in lines]
+    return next(filter(None, said), f"The cluster stopped: {lines[-1]}")
