@@ -28,14 +28,16 @@ NAMES = ("cat", "dog", "fox", "car", "house", "tree")
 
 
 class Loaded(Worker):
-    """A worker whose pipeline was loaded before."""
+    """A worker whose pipeline was loaded before, since a loop's is too."""
 
-    pipe_of_all = None
+    pipe_of_all, facts_of_all = None, None
 
     def load(self, model, device):
-        if Loaded.pipe_of_all is None:
-            Loaded.pipe_of_all = super().load(model, device)
         return Loaded.pipe_of_all
+
+    def facts(self):
+        Loaded.facts_of_all = Loaded.facts_of_all or super().facts()
+        return Loaded.facts_of_all
 
 
 class Half(Sleeping):
@@ -76,11 +78,11 @@ def by_loop(pipe, jobs, out: Path):
         result.image.save(out / f"{number}.png")
 
 
-def loop(pairs: int, count: int):
+def loop(pairs: int, count: int, shares=(1, 4)):
     """Jobs per second of a batch, as a share of a loop's."""
     pipe = Loaded.pipe_of_all = p2p.load_pipeline("toyland", device="cpu")
-    for share in (1, 4):
-        ratios = []
+    for share in shares:
+        ratios, processor = [], []
         for pair in range(pairs + 1):
             jobs, seconds = jobs_of(count, share, seed=100 * pair), {}
             ways = {
@@ -89,14 +91,18 @@ def loop(pairs: int, count: int):
             }
             for name in list(ways)[:: 1 if pair % 2 else -1]:
                 with tempfile.TemporaryDirectory() as out:
-                    start = time.perf_counter()
+                    start = np.array([time.perf_counter(), time.process_time()])
                     ways[name](Path(out))
-                    seconds[name] = time.perf_counter() - start
+                    seconds[name] = [time.perf_counter(), time.process_time()] - start
             if pair:  # the first one warms up
-                ratios.append(seconds["loop"] / seconds["batch"])
+                both = seconds["loop"] / seconds["batch"]
+                ratios.append(both[0])
+                processor.append(both[1])
         listed = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
         print(
-            f"{share} job(s) to a source: batch/loop throughput {statistics.median(ratios):.3f} ({listed})",
+            f"{share} job(s) to a source: throughput of the batch over the loop's "
+            f"{statistics.median(ratios):.3f} ({listed}); in processor time "
+            f"{statistics.median(processor):.3f}",
             flush=True,
         )
 
@@ -150,12 +156,13 @@ def workers(counts):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", default=["loop", "shape", "workers"])
+    parser.add_argument("--share", type=int, nargs="*", default=[1, 4], help="jobs to a source")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
     chosen = parser.parse_args()
     if "loop" in chosen.parts:
-        loop(chosen.pairs, chosen.jobs)
+        loop(chosen.pairs, chosen.jobs, chosen.share)
     if "shape" in chosen.parts:
         shape()
     if "workers" in chosen.parts:
