@@ -132,7 +132,8 @@ def shape():
 
 def workers(counts):
     """Jobs per second by the number of workers, with a model that sleeps."""
-    os.environ |= {"PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"}
+    patient = {"RAY_raylet_start_wait_time_s": "180"}
+    os.environ |= {"PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0", **patient}
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(True, head_node_args={"num_cpus": max(counts), "include_dashboard": False})

@@ -14,6 +14,7 @@ import torch
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, Worker, memory, read_jobs, results, run_jobs, store
+from p2p_helpers.inversion import files
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
@@ -271,6 +272,17 @@ def test_a_job_that_kills_its_worker_is_given_up_after_three_deaths(tmp_path):
     assert sleeping(jobs, tmp_path).now == 0
 
 
+def test_to_stop_a_batch_is_no_death(tmp_path, monkeypatch):
+    def stopped(self, *given, **more):
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Sleeping, "edit", stopped)
+            sleeping(jobs_of(2), tmp_path)
+    assert sleeping(jobs_of(2), tmp_path).failed == 0
+
+
 def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path):
     jobs = jobs_of(60, sources=6)
     deaths = 0
@@ -362,6 +374,21 @@ def test_a_picture_is_inverted_once_and_its_inversion_kept(toyland, tmp_path, mo
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
     rows = list(results(tmp_path / "out"))
     assert all("reconstruction_psnr" in row["metrics"][0] for row in rows)
+
+
+def test_a_disk_that_is_full_before_an_inversion_is_kept_ends_the_run(
+    toyland, tmp_path, monkeypatch
+):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    photo = next(iter(photos().values()))
+    given = {"source": photo.prompt, "picture": photo.path, "steps": 1, "method": "ddim"}
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(p2p.BatchError, match="No space left"):
+        run_jobs([Job(target=photo.prompt, edit="Refine()", **given)], tmp_path)
+    assert not list(results(tmp_path))
 
 
 def test_another_model_does_not_mix_with_the_results_of_one(tmp_path, monkeypatch):

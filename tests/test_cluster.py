@@ -20,6 +20,7 @@ ROOT = str(Path(__file__).parent.parent)
 ALONE = {
     "PYTHONPATH": ROOT,  # the workers import the worker of the tests
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "180",  # a machine may be busy
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 

@@ -95,21 +95,15 @@ class Worker:
             return
         group = waiting[0].group
         deaths = self.store.begin(group)
-        if deaths >= DEATHS:
-            why = f"{deaths} workers died at this job, perhaps for lack of memory."
-            yield self._failed(waiting.pop(0), BatchError(why))
         try:
-            source = self._source(waiting[0]) if waiting else ""
-        except BatchError:
-            raise
-        except Exception as error:  # of the picture, the inversion, or a library: a row says it
-            for job in waiting:
-                yield self._failed(job, error)
-            waiting = []
-        for row in self._edited(source if waiting else "", waiting, alone=deaths > 0):
-            self.store.went_on(group)
-            yield row
-        self.store.end(group)
+            if deaths >= DEATHS:
+                why = f"{deaths} workers died at this job, perhaps for lack of memory."
+                yield self._failed(waiting.pop(0), BatchError(why))
+            for row in self._edited(waiting, alone=deaths > 0):
+                self.store.went_on(group)
+                yield row
+        finally:  # an error or Ctrl-C is no death
+            self.store.end(group)
 
     def _source(self, job: Job) -> str | Inversion:
         """A prompt or an inversion, which is made once and kept."""
@@ -137,10 +131,17 @@ class Worker:
             checkpoint.unlink(missing_ok=True)
         return inversion
 
-    def _edited(
-        self, source: str | Inversion, jobs: Sequence[Job], alone: bool = False
-    ) -> Iterator[dict]:
+    def _edited(self, jobs: Sequence[Job], alone: bool) -> Iterator[dict]:
         """The rows of jobs of one source: as many targets in a call as fit, the source once."""
+        if not jobs:
+            return
+        try:
+            source = self._source(jobs[0])
+        except Exception as error:  # of the picture, the inversion, or a library: a row says it
+            self.store.check_room(error)
+            for job in jobs:
+                yield self._failed(job, error)
+            return
         known: list[EditResult] = []
         same = defaultdict(list)
         for job in jobs:
@@ -161,9 +162,8 @@ class Worker:
             owners = {target.job.name: target.job for target in call}
             try:
                 self._call(source, call, known)
-            except BatchError:
-                raise
             except Exception as error:  # whatever a job does to a library: its row says it
+                self.store.check_room(error)
                 if is_of_memory(error) and len(call) > 1:
                     self.most = len(call) // 2
                     torch.cuda.empty_cache()

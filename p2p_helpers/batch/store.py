@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ from ..values import file_path
 
 MODEL, TABLE, ROW = "model.json", "results.jsonl", "row.json"
 PARTS, BEGUN, INVERSIONS = "parts", "begun", "inversions"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE = 3600  # seconds after which what a killed run left is removed
 
 
@@ -135,6 +137,12 @@ class Store:
 
         self._replace(self.out / TABLE, lines())
         return self.out / TABLE, len(failed)
+
+    def check_room(self, error: BaseException):
+        """Raise BatchError if an error, or what caused it, says that the disk is full."""
+        for one in (error, error.__cause__):
+            if isinstance(one, OSError) and one.errno in FULL:
+                raise self._unwritten(one) from error
 
     def _replace(self, file: Path, lines: Iterable[str]):
         """Write a small file, all of it or nothing."""
