@@ -7,8 +7,8 @@ READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
-NEWEST := another_model.py arguments.py browser.py checks.py checks_blend.py checks_models.py compile.py counterfactual.py docs.py \
-	describe.py diagrams.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py project.py session.py stage.py study.py teaching.py toyland.py train.py transformers.py
+NEWEST := another_model.py arguments.py batch.py browser.py checks.py checks_blend.py checks_models.py cli.py cluster.py compile.py counterfactual.py docs.py \
+	describe.py diagrams.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py printed.py project.py session.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
@@ -39,7 +39,7 @@ studio: $(READY) ## open the studio, a page to play with edits, on this machine
 	cd notebooks && ../$(BIN)/voila studio.ipynb
 
 check: $(READY) ## print what this machine has, with one timed edit
-	$(BIN)/python -m p2p_helpers
+	$(BIN)/python -m p2p_helpers check
 
 test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
@@ -65,7 +65,7 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 	away="$$(mktemp -d)" && trap 'rm -rf "$$away"' EXIT && $(PYTHON) -m venv "$$away" && cd "$$away" \
 		&& bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)" \
 		&& bin/pip install -q --disable-pip-version-check --no-compile "$(CURDIR)"/dist/*.whl \
-		&& bin/python -m p2p_helpers
+		&& bin/p2p check
 
 lowest: ## run the tests of the package with the oldest version of every dependency but torch that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest

@@ -40,6 +40,10 @@ class ModelError(P2PError, RuntimeError):
     """A model could not be loaded."""
 
 
+class BatchError(P2PError, RuntimeError):
+    """A batch cannot go on, as when its results cannot be written."""
+
+
 class InputWarning(UserWarning):
     """An argument is taken as it stands, which may not be what was meant."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def shown(value: object) -> str:
     plain = value is None or isinstance(value, (str, Path, bool, Integral, Real, list, tuple, dict))
     text = repr(value) if plain else f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def plain(value: object) -> object:
+    """A value with Python's own numbers in place of NumPy's, which print as np.float64(0.5)."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(one) for one in value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def whole_number(name: str, value: object, least: int, most: int, advice: str) -> int:

@@ -20,7 +20,10 @@ with install_import_hook(
     from p2p_helpers.paths import data_folder
     from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
     from p2p_helpers.toyland.training.diffusion import new_pipeline
-    from p2p_helpers.view import edit_figures, explorer, map_figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
+    from p2p_helpers.view import map_figures  # noqa: F401  (imported on demand otherwise, outside of the hook)
+
+    for name in p2p.__all__:
+        getattr(p2p, name)
 
 
 NEW = int(transformers.__version__.split(".")[0]) >= 5

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 import p2p_helpers as p2p
-from p2p_helpers.describe import _cut
+from p2p_helpers.describing import _cut
 from p2p_helpers.toyland import caption, photos, render, scene_at
 
 from .pipelines import build

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 import p2p_helpers as p2p
-from p2p_helpers import metrics, toyland
+from p2p_helpers import batch, metrics, toyland
 from p2p_helpers.view import figures, map_figures
 
 ROOT = Path(__file__).parent.parent
@@ -194,7 +194,11 @@ def test_the_api_page_has_every_public_name(pages):
         for name, what in vars(module).items()
         if getattr(what, "__module__", "") == module.__name__
     }
-    names = {name for name in {*p2p.__all__, *toyland.__all__, *public} if not name.startswith("_")}
+    names = {
+        name
+        for name in {*p2p.__all__, *batch.__all__, *toyland.__all__, *public}
+        if not name.startswith("_")
+    }
     assert names <= {entry.split(".")[-1] for entry in pages["docs/api.html"]["ids"]}
 
 

@@ -192,7 +192,7 @@ def test_on_a_phone_the_two_pictures_stand_side_by_side(browser, folder):
 
 def test_nothing_is_lost_when_the_server_is_killed(browser, folder):
     def start(port=0):
-        command = [sys.executable, "-m", "p2p_helpers.voting", str(folder), "--port", str(port)]
+        command = [sys.executable, "-m", "p2p_helpers", "study", str(folder), "--port", str(port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         return process, process.stdout.readline().split()[0]
 

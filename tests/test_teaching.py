@@ -5,10 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import p2p_helpers as p2p
+from p2p_helpers.cli.app import app
 from p2p_helpers.toyland import photos
-from p2p_helpers.voting.__main__ import main
 from p2p_helpers.voting.server import store
 
 from .test_study import votes
@@ -36,13 +37,13 @@ def test_the_experiment_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert (scope["results"].votes, scope["results"].voters) == (18, 3)  # 2 edits, 3 pairs
     assert scope["results"].strengths.keys() == {"ddim", "null-text", "direct"}
     assert "null-text over ddim: 100%" in capsys.readouterr().out
-    (command,) = re.findall(r"`python -m p2p_helpers\.voting (.*--results)`", TEXT)
-    main(shlex.split(command))
-    assert "null-text over ddim: 100%" in capsys.readouterr().out
+    (command,) = re.findall(r"`.venv/bin/p2p (study .*--results)`", TEXT)
+    said = CliRunner().invoke(app, shlex.split(command))
+    assert said.exit_code == 0 and "null-text over ddim: 100%" in said.output
 
 
 def test_its_command_serves_the_study(monkeypatch):
-    (command,) = re.findall(r"^python -m p2p_helpers\.voting (.*)$", TEXT, re.M)
+    (command,) = re.findall(r"^.venv/bin/p2p (study .*)$", TEXT, re.M)
     asked = []
 
     class Served:
@@ -55,8 +56,8 @@ def test_its_command_serves_the_study(monkeypatch):
         asked.append(arguments)
         return Served()
 
-    monkeypatch.setattr("p2p_helpers.voting.__main__.serve", serve)
-    main(shlex.split(command))
+    monkeypatch.setattr("p2p_helpers.voting.server.serve", serve)
+    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0
     assert asked == [(Path("inversion-study"), "0.0.0.0", 8000), "served"]
 
 

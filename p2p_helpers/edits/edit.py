@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InputError
-from ..values import shown
+from ..values import plain, shown
 from .schedule import Interval, Schedule, active_steps
 
 Matrices = tuple[
@@ -107,8 +107,8 @@ class Edit(ABC):
     def __repr__(self):
         parts = []
         for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only):
-            value = getattr(self, field.name)
-            if value is not None:
+            value = plain(getattr(self, field.name))
+            if value is not None or field.default is not None:
                 parts.append(f"{field.name}={value!r}" if field.kw_only else f"{value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -127,6 +127,9 @@ class Composition(Edit):
     second: Edit
 
     def __post_init__(self):
+        while isinstance(self.second, Composition):  # one form of what is associative
+            object.__setattr__(self, "first", Composition(self.first, self.second.first))
+            object.__setattr__(self, "second", self.second.second)
         for name in ("self_steps", "self_size", "layers"):
             own, other = getattr(self.first, name), getattr(self.second, name)
             object.__setattr__(self, name, own if other is None else other)

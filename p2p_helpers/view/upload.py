@@ -8,7 +8,7 @@ import threading
 
 from PIL import Image
 
-from ..describe import describe
+from ..describing import describe
 from ..errors import ImageError, P2PError
 from ..images import load_image
 from .controls import Controls

@@ -55,7 +55,7 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     A voter sees two pictures at a time, beside the picture before, and chooses by click or by arrow
     key. Sides and order are another for every voter, and the page does not hold the methods' names:
     those are in `key.json` beside it. Votes are a file to download at the end; where
-    `python -m p2p_helpers.voting FOLDER` serves the page, each is stored at once.
+    `p2p study FOLDER` serves the page, each is stored at once.
 
     Args:
         comparisons: what to judge, all of the same two or more methods.

@@ -1,4 +1,4 @@
-"""Serve a study's page and store its votes: `python -m p2p_helpers.voting FOLDER`."""
+"""Serve a study's page and store its votes: `p2p study FOLDER`."""
 
 from __future__ import annotations
 

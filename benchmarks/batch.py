@@ -1,0 +1,170 @@
+"""What a batch costs beside a hand-written loop, and how it grows: `python -m benchmarks.batch`. Prints figures for docs/scale.md.
+
+Three parts, `loop`, `shape` and `workers`; all when none is named. *loop*: the same Toyland jobs, each with a source of its own, by a
+loop of `p2p.edit` that saves its pictures, and by `run_jobs`, in turns, now the one first and now the other; the median of the pairs
+counts. Once more with sources that four jobs share, which the loop makes four times. *shape*: seconds and memory of one call by its
+number of targets. *workers*: a model that sleeps in place of computing, on a local Ray cluster; what is counted is jobs per second while
+all workers are at work. It shows what the queue and the disk allow, not what processors do.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import p2p_helpers as p2p
+from p2p_helpers.batch import Job, Worker, run_jobs
+from p2p_helpers.batch.memory import measured
+from tests.sleeping import Sleeping
+
+STEPS = 10
+BACKGROUNDS = ("on the beach", "in a meadow", "in a forest", "in a desert")
+NAMES = ("cat", "dog", "fox", "car", "house", "tree")
+
+
+class Loaded(Worker):
+    """A worker whose pipeline was loaded before, since a loop's is too."""
+
+    pipe_of_all, facts_of_all = None, None
+
+    def load(self, model, device):
+        return Loaded.pipe_of_all
+
+    def facts(self):
+        Loaded.facts_of_all = Loaded.facts_of_all or super().facts()
+        return Loaded.facts_of_all
+
+
+class Half(Sleeping):
+    """Half a second for each call, as a fast GPU might take."""
+
+    seconds = 0.5
+
+    def edit(self, *given, **more):
+        result = super().edit(*given, **more)
+        with open(self.store.out / f"times-{os.getpid()}", "a") as file:
+            file.write(f"{time.time()}\n")
+        return result
+
+
+def jobs_of(count: int, share: int, seed: int) -> list[Job]:
+    """Word swaps, of which so many share a source."""
+    found = []
+    for number in range(count):
+        source = f"a {NAMES[number // share % 6]} {BACKGROUNDS[number // share % 4]}"
+        target = source.replace(NAMES[number // share % 6], NAMES[(number + 1) % 6])
+        found.append(Job(source=source, target=target, seed=seed + number // share, steps=STEPS))
+    return found
+
+
+def by_loop(pipe, jobs, out: Path):
+    """What one would write by hand."""
+    for number, job in enumerate(jobs):
+        result = p2p.edit(
+            pipe,
+            job.source,
+            list(job.target),
+            list(job.edit),
+            seed=job.seed,
+            steps=job.steps,
+            progress=False,
+        )
+        result.source.save(out / f"{number}-source.png")
+        result.image.save(out / f"{number}.png")
+
+
+def loop(pairs: int, count: int, shares=(1, 4)):
+    """Jobs per second of a batch, as a share of a loop's."""
+    pipe = Loaded.pipe_of_all = p2p.load_pipeline("toyland", device="cpu")
+    for share in shares:
+        ratios, processor = [], []
+        for pair in range(pairs + 1):
+            jobs, seconds = jobs_of(count, share, seed=100 * pair), {}
+            ways = {
+                "loop": lambda out, jobs=jobs: by_loop(pipe, jobs, out),
+                "batch": lambda out, jobs=jobs: run_jobs(jobs, out, device="cpu", worker=Loaded),
+            }
+            for name in list(ways)[:: 1 if pair % 2 else -1]:
+                with tempfile.TemporaryDirectory() as out:
+                    start = np.array([time.perf_counter(), time.process_time()])
+                    ways[name](Path(out))
+                    seconds[name] = [time.perf_counter(), time.process_time()] - start
+            if pair:  # the first one warms up
+                both = seconds["loop"] / seconds["batch"]
+                ratios.append(both[0])
+                processor.append(both[1])
+        listed = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+        print(
+            f"{share} job(s) to a source: throughput of the batch over the loop's "
+            f"{statistics.median(ratios):.3f} ({listed}); in processor time "
+            f"{statistics.median(processor):.3f}",
+            flush=True,
+        )
+
+
+def shape():
+    """Seconds and memory of a call by its number of targets, and the lines through them."""
+    pipe, rows = p2p.load_pipeline("toyland", device="cpu"), []
+    source, names = "a cat on the beach", NAMES[1:] * 2
+    for turn in range(3):
+        for count in (1, 2, 4, 8):
+            targets = [source.replace("cat", name) for name in names[:count]]
+            start = time.process_time()
+            result, peak = measured(
+                "cpu", lambda t=targets: p2p.edit(pipe, source, t, steps=STEPS, progress=False)
+            )
+            seconds = time.process_time() - start
+            start = time.process_time()
+            p2p.edit(pipe, result, targets, progress=False)
+            if turn:
+                rows.append((count, seconds, time.process_time() - start, peak / 2**20))
+    rows = np.array(rows)
+    for column, what in ((1, "CPU s"), (2, "CPU s, source known"), (3, "MiB")):
+        slope, start = np.polyfit(rows[:, 0], rows[:, column], 1)
+        mean = [f"{n}: {np.median(rows[rows[:, 0] == n, column]):.2f}" for n in (1, 2, 4, 8)]
+        print(f"{what} of {STEPS} steps: {start:.2f} + {slope:.2f} per target ({', '.join(mean)})")
+
+
+def workers(counts):
+    """Jobs per second by the number of workers, with a model that sleeps."""
+    patient = {"RAY_raylet_start_wait_time_s": "180"}
+    os.environ |= {"PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0", **patient}
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(True, head_node_args={"num_cpus": max(counts), "include_dashboard": False})
+    for count in counts:
+        out = Path(tempfile.mkdtemp())
+        jobs = [Job(source=f"s {n}", target=f"t {n}") for n in range(60 * count)]
+        run_jobs(jobs, out, ray=cluster.address, workers=count, worker=Half)
+        times = [np.loadtxt(file, ndmin=1) for file in out.glob("times-*")]
+        begin, end = max(one[0] for one in times), min(one[-1] for one in times)
+        done = sum(int(((one > begin) & (one <= end)).sum()) for one in times)
+        rate = done / (end - begin)
+        print(
+            f"{len(times)} workers: {rate:.2f} jobs/s, {rate * Half.seconds / len(times):.3f} of ideal "
+            f"({done} jobs in {end - begin:.0f} s)",
+            flush=True,
+        )
+        shutil.rmtree(out)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", default=["loop", "shape", "workers"])
+    parser.add_argument("--share", type=int, nargs="*", default=[1, 4], help="jobs to a source")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
+    chosen = parser.parse_args()
+    if "loop" in chosen.parts:
+        loop(chosen.pairs, chosen.jobs, chosen.share)
+    if "shape" in chosen.parts:
+        shape()
+    if "workers" in chosen.parts:
+        workers(chosen.workers)

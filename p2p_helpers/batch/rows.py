@@ -1,0 +1,47 @@
+"""What is said of a job: its row, and the numbers of its pictures."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..inversion import Inversion
+from ..metrics import psnr
+from ..result import EditResult
+
+
+def row_of(name: str, job: object, error: dict | None = None) -> dict:
+    """The row of a job, without what its pictures add."""
+    return {
+        "name": name,
+        "job": job,
+        "error": error,
+        "folder": f"{name[:2]}/{name}",
+        "pictures": [],
+        "metrics": [],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "provenance": {},
+    }
+
+
+def metrics_of(result: EditResult, number: int, source: str | Inversion) -> dict:
+    """How far an edited picture is from its source, in dB; behind a local blend's mask too."""
+    real = isinstance(source, Inversion)
+    before = source.pixels if real else np.asarray(result.source)
+    after = np.asarray(result.images[number])
+    found = {"psnr": round(psnr(before, after), 3)}
+    if real:
+        found["reconstruction_psnr"] = round(source.psnr, 3)
+    if result.masks is not None:
+        outside = ~_enlarged(result.masks[-1][number], before.shape[:2])
+        if outside.any():
+            found["background_psnr"] = round(psnr(before, after, outside), 3)
+    return found
+
+
+def _enlarged(mask: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A mask of latent pixels at a picture's size, (height, width)."""
+    return F.interpolate(mask[None, None].float(), size)[0, 0].numpy() > 0.5

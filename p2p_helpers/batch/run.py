@@ -1,0 +1,158 @@
+"""Run a batch: what is left to do, by source, here or on a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..pipelines import best_device
+from .engine import Worker
+from .jobs import Job, Refused
+from .rows import row_of
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a batch stands.
+
+    Args:
+        before: jobs that were finished before.
+        now: jobs that this call finished.
+        failed: jobs with an error, among all. None while other processes still work.
+        table: the file with a line for each job. None while other processes still work.
+    """
+
+    before: int
+    now: int
+    failed: int | None
+    table: Path | None
+
+    def __str__(self):
+        said = f"{self.now} jobs are done now, {self.before} were done before"
+        if self.table is None:
+            return f"{said}; other processes still work."
+        return f"{said}, {self.failed} have an error. {self.table} has a line for each."
+
+
+def run_jobs(
+    jobs: Iterable[Job | Refused],
+    out: str | Path,
+    *,
+    model: str = "toyland",
+    device: str | None = None,
+    retry: bool = False,
+    ray: str | None = None,
+    workers: int | None = None,
+    gpus: float | None = None,
+    each: Callable[[dict], None] | None = None,
+    worker: type[Worker] = Worker,
+) -> Summary:
+    """Do jobs, each once, and write their results to a folder. Killed anywhere, it goes on where it was.
+
+    A job is known by its hash. Its pictures, metrics and provenance are in `out/ab/abcd…/`, there
+    completely or not at all; `out/results.jsonl` has a line for each job in the end. Jobs with the same
+    source run it once. An error of a job is its row, and the others go on.
+
+    Under `accelerate launch` or torchrun, every process takes its share of the sources.
+
+    Args:
+        jobs: e.g. from `read_jobs`.
+        out: a folder for the results of one model. Many machines need a file system that they share.
+        model, device: as for `load_pipeline`.
+        retry: whether to try jobs again that failed before.
+        ray: the address of a Ray cluster, "auto" for this machine's; no Ray when not given.
+        workers: on the cluster; as many as it has room for when not given.
+        gpus: for each worker on the cluster, e.g. 0.5 for two on one; 1 when not given, where there
+            are any.
+        each: called with every row that is written now.
+        worker: the class that does the jobs.
+
+    Raises:
+        ModelError, InputError: as `Worker`. InputError: Ray is not installed or not reached.
+        BatchError: the results cannot be written. What is finished is kept.
+    """
+    store, plan = Store(out), _Plan()
+    for job in jobs:
+        plan.add(store, job, retry)
+    rows = _refusals(store, plan.refused)
+    groups = list(plan.groups.values())
+    if ray is not None:
+        from .cluster import cluster_rows
+
+        left = [jobs for jobs in groups if jobs]
+        made = cluster_rows(left, worker, (model, str(store.out)), ray, workers, gpus)
+    else:
+        made = _local_rows(groups, worker, (model, str(store.out)), device)
+    now = 0
+    for row in itertools.chain(rows, made):
+        now += 1
+        if each is not None:
+            each(row)
+    if not all(map(store.has, plan.names)):
+        return Summary(plan.before, now, None, None)
+    table, failed = store.write_table(plan.names)
+    return Summary(plan.before, now, failed, table)
+
+
+@dataclass
+class _Plan:
+    """What is asked for, and what of it is left to do."""
+
+    names: list[str] = field(default_factory=list)
+    before: int = 0
+    refused: dict[str, Refused] = field(default_factory=dict)
+    groups: dict[str, list[Job]] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, store: Store, job: Job | Refused, retry: bool):
+        """One more job; a job that is asked for twice is done once."""
+        self.names.append(job.name)
+        if job.name in self._seen:
+            return
+        self._seen.add(job.name)
+        if retry and store.has(job.name) and store.row(job.name)["error"] is not None:
+            store.forget(job.name)
+        done = store.has(job.name)
+        self.before += done
+        if isinstance(job, Job):
+            # A finished source keeps its place, so that processes that begin later share alike.
+            own = self.groups.setdefault(job.group, [])
+            own += [] if done else [job]
+        elif not done:
+            self.refused[job.name] = job
+
+
+def _refusals(store: Store, refused: dict[str, Refused]) -> Iterator[dict]:
+    """The rows of lines that are no jobs."""
+    for name, one in refused.items():
+        error = {"kind": type(one.error).__name__, "message": str(one.error)}
+        yield store.write(row_of(name, one.line, error), {})
+
+
+def _local_rows(
+    groups: list[list[Job]], worker: type[Worker], given: tuple, device: str | None
+) -> Iterator[dict]:
+    """The rows that this process makes: all, or its share of them beside others of a launcher."""
+    rank, world, local_rank, local_world = (
+        int(os.environ.get(name, usual))
+        for name, usual in (
+            ("RANK", 0),
+            ("WORLD_SIZE", 1),
+            ("LOCAL_RANK", 0),
+            ("LOCAL_WORLD_SIZE", 1),
+        )
+    )
+    own = [jobs for jobs in groups[rank::world] if jobs]
+    if not own:
+        return
+    chosen = device or best_device()
+    if chosen == "cuda" and local_world > 1:
+        chosen = f"cuda:{local_rank}"
+    share = 1 / local_world if chosen == "cpu" else 1.0
+    do = worker(*given, device=chosen, share=share)
+    for jobs in own:
+        yield from do(jobs)

@@ -1,0 +1,183 @@
+"""The folder of results: a job's folder is there complete or not at all, and is written once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ..errors import BatchError, InputError
+from ..inversion.fingerprint import differences
+from ..values import file_path
+
+MODEL, TABLE, ROW = "model.json", "results.jsonl", "row.json"
+PARTS, BEGUN, INVERSIONS = "parts", "begun", "inversions"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STALE = 3600  # seconds after which what a killed run left is removed
+
+
+class Store:
+    """A folder of results.
+
+    Raises:
+        BatchError: it cannot be made or written to.
+    """
+
+    def __init__(self, out: str | Path):
+        self.out = file_path("out", out).absolute()
+        try:
+            for name in (PARTS, BEGUN, INVERSIONS):
+                (self.out / name).mkdir(parents=True, exist_ok=True)
+            for part in (self.out / PARTS).iterdir():
+                with contextlib.suppress(OSError):  # another process may have removed it
+                    if time.time() - part.stat().st_mtime > STALE:
+                        shutil.rmtree(part)
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def folder(self, name: str) -> Path:
+        """Where a job's results lie. There are 256 folders above them, so that none is too full."""
+        return self.out / name[:2] / name
+
+    def has(self, name: str) -> bool:
+        """Whether a job is finished, with pictures or with an error."""
+        return self.folder(name).is_dir()
+
+    def row(self, name: str) -> dict:
+        """What is said of a finished job."""
+        return json.loads((self.folder(name) / ROW).read_text(encoding="utf-8"))
+
+    def inversion(self, group: str) -> Path:
+        """Where the inversion of a source is kept."""
+        return self.out / INVERSIONS / f"{group}.safetensors"
+
+    def forget(self, name: str):
+        """Remove the results of a job."""
+        shutil.rmtree(self.folder(name), ignore_errors=True)
+
+    def write(self, row: Mapping, pictures: Mapping[str, Callable[[Path], None]]) -> dict:
+        """Write a job's row and pictures, all of them or nothing; what is there already stays.
+
+        Args:
+            row: its "name" is the job's.
+            pictures: file name → what writes the file.
+
+        Raises:
+            BatchError: they cannot be written, as when the disk is full.
+        """
+        place = self.folder(str(row["name"]))
+        part = self.out / PARTS / secrets.token_hex(8)
+        try:
+            part.mkdir()
+            for name, save in pictures.items():
+                save(part / name)
+            text = json.dumps(row, ensure_ascii=False, default=str)
+            (part / ROW).write_text(text + "\n", encoding="utf-8")
+            for file in part.iterdir():
+                _to_disk(file)
+            place.parent.mkdir(exist_ok=True)
+            os.rename(part, place)
+            _to_disk(place.parent)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if self.has(str(row["name"])):  # another worker was faster
+                return self.row(str(row["name"]))
+            raise self._unwritten(error) from error
+        return dict(row)
+
+    def check_model(self, name: str, facts: Mapping):
+        """Remember the model of these results.
+
+        Raises:
+            InputError: they were made with another.
+        """
+        file = self.out / MODEL
+        if not file.exists():
+            self._replace(file, json.dumps({"name": name, **facts}, default=str))
+        then = json.loads(file.read_text(encoding="utf-8"))
+        other = differences(then, facts)
+        if other:
+            listed = "\n  ".join(other)
+            raise InputError(
+                f"{self.out} holds results of another model, {then['name']}:\n  {listed}\n"
+                "Give another folder."
+            )
+
+    def begin(self, group: str) -> int:
+        """Note that a worker begins with a source; gives how often one has died there."""
+        file = self.out / BEGUN / group
+        deaths = int(file.read_text() or 0) if file.exists() else 0
+        self._replace(file, str(deaths + 1))
+        return deaths
+
+    def went_on(self, group: str):
+        """Note that a job of the source is finished: deaths before it no longer count."""
+        self._replace(self.out / BEGUN / group, "1")
+
+    def end(self, group: str):
+        """Note that the worker is still alive."""
+        (self.out / BEGUN / group).unlink(missing_ok=True)
+
+    def write_table(self, names: Iterable[str]) -> tuple[Path, int]:
+        """Write one line for each job, in the order of the jobs. Gives the file and the number of errors."""
+        failed = set()
+
+        def lines() -> Iterator[str]:
+            for name in names:
+                row = self.row(name)
+                if row["error"] is not None:
+                    failed.add(name)
+                yield json.dumps(row, ensure_ascii=False) + "\n"
+
+        self._replace(self.out / TABLE, lines())
+        return self.out / TABLE, len(failed)
+
+    def check_room(self, error: BaseException):
+        """Raise BatchError if an error, or what caused it, says that the disk is full."""
+        for one in (error, error.__cause__):
+            if isinstance(one, OSError) and one.errno in FULL:
+                raise self._unwritten(one) from error
+
+    def _replace(self, file: Path, lines: Iterable[str]):
+        """Write a small file, all of it or nothing."""
+        part = self.out / PARTS / secrets.token_hex(8)
+        try:
+            part.mkdir()
+            with open(part / file.name, "w", encoding="utf-8") as written:
+                written.writelines(lines)
+            os.replace(part / file.name, file)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _unwritten(self, error: OSError) -> BatchError:
+        return BatchError(
+            f"The results cannot be written to {self.out}: {error.strerror or error}. What is "
+            "finished is kept. Make room, or give another folder; the same command then goes on."
+        )
+
+
+def _to_disk(path: Path):
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def results(out: str | Path) -> Iterator[dict]:
+    """The rows of a folder of results, also while a batch runs, in no certain order.
+
+    Each has "name", "job", "error" (None, or its kind and message), "folder", "pictures" (files in
+    it), "metrics" (for each target) and "provenance".
+    """
+    for file in sorted(file_path("out", out).glob(f"??/*/{ROW}")):
+        yield json.loads(file.read_text(encoding="utf-8"))

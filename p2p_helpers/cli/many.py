@@ -1,0 +1,98 @@
+"""Commands for many pictures: batch, study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, Model
+
+
+def batch(
+    jobs: Annotated[Path, typer.Argument(help="One job a line, as JSON (.jsonl), or .parquet.")],
+    out: Annotated[Path, typer.Option(help="The folder for the results of one model.")] = Path(
+        "results"
+    ),
+    model: Model = "toyland",
+    device: Device = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed jobs again.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="A Ray cluster's address; “auto” for this machine's.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="On the cluster; as many as it has room for.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="For each worker on the cluster; 0.5 puts two on one.")
+    ] = None,
+):
+    """Do many edits, each once. Killed anywhere, the same command goes on where it was.
+
+    A job has the names of p2p.edit: "target" and "edit" (each one or a list), "source", "seed",
+    "steps", "guidance_scale", "negative_prompt", "local_blend"; for a real picture "picture" and
+    "method", or "inversion". Pictures, metrics and provenance are in OUT/ab/abcd…/, and
+    OUT/results.jsonl has a line for each job. The exit code is 3 if jobs have errors.
+
+    \b
+    A line of JOBS:
+      {"source": "a cat on the beach", "target": "a dog on the beach", "edit": "Replace()", "seed": 3}
+    \b
+    Examples:
+      p2p batch jobs.jsonl --out results
+      p2p batch jobs.jsonl --model stable-diffusion-v1-5/stable-diffusion-v1-5
+      p2p batch jobs.jsonl --out /shared/results --ray auto --gpus 0.5
+    """
+    from ..batch import read_jobs, run_jobs
+
+    found = list(read_jobs(jobs))
+    with typer.progressbar(length=len(found), label="jobs") as bar:
+
+        def each(row: dict):
+            bar.update(1)
+            if row["error"] is not None:
+                typer.echo(f"\n{row['folder']}: {row['error']['message']}", err=True)
+
+        summary = run_jobs(
+            found,
+            out,
+            model=model,
+            device=device,
+            retry=retry,
+            ray=ray,
+            workers=workers,
+            gpus=gpus,
+            each=each,
+        )
+    typer.echo(summary)
+    raise typer.Exit(3 if summary.failed else 0)
+
+
+def study(
+    folder: Annotated[Path, typer.Argument(help="What p2p_helpers.study() made.")],
+    results: Annotated[
+        bool, typer.Option("--results", help="Print the results, serve nothing.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="0.0.0.0 for a class on one network.")] = "127.0.0.1",
+    port: int = 8000,
+):
+    """Serve a study and store its votes; print what they say.
+
+    \b
+    Examples:
+      p2p study swaps --host 0.0.0.0
+      p2p study swaps --results
+    """
+    from ..voting.results import study_results
+    from ..voting.server import serve
+
+    if results:
+        typer.echo(study_results(folder))
+        return
+    server = serve(folder, host, port)
+    print(f"http://{host}:{server.server_port}/ until Ctrl-C", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        typer.echo(study_results(folder))

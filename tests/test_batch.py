@@ -1,0 +1,404 @@
+"""Many edits: each is done once and stored completely, whatever happens in between."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import p2p_helpers as p2p
+from p2p_helpers.batch import Job, Worker, memory, read_jobs, results, run_jobs, store
+from p2p_helpers.inversion import files
+from p2p_helpers.provenance import read_png
+from p2p_helpers.toyland import photos
+
+from .sleeping import Sleeping, Slow, calls, targets
+
+
+def jobs_of(count: int, sources: int = 1, **more) -> list[Job]:
+    return [
+        Job(source=f"source {n % sources}", target=f"target {n}", edit="Refine()", **more)
+        for n in range(count)
+    ]
+
+
+def sleeping(jobs, out, **more):
+    return run_jobs(jobs, out, worker=Sleeping, **more)
+
+
+# Jobs
+
+
+def test_a_job_is_what_it_asks_for_however_it_is_written(tmp_path):
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"a picture")
+    moved = tmp_path / "moved.png"
+    moved.write_bytes(b"a picture")
+    written = Job(target=["a dog"], edit=[" Replace( ) "], source="a cat", picture=picture)
+    assert written.name == Job(target="a dog", source="a cat", picture=moved).name
+    assert Job(**written.row()) == written and json.loads(json.dumps(written.row()))
+    moved.write_bytes(b"another picture")
+    assert written.name != Job(target="a dog", source="a cat", picture=moved).name
+
+
+def test_jobs_share_a_source_and_not_a_name():
+    one, two = jobs_of(2)
+    assert one.group == two.group and one.name != two.name
+    assert one.group != Job(source="source 0", target="target 0", seed=1).group
+    assert one.name != Job(source="source 0", target="target 0", local_blend="cat").name
+
+
+BAD = {
+    '{"source": "a cat"}': "has no target",
+    "not json": "no JSON",
+    "[1]": "A job is a JSON object",
+    '{"source": "a cat", "target": "a dog", "colour": 1}': "has no colour. It may have: target",
+    '{"target": "a dog"}': "give the source's prompt",
+    '{"source": "a cat", "target": "a dog", "edit": "Swap()"}': "'Swap' is none of",
+    '{"source": "a cat", "target": "a dog", "edit": ["Replace()", "Refine()"]}': "2 edits for 1",
+    '{"source": "a cat", "target": "a dog", "steps": 0}': "steps=0",
+    '{"source": "a cat", "target": "a dog", "seed": -1}': "seed=-1",
+    '{"source": "a cat", "target": " "}': "empty",
+    '{"source": "a cat", "target": "a dog", "method": "ddim"}': "has none",
+    '{"source": "a cat", "target": "a dog", "picture": "no.png"}': "no file",
+    '{"source": "a cat", "target": "a dog", "local_blend": "LocalBlend(mask=[[1]])"}': "no mask",
+    '{"source": "a cat", "target": "a dog", "local_blend": "LocalBlend(x=1)"}': "cannot be made",
+    '{"source": "a cat", "target": "a dog", "local_blend": 3}': "local_blend=3",
+    '{"inversion": "no.safetensors", "source": "a cat", "target": "a dog"}': "leave picture",
+}
+
+
+def test_a_line_that_is_no_job_is_a_row_that_says_why(tmp_path, untyped):
+    file = tmp_path / "jobs.jsonl"
+    good = {"source": "a cat", "target": "a dog", "local_blend": [["cat", 1], "dog"]}
+    file.write_text("\n".join([*BAD, "", json.dumps(good)]), encoding="utf-8")
+    summary = sleeping(read_jobs(file), tmp_path / "out")
+    rows = [json.loads(line) for line in summary.table.read_text().splitlines()]
+    assert len(rows) == len(BAD) + 1 and summary.failed == len(BAD)
+    for row, said in zip(rows, BAD.values(), strict=False):
+        assert row["error"]["kind"].endswith("Error") and said in row["error"]["message"]
+    assert rows[-1]["error"] is None and targets(tmp_path / "out") == ["a dog"]
+
+
+def test_rows_of_parquet_are_jobs(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [job.row() for job in jobs_of(3)]
+    rows[0]["steps"] = 7  # the others have none
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "jobs.parquet")
+    found = list(read_jobs(tmp_path / "jobs.parquet"))
+    assert [job.row() for job in found] == rows
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(p2p.InputError, match="no Parquet file"):
+        list(read_jobs(tmp_path / "bad.parquet"))
+
+
+def test_no_file_of_jobs_is_said():
+    with pytest.raises(p2p.InputError, match="There is no file"):
+        list(read_jobs("no.jsonl"))
+
+
+# Running them
+
+
+def test_a_source_is_made_once_and_every_job_once(tmp_path):
+    jobs = jobs_of(12, sources=3)
+    summary = sleeping([*jobs, *jobs[:5]], tmp_path)  # some are asked for twice
+    assert (summary.before, summary.now, summary.failed) == (0, 12, 0)
+    assert sorted(targets(tmp_path)) == sorted(job.target[0] for job in jobs)
+    assert sum(int(made) for _, made, *_ in calls(tmp_path)) == 3
+    assert len(summary.table.read_text().splitlines()) == 17
+    again = sleeping(jobs, tmp_path)
+    assert (again.before, again.now) == (12, 0) and len(targets(tmp_path)) == 12
+
+
+def test_a_poisoned_job_is_a_row_and_the_rest_goes_on(tmp_path):
+    jobs = [*jobs_of(3), Job(source="source 0", target=["poison", "fine"]), *jobs_of(5)[3:]]
+    summary = sleeping(jobs, tmp_path)
+    assert (summary.now, summary.failed) == (6, 1)
+    (bad,) = [row for row in results(tmp_path) if row["error"]]
+    assert bad["job"]["target"] == ["poison", "fine"] and bad["pictures"] == []
+    assert bad["error"] == {"kind": "RuntimeError", "message": "this job is poisoned"}
+    assert sleeping(jobs, tmp_path).now == 0
+    assert sleeping(jobs, tmp_path, retry=True).now == 1
+
+
+def test_one_bad_job_does_not_spoil_the_call_it_shares(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 8) or run())
+    jobs = [*jobs_of(4), Job(source="source 0", target="poison"), *jobs_of(7)[4:]]
+    summary = sleeping(jobs, tmp_path)
+    assert summary.failed == 1
+    assert sorted(targets(tmp_path)) == sorted(f"target {n}" for n in range(7))
+
+
+def test_calls_are_halved_where_memory_runs_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 16) or run())
+    inner = Sleeping.edit
+
+    def small(self, source, targets, edits, **more):
+        if len(targets) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(self, source, targets, edits, **more)
+
+    monkeypatch.setattr(Sleeping, "edit", small)
+    summary = sleeping([*jobs_of(16), Job(source="source 0", target=list("abcde"))], tmp_path)
+    assert summary.failed == 0 and sorted(targets(tmp_path)) == sorted(
+        [*(f"target {n}" for n in range(16)), *"abcde"]
+    )
+    assert max(len(call[2:]) for call in calls(tmp_path)) == 2
+
+
+def test_how_many_targets_fit_follows_from_free_memory():
+    gib = 2**30
+    assert memory.fitting(10 * gib, gib, 2, "cuda", 1.0) == 15  # 8 GiB, half a GiB a prompt
+    assert memory.fitting(10 * gib, gib, 2, "cuda", 0.5) == 7
+    assert memory.fitting(gib // 2, gib, 2, "cuda", 1.0) == 1
+    assert memory.fitting(10 * gib, 0, 2, "cpu", 1.0) == memory.MOST
+    assert memory.fitting(None, gib, 2, "mps", 1.0) == memory.UNMEASURED
+
+
+def test_the_memory_of_a_call_is_measured():
+    result, peak = memory.measured("cpu", lambda: len(bytearray(64 << 20)))
+    if peak is None:
+        pytest.skip("this system does not say")
+    assert result == 64 << 20 and 60 << 20 < peak < 128 << 20
+    assert memory.free_bytes("cpu") > 0
+
+
+@pytest.fixture
+def full_after(monkeypatch):
+    """The disk is full when so many files have been written."""
+
+    def after(count):
+        left, to_disk = [count], store._to_disk
+
+        def full(path):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            to_disk(path)
+
+        monkeypatch.setattr(store, "_to_disk", full)
+
+    return after
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 100 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can make a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def whole(out, parts: bool = True) -> list[dict]:
+    """The rows of a folder in which nothing is half written; a killed run may leave a part."""
+    assert not parts or not list((out / "parts").iterdir())
+    rows = list(results(out))
+    for row in rows:
+        for name in row["pictures"]:
+            p2p.load_image(out / row["folder"] / name)
+    return rows
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on_with_room(tmp_path, full_after, monkeypatch):
+    full_after(9)
+    with pytest.raises(p2p.BatchError, match=r"No space left.*the same command"):
+        sleeping(jobs_of(6), tmp_path)
+    monkeypatch.undo()
+    finished = whole(tmp_path)
+    assert 0 < len(finished) < 6
+    assert sleeping(jobs_of(6), tmp_path).now == 6 - len(finished)
+    assert len(whole(tmp_path)) == 6
+
+
+def test_a_disk_that_is_full_ends_the_run_and_nothing_is_half_there(small_disk):
+    with pytest.raises(p2p.BatchError, match="No space left"):
+        sleeping(jobs_of(200), small_disk)
+    finished = whole(small_disk)
+    assert 0 < len(finished) < 200
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert sleeping(jobs_of(200), small_disk).now == 200 - len(finished)
+    assert len(whole(small_disk)) == 200
+
+
+def test_another_process_that_was_faster_is_not_overwritten(tmp_path):
+    place = store.Store(tmp_path)
+    first = place.write({"name": "abc", "error": None, "by": 1}, {})
+    assert place.write({"name": "abc", "error": None, "by": 2}, {}) == first
+    assert place.row("abc")["by"] == 1 and not list((tmp_path / "parts").iterdir())
+
+
+def test_what_killed_runs_left_is_removed_after_an_hour(tmp_path):
+    old, new = tmp_path / "parts" / "old", tmp_path / "parts" / "new"
+    for part in (old, new):
+        part.mkdir(parents=True)
+        (part / "source.png").touch()
+    os.utime(old, (0, time.time() - 4000))
+    store.Store(tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def begun(jobs, out, worker=Sleeping):
+    """A batch in a process of its own."""
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=run_jobs, args=(jobs, out), kwargs={"worker": worker})
+    process.start()
+    return process
+
+
+def ended(process) -> int:
+    """How a process ended."""
+    process.join()
+    return process.exitcode
+
+
+def test_a_job_that_kills_its_worker_is_given_up_after_three_deaths(tmp_path):
+    jobs = [*jobs_of(2), Job(source="source 0", target="deadly"), *jobs_of(4)[2:]]
+    assert [ended(begun(jobs, tmp_path)) for _ in range(4)] == [-9, -9, -9, 0]
+    (bad,) = [row for row in results(tmp_path) if row["error"]]
+    assert bad["job"]["target"] == ["deadly"] and "3 workers died" in bad["error"]["message"]
+    assert sorted(targets(tmp_path)) == [f"target {n}" for n in range(4)]
+    assert sleeping(jobs, tmp_path).now == 0
+
+
+def test_to_stop_a_batch_is_no_death(tmp_path, monkeypatch):
+    def stopped(self, *given, **more):
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Sleeping, "edit", stopped)
+            sleeping(jobs_of(2), tmp_path)
+    assert sleeping(jobs_of(2), tmp_path).failed == 0
+
+
+def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path):
+    jobs = jobs_of(60, sources=6)
+    deaths = 0
+    while deaths < 2:
+        before = len(list(results(tmp_path)))
+        process = begun(jobs, tmp_path, Slow)
+        while len(list(results(tmp_path))) < before + 7:
+            assert process.is_alive()
+            time.sleep(0.01)
+        process.kill()
+        deaths += ended(process) == -9
+    finished = len(whole(tmp_path, parts=False))
+    assert sleeping(jobs, tmp_path).now == 60 - finished
+    assert {row["name"] for row in whole(tmp_path, parts=False)} == {job.name for job in jobs}
+    # What was in the making when it was killed is made again, and nothing else.
+    assert len(targets(tmp_path)) - 60 <= deaths
+
+
+def test_a_launchers_processes_share_the_sources(tmp_path, monkeypatch):
+    jobs = jobs_of(8, sources=4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = sleeping(jobs, tmp_path)
+    assert first.now == 4 and first.table is None and "still work" in str(first)
+    monkeypatch.setenv("RANK", "1")
+    last = sleeping(jobs, tmp_path)
+    assert last.now == 4 and last.table is not None
+    assert len(set(targets(tmp_path))) == len(targets(tmp_path)) == 8
+
+
+# With a model
+
+
+def test_results_are_what_edit_gives_with_where_they_come_from(toyland, tmp_path, monkeypatch):
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    jobs = [
+        Job(source="a cat on the beach", target="a dog on the beach", steps=2, seed=3),
+        Job(
+            source="a cat on the beach",
+            target=["a red cat on the beach", "a cat on the beach at night"],
+            edit="Refine(cross_steps=0.5)",
+            local_blend="cat",
+            steps=2,
+            seed=3,
+        ),
+        Job(source="a cat on the beach", target="a dog", steps=2, seed=3),  # cannot be lined up
+    ]
+    summary = run_jobs(jobs, tmp_path)
+    assert (summary.now, summary.failed) == (3, 1)
+    swap, refined, bad = [json.loads(line) for line in summary.table.read_text().splitlines()]
+    assert bad["error"]["kind"] == "PromptMismatch"
+    said = read_png(tmp_path / swap["folder"] / "target-1.png")
+    assert said["target"] == "a dog on the beach" and said["seed"] == 3 and said["steps"] == 2
+    assert p2p.read_edit(said["edit"]) == p2p.Replace() and said["model"].endswith("pipeline")
+    assert swap["provenance"]["weights"]["float16"] and swap["provenance"]["package"]
+    assert refined["pictures"] == ["source.png", "target-1.png", "target-2.png"]
+    assert {"psnr", "background_psnr", "seconds"} <= set(refined["metrics"][1])
+    alone = p2p.edit(
+        toyland,
+        "a cat on the beach",
+        ["a red cat on the beach", "a cat on the beach at night"],
+        p2p.Refine(cross_steps=0.5),
+        local_blend="cat",
+        steps=2,
+        seed=3,
+        progress=False,
+    )
+    for number, image in enumerate(alone.images, start=1):
+        stored = p2p.load_image(tmp_path / refined["folder"] / f"target-{number}.png")
+        assert (
+            np.abs(np.asarray(stored, int) - np.asarray(image, int)).max() <= 2
+        )  # rounding: the source was known
+
+
+def test_a_picture_is_inverted_once_and_its_inversion_kept(toyland, tmp_path, monkeypatch):
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    photo = next(iter(photos().values()))
+    shutil.copy(photo.path, tmp_path / "photo.png")
+    common = {"source": photo.prompt, "picture": tmp_path / "photo.png", "steps": 2}
+    jobs = [
+        Job(target=photo.prompt, edit="Refine()", method=m, **common) for m in ("ddim", "direct")
+    ]
+    assert run_jobs(jobs, tmp_path / "out").failed == 0
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "inversions").iterdir()}
+    assert len(kept) == 2
+    more = [Job(target=f"{photo.prompt} at night", edit="Refine()", method="direct", **common)]
+    summary = run_jobs([*jobs, *more], tmp_path / "out")
+    assert (summary.before, summary.now, summary.failed) == (2, 1, 0)
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}
+    rows = list(results(tmp_path / "out"))
+    assert all("reconstruction_psnr" in row["metrics"][0] for row in rows)
+
+
+def test_a_disk_that_is_full_before_an_inversion_is_kept_ends_the_run(
+    toyland, tmp_path, monkeypatch
+):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    photo = next(iter(photos().values()))
+    given = {"source": photo.prompt, "picture": photo.path, "steps": 1, "method": "ddim"}
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(p2p.BatchError, match="No space left"):
+        run_jobs([Job(target=photo.prompt, edit="Refine()", **given)], tmp_path)
+    assert not list(results(tmp_path))
+
+
+def test_another_model_does_not_mix_with_the_results_of_one(tmp_path, monkeypatch):
+    sleeping(jobs_of(1), tmp_path)
+    monkeypatch.setattr(
+        Sleeping, "facts", lambda self: {"weights": {"float16": "1", "bfloat16": "1"}}
+    )
+    model = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(
+        json.dumps({**model, "weights": {"float16": "0", "bfloat16": "0"}})
+    )
+    with pytest.raises(p2p.InputError, match="results of another model, toyland"):
+        sleeping(jobs_of(2), tmp_path)
