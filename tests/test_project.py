@@ -1,5 +1,6 @@
 """What the repository promises about itself: one list of dependencies, a complete model, small files."""
 
+import pkgutil
 import re
 import shutil
 import socket
@@ -83,6 +84,10 @@ def test_a_users_type_checker_reads_the_annotations():
 
 def test_the_changelog_has_this_version():
     assert f"\n## {p2p.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_public_name_is_hidden_by_a_module_of_that_name():
+    assert not {module.name for module in pkgutil.iter_modules(p2p.__path__)} & set(p2p.__all__)
 
 
 def test_importing_the_package_loads_nothing_heavy_and_editing_nothing_that_draws():

@@ -100,7 +100,8 @@ class Worker:
                 why = f"{deaths} workers died at this job, perhaps for lack of memory."
                 yield self._failed(waiting.pop(0), BatchError(why))
             for row in self._edited(waiting, alone=deaths > 0):
-                self.store.went_on(group)
+                if deaths:
+                    self.store.went_on(group)
                 yield row
         finally:  # an error or Ctrl-C is no death
             self.store.end(group)

@@ -113,12 +113,18 @@ class Store:
         """Note that a worker begins with a source; gives how often one has died there."""
         file = self.out / BEGUN / group
         deaths = int(file.read_text() or 0) if file.exists() else 0
-        self._replace(file, str(deaths + 1))
+        self._note(group, deaths + 1)
         return deaths
 
     def went_on(self, group: str):
         """Note that a job of the source is finished: deaths before it no longer count."""
-        self._replace(self.out / BEGUN / group, "1")
+        self._note(group, 1)
+
+    def _note(self, group: str, count: int):
+        try:
+            (self.out / BEGUN / group).write_text(str(count))
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def end(self, group: str):
         """Note that the worker is still alive."""
