@@ -47,6 +47,11 @@ def _grouped(edit: Edit) -> list[Edit]:
     return [functools.reduce(operator.or_, group) for group in groups]
 
 
+def takes_several_runs(edit: Edit) -> bool:
+    """Whether an edit is one of words and of places."""
+    return len(_grouped(edit)) > 1
+
+
 def _rewords(edit: Edit) -> bool:
     """Whether an edit lines up two prompts: all but layout edits and faders."""
     return not all(isinstance(part, (Placement, Reweight)) for part in _parts(edit))

@@ -329,10 +329,19 @@ def test_results_are_what_edit_gives_with_where_they_come_from(toyland, tmp_path
             seed=3,
         ),
         Job(source="a cat on the beach", target="a dog", steps=2, seed=3),  # cannot be lined up
+        Job(
+            source="a cat on the beach",
+            target=["a dog on the beach"] * 2,
+            edit=["Replace()", "Replace() | Move('dog', dx=0.2)"],  # takes two runs
+            steps=2,
+            seed=3,
+        ),
     ]
     summary = run_jobs(jobs, tmp_path)
-    assert (summary.now, summary.failed) == (3, 1)
-    swap, refined, bad = [json.loads(line) for line in summary.table.read_text().splitlines()]
+    assert (summary.now, summary.failed) == (4, 1)
+    swap, refined, bad, moved = [
+        json.loads(line) for line in summary.table.read_text().splitlines()
+    ]
     assert bad["error"]["kind"] == "PromptMismatch"
     said = read_png(tmp_path / swap["folder"] / "target-1.png")
     assert said["target"] == "a dog on the beach" and said["seed"] == 3 and said["steps"] == 2
@@ -340,6 +349,7 @@ def test_results_are_what_edit_gives_with_where_they_come_from(toyland, tmp_path
     assert swap["provenance"]["weights"]["float16"] and swap["provenance"]["package"]
     assert refined["pictures"] == ["source.png", "target-1.png", "target-2.png"]
     assert {"psnr", "background_psnr", "seconds"} <= set(refined["metrics"][1])
+    assert moved["error"] is None and len(moved["pictures"]) == 3
     alone = p2p.edit(
         toyland,
         "a cat on the beach",

@@ -20,6 +20,7 @@ from ..pipelines import load_pipeline
 from ..provenance import model_facts, save_png, settings_of
 from ..result import EditResult
 from ..run import edit
+from ..stages import takes_several_runs
 from .jobs import Job
 from .memory import fitting, free_bytes, is_of_memory, measured
 from .rows import metrics_of, row_of
@@ -159,7 +160,7 @@ class Worker:
             _Target(job, *pair) for job in jobs for pair in zip(job.target, job.edit, strict=True)
         ]
         while waiting:
-            call = waiting[: self.most or 1]
+            call = self._next(waiting)
             owners = {target.job.name: target.job for target in call}
             try:
                 self._call(source, call, known)
@@ -182,6 +183,12 @@ class Worker:
                 own.append(target)
                 if len(own) == len(target.job.target):
                     yield self._finished(own)
+
+    def _next(self, waiting: list[_Target]) -> list[_Target]:
+        """As many as fit in a call; an edit of words and places takes runs of its own."""
+        call = waiting[: self.most or 1]
+        alone = [takes_several_runs(target.edit) for target in call]
+        return call[: max(1, alone.index(True))] if any(alone) else call
 
     def _call(self, source: str | Inversion, call: list[_Target], known: list[EditResult]):
         """Make the pictures of some targets."""
