@@ -194,7 +194,11 @@ def test_the_api_page_has_every_public_name(pages):
         for name, what in vars(module).items()
         if getattr(what, "__module__", "") == module.__name__
     }
-    names = {name for name in {*p2p.__all__, *batch.__all__, *toyland.__all__, *public} if not name.startswith("_")}
+    names = {
+        name
+        for name in {*p2p.__all__, *batch.__all__, *toyland.__all__, *public}
+        if not name.startswith("_")
+    }
     assert names <= {entry.split(".")[-1] for entry in pages["docs/api.html"]["ids"]}
 
 
