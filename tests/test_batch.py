@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def test_jobs_share_a_source_and_not_a_name():
     assert one.group == two.group and one.name != two.name
     assert one.group != Job(source="source 0", target="target 0", seed=1).group
     assert one.name != Job(source="source 0", target="target 0", local_blend="cat").name
+
+
+def test_the_examples_of_the_documentation_are_jobs(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    examples = [line for line in text.splitlines() if line.startswith('{"')]
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/1.png", "cat.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "jobs.jsonl").write_text("\n".join(examples))
+    found = list(read_jobs(tmp_path / "jobs.jsonl"))
+    assert len(found) == 5 and all(isinstance(one, Job) for one in found)
 
 
 BAD = {

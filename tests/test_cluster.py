@@ -108,7 +108,7 @@ def test_no_cluster_at_an_address_is_said(tmp_path):
 
 
 def test_when_the_head_was_restarted_the_same_command_goes_on(address, start, tmp_path):
-    jobs, given = jobs_of(60, 6), {"ray": address, "worker": Slow}
+    jobs, given = jobs_of(60, 6), {"ray": address, "worker": Slow, "workers": 1}
     spawn = multiprocessing.get_context("spawn")
     driver = spawn.Process(target=run_jobs, args=(jobs, tmp_path), kwargs=given)
     driver.start()
@@ -119,7 +119,7 @@ def test_when_the_head_was_restarted_the_same_command_goes_on(address, start, tm
     driver.kill()  # it waits for the old head
     driver.join()
     assert len(list(results(tmp_path))) < 60
-    summary = run_jobs(jobs, tmp_path, ray=place, worker=Slow)
+    summary = run_jobs(jobs, tmp_path, ray=place, worker=Slow, workers=1)
     assert summary.failed == 0 and summary.before + summary.now == 60
     made = targets(tmp_path)
-    assert len(made) - len(set(made)) <= 2  # those that both workers were making
+    assert len(made) - len(set(made)) <= 1  # what the worker was making
