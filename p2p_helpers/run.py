@@ -14,7 +14,7 @@ from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.layout import placements
 from .inversion.artefact import Inversion
-from .maps.recorded import Record
+from .maps.recorded import Record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
@@ -60,8 +60,7 @@ def edit(
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
         negative_prompt: what guidance steers away from, for all prompts.
-        record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`. Of an edit of words
-            and of places these are the last run's, whose source is the picture before it.
+        record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
             Returns the dictionary, changed or not.
@@ -107,7 +106,7 @@ def edit(
             stage,
             before,
             local_blend=None if places and request.stages else local_blend,
-            record=record if after is None else True,
+            record=record if after is None else record or True,
             callback=callback if after is None else None,
             progress=progress,
         )
@@ -122,7 +121,8 @@ def _result(
 ) -> EditResult:
     """What the runs give: the first one's source, the last one's targets."""
     blends = [plan.blend for plan in runs if plan.blend is not None]
-    recorder = runs[-1].recorder
+    recorded = [plan.recorder.maps for plan in runs if plan.recorder is not None]
+    maps = recorded[-1] if runs[-1].recorder is not None else None
     return EditResult(
         source=images[0],
         images=images[1:],
@@ -135,7 +135,7 @@ def _result(
         negative_prompt=request.negative_prompt,
         local_blend=blends[0].blend if blends else None,
         masks=torch.stack(blends[0].masks) if blends else None,
-        maps=recorder.maps if recorder is not None else None,
+        maps=joined(recorded[0], maps) if maps is not None and len(runs) > 1 else maps,
         origin=Origin(
             trajectory=runs[0].trajectory(0),
             inversion=request.inversion,

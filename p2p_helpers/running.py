@@ -74,7 +74,8 @@ def _planned(
         blend = BlendRun(local_blend, tokenizer, read, factor)
     if record:
         kept = record if isinstance(record, Record) else Record()
-        recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept))
+        every = list(request.readings.values())
+        recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept), every)
     for change in request.edits:
         _check_layers(pipe, change)
     layouts = [one and one.layout for one in placed]

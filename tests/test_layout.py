@@ -171,6 +171,19 @@ def test_what_follows_goes_on_from_the_picture_before(toyland):
         assert 2 <= middle(after) - middle(before) <= 6
 
 
+@pytest.mark.parametrize("record", [True, p2p.Record(everything=True)], ids=str)
+def test_maps_are_of_the_source_and_of_the_last_picture(toyland, record):
+    run = {"seed": 3, "steps": 5, "progress": False, "record": record}
+    night = "a cat on the beach at night"
+    change = p2p.Refine() | p2p.Move("cat", dx=0.25)
+    maps = p2p.edit(toyland, CAT, night, change, **run).maps
+    plain = p2p.edit(toyland, CAT, night, p2p.Refine(), **run).maps
+    assert maps.prompts == [CAT, night] and "night" in maps
+    np.testing.assert_allclose(maps["cat"], plain["cat"], atol=1e-4)
+    np.testing.assert_allclose(maps["cat"].at(step=1), plain["cat"].at(step=1), atol=1e-3)
+    assert np.abs(np.asarray(maps.of(1)["cat"]) - np.asarray(plain.of(1)["cat"])).max() > 0.01
+
+
 def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, monkeypatch):
     monkeypatch.setattr("p2p_helpers.run.run", None)
     dog = "a dog on the beach"

@@ -102,6 +102,7 @@ def test_votes_count_once_and_downloads_count_too(folder):
     assert (study_results(folder).votes, study_results(folder).voters) == (6, 2)
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     "changed",
     [{"study": "other"}, {"item": 99}, {"left": 7}, {"right": 0, "left": 0}, {"choice": "up"}],
@@ -115,6 +116,7 @@ def test_what_is_no_vote_is_refused(folder, changed):
         store(folder, ["nothing"])
 
 
+@pytest.mark.usefixtures("untyped")
 def test_what_is_no_study_is_refused(tmp_path):
     with pytest.raises(p2p.InputError, match="nothing to compare"):
         study([], tmp_path)
@@ -145,6 +147,7 @@ def served(folder):
     thread.join()
 
 
+@pytest.mark.usefixtures("untyped")
 def test_the_server_gives_the_page_and_not_the_key(served):
     folder, address = served
     assert urllib.request.urlopen(address).read() == (folder / "index.html").read_bytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -30,8 +30,9 @@ class Recorder:
     the memory for, goes to the CPU at once.
     """
 
-    def __init__(self, record: Record, maps: AttentionMaps):
+    def __init__(self, record: Record, maps: AttentionMaps, prompts: Sequence[str] | None = None):
         self.record, self.before, self.maps = record, record.before, maps
+        self._prompts = maps.prompts if prompts is None else prompts  # whose words are wanted
         self._sums: dict[str, Tensor] = {}  # (prompt, pixel, key), mean over heads
         self._by_head: dict[str, Tensor] = {}  # (prompt, head, pixel, token)
         self._by_step: dict[str, Tensor] = {}  # (step, prompt, pixel, token)
@@ -47,7 +48,7 @@ class Recorder:
         levels = text_levels(geometry.layers) or [0]
         self._level = halved(*geometry.size, map_level(*geometry.size, levels))
         if any(layer.shows_columns for layer in geometry.layers):
-            self.maps.columns = word_tokens(self.maps.tokenizer, self.maps.prompts)
+            self.maps.columns = word_tokens(self.maps.tokenizer, self._prompts)
             wanted = [*self.maps.columns, geometry.tokens]  # the last stands for the whole text
             self.tokens = torch.tensor(wanted).to(geometry.device)
         for layer in geometry.layers:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -217,3 +219,13 @@ class AttentionMaps:
         from .store import load
 
         return load(file_path("path", path))
+
+
+def joined(source: AttentionMaps, target: AttentionMaps) -> AttentionMaps:
+    """The first prompt's maps of one run beside the last prompt's of another with the same layers, steps and columns."""
+    maps = copy.copy(source)
+    maps.prompts = [source.prompts[0], target.prompts[-1]]
+    for kind in ("sums", "by_head", "by_step", "all"):
+        first, last = getattr(source, kind), getattr(target, kind)
+        setattr(maps, kind, {key: torch.stack([first[key][0], last[key][-1]]) for key in first})
+    return maps
