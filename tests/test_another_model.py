@@ -1,4 +1,7 @@
-"""Every notebook of the course runs on another model when P2P_MODEL says so: a small random one of Stable Diffusion 1's topology."""
+"""Notebooks run on another model when P2P_MODEL says so: a small random one of Stable Diffusion 1's topology.
+
+These use everything that the others use.
+"""
 
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from nbclient import NotebookClient
 from .pipelines import build
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+CHOSEN = [f"{name}.ipynb" for name in ("00*", "02*", "03*", "05*", "06*", "08*")]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,9 @@ def model(tmp_path_factory):
     return folder / "pipeline"
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("0*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [next(NOTEBOOKS.glob(name)) for name in CHOSEN], ids=lambda path: path.stem
+)
 def test_it_runs(path, model, monkeypatch):
     monkeypatch.setenv("P2P_MODEL", str(model))
     notebook = nbformat.read(path, 4)
