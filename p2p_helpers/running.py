@@ -131,7 +131,7 @@ def _check_layers(pipe, change: Edit):
 
 
 def _run(pipe, request: Request, plan: Planned, progress: bool) -> list[Image.Image]:
-    """Run the pipeline in a session. The source's latents and the masks are left in the plan."""
+    """Run the pipeline in a session. All latents and the masks are left in the plan."""
     arguments = request.pipeline_arguments(pipe)
     asked = arguments.pop("callback_on_step_end_tensor_inputs", [])
     wanted = [*asked, *getattr(plan.callback, "tensor_inputs", [])]

@@ -10,17 +10,8 @@ import pytest
 import p2p_helpers as p2p
 from p2p_helpers.toyland import photos
 from p2p_helpers.view.settings import Place, Settings
-from p2p_helpers.view.studio import Studio
 
-from .test_studio import FEW, run
-
-
-@pytest.fixture
-def studio(toyland):
-    made = Studio(toyland, FEW)
-    yield made
-    made.stop()
-    made.wait()
+from .test_studio import FEW, run, studio  # noqa: F401
 
 
 def dragged(studio, phrase, **place):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
 from ..prompts.words import Phrase, find_words, words
-from ..values import finite_number
+from ..values import finite_number, plain
 from .edit import Composition, Edit, Matrices
 from .schedule import Interval
 from .words import Refine
@@ -69,7 +69,7 @@ class Placement(Edit):
     def __repr__(self):
         said = [repr(self.phrase)]
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value = plain(getattr(self, field.name))
             if field.name != "phrase" and value != field.default:
                 said.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(said)})"
