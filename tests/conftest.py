@@ -1,5 +1,6 @@
 """Shared fixtures: a small pipeline with random weights, the embedded model, and a network that is switched off."""
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -113,3 +114,15 @@ def browser(start_browser):
     started = start_browser()
     yield started
     started.close()
+
+
+@pytest.fixture
+def studio(toyland):
+    """A studio that takes four steps; what it has begun has ended when the test ends."""
+    from p2p_helpers.view.settings import Settings
+    from p2p_helpers.view.studio import Studio
+
+    made = Studio(toyland, dataclasses.replace(Settings(), steps=4))
+    yield made
+    made.stop()
+    made.wait()

@@ -11,7 +11,7 @@ import p2p_helpers as p2p
 from p2p_helpers.toyland import photos
 from p2p_helpers.view.settings import Place, Settings
 
-from .test_studio import FEW, run, studio  # noqa: F401
+from .test_studio import run
 
 
 def dragged(studio, phrase, **place):

@@ -19,14 +19,6 @@ from .pipelines import build
 FEW = dataclasses.replace(Settings(), steps=4)
 
 
-@pytest.fixture
-def studio(toyland):
-    made = Studio(toyland, FEW)
-    yield made
-    made.stop()
-    made.wait()
-
-
 def run(studio):
     studio.start()
     studio.wait()
