@@ -31,7 +31,14 @@ OUT = Path("runs/benchmarks")
 README = Path(__file__).parent.parent / "README.md"
 MEASURED = README.parent / "data" / "benchmark" / "editing.json"
 PROMPTS = ["a cat on the beach", "a dog on the beach"]
-LOAD = "import time, p2p_helpers as p; s = time.time(); p.load_pipeline('toyland'); print(time.time() - s)"
+LOAD = """
+import time
+from p2p_helpers import load_pipeline
+
+start = time.time()
+load_pipeline("toyland")
+print(time.time() - start)
+"""
 GPU = torch.cuda.is_available()
 # What runs: latent side, steps, numbers, repetitions. A CPU takes a minute for a step of XL at its full size, so there it is much smaller.
 CASES = {
