@@ -155,6 +155,7 @@ def load_pipeline(
                 use_safetensors=True,
                 revision=revision,
                 variant=variant,
+                **_absent(name),
                 **{_DTYPE: dtype},
             )
             break
@@ -230,6 +231,15 @@ def _not_loaded(name: str, failure: Exception) -> ModelError:
         f"{name!r} could not be loaded: {said} "
         'Without a connection to the Hub use "toyland", or give the path of a folder that holds a pipeline saved as safetensors.'
     )
+
+
+def _absent(name: str) -> dict[str, None]:
+    """The parts that a saved pipeline does without, such as T5: diffusers wants to be told again that there are none."""
+    index = Path(name) / "model_index.json"
+    if not index.is_file():
+        return {}
+    parts = json.loads(index.read_text())
+    return {part: None for part, kind in parts.items() if kind == [None, None]}
 
 
 def _variants(name: str, dtype: torch.dtype) -> list[str | None]:

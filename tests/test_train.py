@@ -2,12 +2,19 @@
 
 import contextlib
 import itertools
+import json
 
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import nn
 
+import p2p_helpers as p2p
+from p2p_helpers.paths import data_folder
+from p2p_helpers.toyland.training import transformer
 from p2p_helpers.toyland.training.fit import fit, learning_rate
 from p2p_helpers.toyland.training.muon import Muon
+from p2p_helpers.toyland.training.transformer import OneForMany, new_transformer
 
 SETTINGS = {
     "steps": 8,
@@ -58,3 +65,47 @@ def test_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(s, 100, 10, 0.5) for s in range(100)]
     assert rates[0] < 0.2 and rates[10:50] == [1.0] * 40 and rates[99] < 0.05
     assert all(a >= b for a, b in itertools.pairwise(rates[50:]))
+
+
+def config_of(**transformer):
+    """The shipped configuration, of eight scenes."""
+    config = json.loads((data_folder("toyland") / "training.json").read_text())
+    config["diffusion"]["start"] = str(data_folder("toyland") / "pipeline")
+    settings = config["transformer"] | {"batch_size": 4} | transformer
+    return config | {"scenes": 8, "transformer": settings}
+
+
+def test_one_empty_token_counts_as_all_that_it_stands_for(tokenizer):
+    config = config_of()
+    torch.manual_seed(0)
+    pipe = new_transformer(config, tokenizer, AutoencoderKL(**config["autoencoder"]["model"]))
+    model = pipe.transformer
+    for parameter in model.parameters():  # no gate is shut
+        nn.init.normal_(parameter, std=0.2)
+    clean, text = torch.randn(2, 8, 16, 16), torch.randn(2, 32, 192)
+    common = {"timestep": torch.tensor([100.0, 900.0]), "pooled_projections": torch.randn(2, 192)}
+
+    def with_empty(count):
+        padded = nn.functional.pad(text, (0, 0, 0, count))
+        return model(clean, encoder_hidden_states=padded, **common).sample
+
+    with torch.no_grad():
+        many, one = with_empty(256), with_empty(1)
+        with OneForMany(64 + 32 + 1, copies=256):
+            standing = with_empty(1)
+    torch.testing.assert_close(standing, many, rtol=1e-4, atol=1e-4)
+    assert (one - many).abs().max() > 0.01
+
+
+def test_the_transformer_is_trained_and_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformer, "save_samples", lambda *arguments: None)
+    transformer.transformer(config_of(steps=2), tmp_path, "cpu")
+    pipe = p2p.load_pipeline(tmp_path / "transformer-pipeline", device="cpu")
+    result = p2p.edit(pipe, "a cat", "a dog", seed=0, steps=1, guidance_scale=1.0, progress=False)
+    assert result.image.size == (128, 128)
+    known, trained = (
+        load_file(folder / "text_encoder" / "model.safetensors")
+        for folder in (data_folder("toyland") / "pipeline", tmp_path / "transformer-pipeline")
+    )
+    word = "text_model.embeddings.token_embedding.weight"
+    assert (known[word].float() - trained[word].float()).abs().max() < 0.1

@@ -16,7 +16,7 @@ import torch
 
 from ...paths import data_folder
 
-STAGES = ("autoencoder", "diffusion", "decoder", "reader", "ship")
+STAGES = ("autoencoder", "diffusion", "decoder", "transformer", "reader", "ship")
 
 
 def main(arguments: list[str] | None = None):

@@ -92,8 +92,8 @@ def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
 class Batches:
     """What the training steps read: latents, captions and where the objects are."""
 
-    def __init__(self, config: dict, codes: Tensor, holds: Tensor, tokenizer: CLIPTokenizer):
-        self.settings = config["diffusion"]
+    def __init__(self, settings: dict, codes: Tensor, holds: Tensor, tokenizer: CLIPTokenizer):
+        self.settings = settings
         self.codes, self.holds = codes, holds
         self.scenes = [scene_at("train", i) for i in range(len(codes))]
         self.captions = Captions(tokenizer)
@@ -144,6 +144,21 @@ class Batches:
         return torch.stack(codes).float(), torch.stack(holds)
 
 
+def save_samples(pipe, guidance_scale: float, path: Path):
+    """Write what a pipeline makes of 24 validation prompts as one PNG, and the prompts beside it."""
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [caption(scene_at("validation", i)) for i in range(24)]
+    images = pipe(
+        prompts,
+        num_inference_steps=20,
+        guidance_scale=guidance_scale,
+        generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
+        output_type="pt",
+    ).images
+    save_grid(images * 2 - 1, path, 8)
+    path.with_suffix(".txt").write_text("\n".join(prompts))
+
+
 def diffusion(config: dict, out: Path, device: str):
     """Train the UNet and the text encoder; write the whole pipeline, in float16, to `pipeline/`.
 
@@ -158,7 +173,7 @@ def diffusion(config: dict, out: Path, device: str):
         truths("train", config["scenes"], out)["objects"] > 0
     )  # (scene, row, column) of the latent
     batches = Batches(
-        config, latents(vae, "train", config["scenes"], out, device), holds, tokenizer
+        settings, latents(vae, "train", config["scenes"], out, device), holds, tokenizer
     )
     torch.manual_seed(settings["seed"])
     pipe = new_pipeline(config, tokenizer, vae)
@@ -217,19 +232,7 @@ def diffusion(config: dict, out: Path, device: str):
         )
 
     def sample(average: nn.ModuleDict, path: Path):
-        averaged = assemble(average)
-        averaged.set_progress_bar_config(disable=True)
-        prompts = [caption(scene_at("validation", i)) for i in range(24)]
-        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-        images = averaged(
-            prompts,
-            num_inference_steps=20,
-            guidance_scale=settings["guidance_scale"],
-            generator=generators,
-            output_type="pt",
-        ).images
-        save_grid(images * 2 - 1, path, 8)
-        path.with_suffix(".txt").write_text("\n".join(prompts))
+        save_samples(assemble(average), settings["guidance_scale"], path)
 
     average = fit(model, loss_at, sample, settings, out / settings.get("run", "diffusion"), device)
     half = assemble(copy.deepcopy(average)).to(torch.float16)

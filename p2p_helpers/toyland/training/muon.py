@@ -12,6 +12,8 @@ OUTERMOST = (
     "conv_out",
     "embedding",
     "quant_conv",
+    "pos_embed",
+    "transformer.proj_out",
 )  # layers that AdamW takes although they are matrices
 
 

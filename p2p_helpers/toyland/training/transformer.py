@@ -13,6 +13,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -20,10 +21,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from ...paths import data_folder
 from ..tokenizer import MAX_TOKENS
-from ..world import caption, scene_at
 from .captions import mixed
-from .data import latents, save_grid, truths
-from .diffusion import Batches, new_tokenizer, trained_vae
+from .data import latents, truths
+from .diffusion import Batches, new_tokenizer, save_samples, trained_vae
 from .fit import fast_dtype, fit, generators
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
@@ -71,10 +71,10 @@ def new_transformer(
 
 def start_words(pipe: StableDiffusion3Pipeline, folder: str | Path):
     """Begin the first text encoder with the layers of a UNet's text encoder, which knows the same words."""
-    old = CLIPTextModelWithProjection.from_pretrained(Path(folder) / "text_encoder").state_dict()
+    old = load_file(Path(folder) / "text_encoder" / "model.safetensors")
     ours = pipe.text_encoder.state_dict()
-    inner = {k: v for k, v in old.items() if k.startswith("text_model.") and "final" not in k}
-    pipe.text_encoder.load_state_dict(ours | inner)
+    known = {k: v for k, v in old.items() if "final_layer_norm" not in k}
+    pipe.text_encoder.load_state_dict(ours | known)
 
 
 def read(encoders: tuple[nn.Module, nn.Module], tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,13 +120,13 @@ def sigmas(rng: np.random.Generator, count: int, shift: float) -> Tensor:
 
 
 def transformer(config: dict, out: Path, device: str):
-    """Train the transformer and its two text encoders; write them, in float16, to `transformer-parts/`."""
+    """Train the transformer and its two text encoders; write the whole pipeline, in float16, to `transformer-pipeline/`."""
     settings = config["transformer"]
     vae = trained_vae(config, out, device)
     tokenizer = new_tokenizer(config, out)
     holds = truths("train", config["scenes"], out)["objects"] > 0
     codes = latents(vae, "train", config["scenes"], out, device)
-    batches = Batches(config["diffusion"] | settings, codes, holds, tokenizer)
+    batches = Batches(settings, codes, holds, tokenizer)
     torch.manual_seed(settings["seed"])
     pipe = new_transformer(config, tokenizer, vae)
     start_words(pipe, data_folder("toyland") / "pipeline")
@@ -168,20 +168,7 @@ def transformer(config: dict, out: Path, device: str):
         return StableDiffusion3Pipeline(**{**pipe.components, **average})
 
     def sample(average: nn.ModuleDict, path: Path):
-        averaged = assemble(average)
-        averaged.set_progress_bar_config(disable=True)
-        prompts = [caption(scene_at("validation", i)) for i in range(24)]
-        images = averaged(
-            prompts,
-            num_inference_steps=20,
-            guidance_scale=config["diffusion"]["guidance_scale"],
-            generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
-            height=128,
-            width=128,
-            output_type="pt",
-        ).images
-        save_grid(images * 2 - 1, path, 8)
-        path.with_suffix(".txt").write_text("\n".join(prompts))
+        save_samples(assemble(average), config["diffusion"]["guidance_scale"], path)
 
     average = fit(model, loss_at, sample, settings, out / "transformer", device)
     assemble(copy.deepcopy(average)).to(torch.float16).save_pretrained(out / "transformer-pipeline")
