@@ -13,6 +13,8 @@ from p2p_helpers.course.checks import (
     check_ceiling,
     check_compose,
     check_counterfactual,
+    check_edit_rule,
+    check_exchange,
     check_fader,
     check_fader_matrices,
     check_fill,
@@ -28,11 +30,9 @@ from p2p_helpers.course.checks import (
     check_put_back,
     check_refine_matrices,
     check_row_sums,
-    check_schedule,
     check_scores,
     check_seed,
     check_shift_matrix,
-    check_swap_matrix,
 )
 from p2p_helpers.result import EditResult
 from p2p_helpers.toyland import load_reader, photos
@@ -91,56 +91,44 @@ def test_open_swap_exercise():
     )
 
 
-def wrong_matrices(tokenizer):
-    right = p2p.replacement_matrix(tokenizer, *PAIR)
-    length = len(right)
-    shared = right.clone()
-    shared[2:5, 2] = 1 / 3  # averages the three tokens instead of passing all of each on
-    early = torch.eye(length)
-    early[3:, :] = early[3:, :].roll(-1, 1)  # shifted by one place instead of two
-    first_only = right.clone()
-    first_only[3:5] = 0  # forgets two of the three tokens
-    return [
-        (torch.eye(length), "wrong place"),
-        (shared, "does not sum to 1"),
-        (early, "."),
-        (first_only, "does not sum to 1"),
-        (right[:5], "shape"),
-    ]
-
-
-def test_matrix_exercise(tokenizer):
-    assert check_swap_matrix(p2p.replacement_matrix(tokenizer, *PAIR), tokenizer, *PAIR).startswith(
-        "✓"
-    )
-    for answer, says in wrong_matrices(tokenizer):
-        with pytest.raises(NotYet, match=says):
-            check_swap_matrix(answer, tokenizer, *PAIR)
-
-
-def test_schedule_exercise():
-    black, grey = (Image.new("RGB", (128, 128), (v,) * 3) for v in (0, 40))
-    cells = np.ones((16, 16), bool)
-
-    def answer(image, *seen, target="a dog", size=1.0):
-        result = EditResult(
-            black, [image], "a cat", [target], [p2p.Replace(self_size=size)], 0, 30, 4.0, None
-        )
-        reading = Reading(
-            [Found(name, "natural", cells) for name in seen], "beach", "plain", False, False, False
-        )
-        return check_schedule(result, reading, "a cat", "a dog", "cat", "dog", 0.05)
-
-    assert answer(black, "dog").startswith("✓")
-    for wrong, says in [
-        (lambda: answer(black, "cat"), "sees cat; it should be a dog"),
-        (lambda: answer(black, "cat", "dog"), "nothing else"),
-        (lambda: answer(grey, "dog"), "changed by"),
-        (lambda: answer(black, "dog", target="a fox"), "prompts"),
-        (lambda: answer(black, "dog", size=0.25), "self_size"),
+def test_exchange_exercise(tokenizer):
+    assert check_exchange(
+        torch.eye(32)[[0, 1, 5, 3, 4, 2, *range(6, 32)]], tokenizer, "a cat and a dog", "cat", "dog"
+    ).startswith("✓")
+    moved = torch.eye(32)[[0, 1, 5, 4, 3, 2, *range(6, 32)]]
+    doubled = torch.eye(32)
+    doubled[2, 5] = 1
+    for answer, says in [
+        (torch.eye(32), "keeps its own place"),
+        (torch.eye(31), "shape"),
+        (doubled, "Row 2 does not sum to 1"),
+        (torch.eye(32).roll(1, 1), "column of cat"),
+        (moved, "Another word"),
     ]:
         with pytest.raises(NotYet, match=says):
-            wrong()
+            check_exchange(answer, tokenizer, "a cat and a dog", "cat", "dog")
+
+
+def test_edit_rule_exercise():
+    def right(s, t, M, step, tau):
+        return s @ M if step < tau else t
+
+    assert check_edit_rule(right).startswith("✓")
+
+    def changes(s, t, M, step, tau):
+        t[:] = right(s, t, M, step, tau)
+        return t
+
+    for wrong, says in [
+        (lambda s, t, M, step, tau: s @ M, "At step 3 with τ = 3 it should be the target's own"),
+        (lambda s, t, M, step, tau: s if step < tau else t, "step 0 with τ = 3"),
+        (lambda s, t, M, step, tau: s @ M if step <= tau else t, "At step 3"),
+        (lambda s, t, M, step, tau: t @ M if step < tau else s, "step 0"),
+        (lambda s, t, M, step, tau: s[0], "became"),
+        (changes, "has changed"),
+    ]:
+        with pytest.raises(NotYet, match=says):
+            check_edit_rule(wrong)
 
 
 def refused(check, *answers):

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -25,6 +26,16 @@ def test_difference_is_a_share_of_the_full_range():
     assert p2p.difference(GREY, GREY).max() == 0
     with pytest.raises(ValueError, match="different sizes"):
         p2p.difference(GREY, GREY.resize((4, 4)))
+
+
+def test_a_gallery_draws_masks_of_any_size():
+    left = torch.tensor([[True, False], [True, False]])
+    plain, masked = p2p.gallery([GREY, GREY], masks=[None, left]).axes[:2]
+    whole, pale = (ax.images[0].get_array() for ax in (plain, masked))
+    half = GREY.width // 2
+    assert (pale[:, :half] == whole[:, :half]).all() and (pale[:, half:] > whole[:, half:]).all()
+    with pytest.raises(p2p.InputError, match="1 masks"):
+        p2p.gallery([GREY, GREY], masks=[left])
 
 
 def test_a_gallery_titles_every_picture_and_leaves_no_figure_open():

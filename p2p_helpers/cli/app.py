@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InputWarning, P2PError, UnknownWordWarning
-from .many import batch, study
+from .many import batch, gallery, study
 from .one import edit, invert, maps
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def check():
     raise typer.Exit(int(problems() > 0))
 
 
-for command in (edit, invert, maps, batch, study):
+for command in (edit, invert, maps, batch, gallery, study):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands for many pictures: batch, study."""
+"""Commands for many pictures: batch, gallery, study."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def batch(
       p2p batch jobs.jsonl --model stable-diffusion-v1-5/stable-diffusion-v1-5
       p2p batch jobs.jsonl --out /shared/results --ray auto --gpus 0.5
     """
+    more = {"retry": retry, "ray": ray, "workers": workers, "gpus": gpus}
+    summary = _run(jobs, out, model=model, device=device, **more)
+    raise typer.Exit(3 if summary.failed else 0)
+
+
+def _run(jobs: Path, out: Path, **how):
+    """Do the jobs of a file, with a bar; errors are said at once, and in the end how all stands."""
     from ..batch import read_jobs, run_jobs
 
     found = list(read_jobs(jobs))
@@ -54,19 +61,35 @@ def batch(
             if row["error"] is not None:
                 typer.echo(f"\n{row['folder']}: {row['error']['message']}", err=True)
 
-        summary = run_jobs(
-            found,
-            out,
-            model=model,
-            device=device,
-            retry=retry,
-            ray=ray,
-            workers=workers,
-            gpus=gpus,
-            each=each,
-        )
+        summary = run_jobs(found, out, each=each, **how)
     typer.echo(summary)
-    raise typer.Exit(3 if summary.failed else 0)
+    return summary
+
+
+def gallery(
+    model: Model = "toyland",
+    out: Annotated[Path, typer.Option(help="The folder for the page and its pictures.")] = Path(
+        "gallery"
+    ),
+    jobs: Annotated[
+        Path | None, typer.Option(help="Other edits, as for batch; the course's when not given.")
+    ] = None,
+    device: Device = None,
+):
+    """Make a page that shows what a model can do: the paper's kinds of edit, beside their sources.
+
+    OUT/index.html is the page and OUT/gallery.png a figure of all its pictures. Killed anywhere,
+    the same command goes on where it was.
+
+    \b
+    Examples:
+      p2p gallery
+      p2p gallery --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out sd15
+    """
+    from ..view.gallery_page import examples, write_gallery
+
+    _run(jobs or examples(model), out, model=model, device=device)
+    typer.echo(write_gallery(out))
 
 
 def study(

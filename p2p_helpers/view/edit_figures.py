@@ -8,13 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from ..edits.edit import Edit
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
-from .figures import blank, difference, word_colour, wrapped
+from .figures import blank, difference, draw, word_colour, wrapped
 
 if TYPE_CHECKING:
     from ..result import EditResult
@@ -32,9 +31,9 @@ def show(result: EditResult) -> Figure:
     for number, (row, image, prompt) in enumerate(
         zip(axes, result.images, result.target_prompts, strict=True)
     ):
-        row[0].imshow(np.asarray(result.source), interpolation="nearest")
+        draw(row[0], result.source)
         row[0].set_title(wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
-        row[1].imshow(np.asarray(image), interpolation="nearest")
+        draw(row[1], image)
         row[1].set_title(wrapped(f"target: {prompt}", 38), fontsize=9)
         changed = difference(result.source, image)
         picture = row[2].imshow(
@@ -47,14 +46,10 @@ def show(result: EditResult) -> Figure:
         row[2].set_title(f"what changed: {changed.mean():.1%} on average", fontsize=9)
         figure.colorbar(picture, ax=row[2], fraction=0.046, label="mean change of a pixel, 0…1")
         if result.masks is not None:
-            last = Image.fromarray(result.masks[-1, number].numpy())
-            mask = np.asarray(last.resize(image.size, Image.Resampling.NEAREST))
-            pixels = np.asarray(image)
-            dimmed = np.where(mask[..., None], pixels, pixels // 4 + 160)
-            row[3].imshow(dimmed, interpolation="nearest")
-            if 0 < mask.mean() < 1:
-                row[3].contour(mask, levels=[0.5], colors="black", linewidths=1)
-            row[3].set_title(f"blend mask: {mask.mean():.0%} may change", fontsize=9)
+            mask = result.masks[-1, number]
+            draw(row[3], image, mask)
+            free = mask.float().mean().item()
+            row[3].set_title(f"blend mask: {free:.0%} may change", fontsize=9)
     return figure
 
 

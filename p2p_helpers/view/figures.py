@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError
 
@@ -90,6 +91,7 @@ def gallery(
     columns: int = 4,
     width: float = 9.0,
     colours: Sequence[str] | None = None,
+    masks: Sequence[Tensor | np.ndarray | None] | None = None,
 ) -> Figure:
     """Pictures in a grid, each under its title.
 
@@ -99,23 +101,41 @@ def gallery(
         columns: pictures in a row.
         width: of the figure, in inches.
         colours: of the titles, one for each picture; black when not given.
+        masks: one for each picture, bool (height, width) of any size, or None for a picture without one: what is outside
+            is paler, and a line goes around the rest.
 
     Raises:
-        InputError: no picture, or another number of titles than of pictures.
+        InputError: no picture, or another number of titles or masks than of pictures.
     """
     titles = [""] * len(images) if titles is None else titles
-    if not images or len(titles) != len(images):
+    masks = [None] * len(images) if masks is None else masks
+    if not images or not len(titles) == len(masks) == len(images):
         raise InputError(
-            f"{len(images)} pictures and {len(titles)} titles; give at least one picture, and a "
-            "title for each or none at all."
+            f"{len(images)} pictures, {len(titles)} titles and {len(masks)} masks; give at least one picture, and a "
+            "title and a mask for each or none at all."
         )
     columns = min(columns, len(images))
     figure, axes = blank(-(-len(images) // columns), columns, width)
     colours = ["black"] * len(images) if colours is None else colours
-    for ax, image, title, colour in zip(axes.flat, images, titles, colours, strict=False):
-        ax.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
+    for ax, image, title, colour, mask in zip(
+        axes.flat, images, titles, colours, masks, strict=False
+    ):
+        draw(ax, image, mask)
         ax.set_title(wrapped(title, 120 / columns), fontsize=9, color=colour)
     return figure
+
+
+def draw(ax, image: Image.Image, mask: Tensor | np.ndarray | None = None):
+    """A picture on a panel, with a mask (height, width) of any size: paler outside, with a line around the rest."""
+    pixels = np.asarray(image.convert("RGB"))
+    if mask is None:
+        ax.imshow(pixels, interpolation="nearest")
+        return
+    enlarged = Image.fromarray(np.asarray(mask, bool)).resize(image.size, Image.Resampling.NEAREST)
+    inside = np.asarray(enlarged)
+    ax.imshow(np.where(inside[..., None], pixels, pixels // 4 + 180), interpolation="nearest")
+    if 0 < inside.mean() < 1:
+        ax.contour(inside, levels=[0.5], colors="black", linewidths=1)
 
 
 def grid(

@@ -16,7 +16,7 @@ from .models import check_fit, check_last_steps, check_map_bytes, check_size
 from .places import check_fill, check_places, check_shift_matrix
 from .refinements import check_line_up, check_local_edit, check_refine_matrices, check_scores
 from .start import check_boxes, check_guidance, check_head, check_map, check_mask, check_seed
-from .swaps import check_open_swap, check_schedule, check_swap_matrix
+from .swaps import check_edit_rule, check_exchange, check_open_swap
 from .weights import check_compose, check_fader, check_fader_matrices, check_row_sums
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "check_ceiling",
     "check_compose",
     "check_counterfactual",
+    "check_edit_rule",
+    "check_exchange",
     "check_fader",
     "check_fader_matrices",
     "check_fill",
@@ -47,11 +49,9 @@ __all__ = [
     "check_put_back",
     "check_refine_matrices",
     "check_row_sums",
-    "check_schedule",
     "check_scores",
     "check_seed",
     "check_shift_matrix",
     "check_size",
-    "check_swap_matrix",
     "check_word_mask",
 ]

@@ -8,76 +8,67 @@ import torch
 from torch import Tensor
 
 from ...attention.columns import attention_maps
-from ...prompts.align import replacement_matrix
-from ...result import EditResult
-from ...view.figures import difference
+from ...prompts.words import words
 from .base import need, passed
 
 
-def check_swap_matrix(matrix: Tensor, tokenizer, source: str, target: str) -> str:
-    """Exercise 02.1: the matrix M that lines up two prompts, (source token, target token)."""
-    right = replacement_matrix(tokenizer, source, target)
+def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str) -> str:
+    """Exercise 02.1: a matrix M that lets two words of a prompt change places, (source token, target token).
+
+    Both words are single tokens.
+    """
+    length = tokenizer.model_max_length
     need(
-        isinstance(matrix, Tensor) and matrix.shape == right.shape,
-        f"M should be a tensor of shape {tuple(right.shape)}: one row for each source token.",
+        isinstance(matrix, Tensor) and matrix.shape == (length, length),
+        f"M should be a tensor of shape {(length, length)}: one row for each source token.",
     )
-    matrix = matrix.to(right.dtype)
-    need(
-        (matrix >= 0).all().item(),
-        "M has negative entries. An entry is the share of a map that is passed on.",
-    )
+    order = torch.arange(length)
+    places = [word.tokens for word in words(tokenizer, prompt) if word.text in (one, other)]
+    first, second = (torch.tensor(tokens) for tokens in places)
+    order[first], order[second] = second, first
+    right, matrix = torch.eye(length)[order], matrix.float()
+    need(not torch.equal(matrix, torch.eye(length)), "Every word keeps its own place.")
     rows = matrix.sum(1)
     need(
-        torch.allclose(rows, torch.ones(len(rows)), atol=1e-5),
+        torch.allclose(rows, torch.ones(length), atol=1e-5),
         f"Row {int((rows - 1).abs().argmax())} does not sum to 1: that source token loses or "
         "doubles its attention.",
     )
-    empty = (matrix.sum(0) == 0).nonzero().flatten().tolist()
+    for name, tokens in ((one, places[0]), (other, places[1])):
+        given = matrix[:, list(tokens)]
+        need(
+            torch.allclose(given, right[:, list(tokens)], atol=1e-5),
+            f"The column of {name} does not take the other word's map.",
+        )
     need(
-        not empty,
-        f"Target token {empty[0] if empty else ''} gets no map at all: its column is zero.",
+        torch.allclose(matrix, right, atol=1e-5),
+        "Another word has moved, too. Only these two shall change places.",
     )
-    wrong = [
-        j for j in range(len(right)) if not torch.allclose(matrix[:, j], right[:, j], atol=1e-5)
-    ]
-    which = f"Target token {wrong[0] if wrong else ''} takes its map from the wrong place"
-    padding = wrong and wrong[0] >= len(tokenizer(target).input_ids)
-    help = (
-        "It is padding, after the end token."
-        if padding
-        else "Which word does it belong to, and which source word stands there?"
-    )
-    need(not wrong, f"{which}. {help}")
-    return passed("every target token looks where its word looked")
+    return passed(f"{one} and {other} have changed places")
 
 
-def check_schedule(
-    result: EditResult, reading, source: str, target: str, old: str, new: str, limit: float
-) -> str:
-    """Exercise 02.2.
-
-    An edit of `source` into `target`, with every self-attention layer lent, after which the reader
-    sees the new object and not the old one, and the picture changed by no more than `limit` (0…1)
-    on average.
-    """
-    need(
-        (result.source_prompt, result.target_prompts) == (source, [target]),
-        "The prompts are other ones. Change the schedules only.",
-    )
-    need(result.edits[0].self_size == 1.0, "self_size is not 1.0. The exercise lends every layer.")
-    seen = [f.name for f in reading.objects]
-    sees = f"The reader sees {', '.join(seen) or 'no object'}"
-    need(
-        seen == [new],
-        f"{sees}; it should be a {new} and nothing else. Does the source speak for too long?",
-    )
-    changed = difference(result.source, result.image).mean()
-    need(
-        changed <= limit,
-        f"The picture changed by {changed:.2%} on average, more than {limit:.0%}. Keep the "
-        "source's maps for longer.",
-    )
-    return passed(f"a {new}, and the rest kept")
+def check_edit_rule(answer: Callable[..., Tensor]) -> str:
+    """Exercise 02.2: the paper's Edit(A_s, A_t, t) for word swap, from both maps, M, the step and τ."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.rand(2, 6, 4, generator=generator).softmax(-1)
+    M = torch.eye(4)[[0, 2, 1, 3]]
+    kept = source.clone(), target.clone()
+    for step, tau in ((0, 3), (2, 3), (3, 3), (9, 3), (0, 0)):
+        made = answer(source, target, M, step, tau)
+        case = f"At step {step} with τ = {tau}"
+        need(
+            isinstance(made, Tensor) and made.shape == (6, 4),
+            f"{case} a map of 6 pixels and 4 tokens became {tuple(getattr(made, 'shape', ()))}.",
+        )
+        early = step < tau
+        whose = "the source's map, lined up by M" if early else "the target's own map"
+        right = source @ M if early else target
+        need(torch.allclose(made, right, atol=1e-5), f"{case} it should be {whose}.")
+        need(
+            torch.equal(source, kept[0]) and torch.equal(target, kept[1]),
+            "A map that you were given has changed. Return a new one.",
+        )
+    return passed("first the place, then the new object's own shape")
 
 
 def check_open_swap(answer: Callable[..., Tensor]) -> str:

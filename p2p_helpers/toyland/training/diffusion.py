@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,19 @@ def new_pipeline(
     )
 
 
-def start_from(pipe: StableDiffusionPipeline, folder: str):
-    """Take over the weights of an older pipeline: the UNet's, and the text encoder's for the tokens that both know."""
+def start_from(pipe: StableDiffusionPipeline, folder: str, without: Sequence[str] = ()):
+    """Take over the weights of an older pipeline: the UNet's, and the text encoder's for the tokens that both know.
+
+    Attentions whose names begin as `without` says are not taken over, and begin as the identity where the UNet has them.
+    """
     old = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipe.unet.load_state_dict(old.unet.state_dict())
+    fresh = pipe.unet.state_dict()
+    for name, value in fresh.items():
+        if name.startswith(tuple(without)) and ".proj_out." in name:
+            value.zero_()
+    taken = old.unet.state_dict()
+    known = {k: v for k, v in taken.items() if not k.startswith(tuple(without))}
+    pipe.unet.load_state_dict(fresh | known)
     embedding = "embeddings.token_embedding.weight"
     theirs = old.text_encoder.state_dict()
     ours = pipe.text_encoder.state_dict()
@@ -178,7 +188,7 @@ def diffusion(config: dict, out: Path, device: str):
     torch.manual_seed(settings["seed"])
     pipe = new_pipeline(config, tokenizer, vae)
     if settings["start"]:
-        start_from(pipe, settings["start"])
+        start_from(pipe, settings["start"], settings.get("start_without", ()))
     model = (
         nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet})
         .train()

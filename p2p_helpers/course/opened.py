@@ -1,0 +1,57 @@
+"""An edit with its attention maps written out, as notebook 02 does it: one rule for the target's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+class OpenProcessor:
+    """An attention processor of diffusers whose target takes the maps that a rule makes.
+
+    Args:
+        rule: from the source's maps and the target's own, each (head, pixel, token), to the target's.
+    """
+
+    def __init__(self, rule: Rule):
+        self.rule = rule
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs) -> Tensor:
+        words = encoder_hidden_states
+        context = hidden_states if words is None else words
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (row, head, …, width)
+
+        q, k, v = (
+            split(attn.to_q(hidden_states)),
+            split(attn.to_k(context)),
+            split(attn.to_v(context)),
+        )
+        maps = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (row, head, pixel, token)
+        if words is not None:  # rows: source, target without words; source, target with them
+            maps[3] = self.rule(maps[2], maps[3])
+        return attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
+
+
+def opened(
+    pipe, source: str, target: str, rule: Rule, *, seed: int, steps: int
+) -> list[Image.Image]:
+    """The pictures of source and target from one noise, made with `OpenProcessor` in every layer and step.
+
+    For the embedded model, in float32, with its usual guidance. The pipeline is put back as it was.
+    """
+    before = dict(pipe.unet.attn_processors)
+    pipe.unet.set_attn_processor(OpenProcessor(rule))
+    twins = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    scale = pipe.tokenizer.init_kwargs["guidance_scale"]
+    how = {"num_inference_steps": steps, "guidance_scale": scale, "generator": twins}
+    try:
+        return pipe([source, target], **how).images
+    finally:
+        pipe.unet.set_attn_processor(before)
