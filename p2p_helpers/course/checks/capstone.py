@@ -40,11 +40,11 @@ def check_plan(name: str, task: Counterfactual, plan: Edit, tokenizer) -> str:
     )
     need(isinstance(plan, Edit), "The plan is no edit. Replace and Refine are two kinds of edit.")
     try:
-        s, t = plan.matrices(tokenizer, task.source, task.target, 10)
+        taken = plan.matrices(tokenizer, task.source, task.target, 10)[0]
     except P2PError as error:
         need(False, f"This edit does not fit your prompts. It says: {error}")
     need(
-        bool(s.any()),
+        bool(taken.any()),
         "This edit takes nothing from the source: all of S is zero. When should the target listen "
         "to the source's maps?",
     )
