@@ -72,7 +72,7 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 lowest: ## run the tests of the package with the oldest version of every dependency but torch that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)"
-	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -v '^torch>' | sed 's/>=/==/')
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -vE '^(torch|nbgrader|sphinx-revealjs)>' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(NEWEST)) -k "not precision and not bfloat16 and not killed"
 

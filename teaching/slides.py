@@ -81,7 +81,7 @@ def for_slides(cell):
     cell = copy.deepcopy(cell)
     cell.id = uuid.uuid4().hex[:8]  # cells of several notebooks may share an id
     if cell.cell_type == "markdown":
-        text = BADGES.sub("", cell.source)
+        text = BADGES.sub("", cell.source).replace("](../data/", "](data/")
         cell.source = FORMULA.sub(_hide, LINK.sub(_link, text))
     return cell
 
@@ -167,7 +167,7 @@ def write(folder: Path) -> list[Path]:
     written = []
     for name, cells in decks().items():
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"title": name})
-        resources = {"metadata": {"name": name, "path": str(NOTEBOOKS)}}
+        resources = {"metadata": {"name": name, "path": str(NOTEBOOKS.parent)}}
         page, _ = exporter.from_notebook_node(notebook, resources)
         written.append(folder / f"{name}.html")
         written[-1].write_text(HIDDEN.sub(_show, page), encoding="utf-8")
