@@ -144,7 +144,7 @@ def _settings(result: EditResult, pipe) -> dict[str, object]:
         said["inversion"] = f"{inversion.method}, reconstruction {inversion.psnr:.1f} dB"
     facts = model_facts(pipe)
     packages = facts["packages"].items()
-    said["model"] = pipe.config._name_or_path or type(pipe).__name__
+    said["model"] = facts["model"] or type(pipe).__name__
     said["packages"] = ", ".join(f"{name} {version}" for name, version in packages)
     return said | {"device": facts["device"], "numbers": facts["dtype"]}
 
