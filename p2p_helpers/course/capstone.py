@@ -143,9 +143,9 @@ def _settings(result: EditResult, pipe) -> dict[str, object]:
     if inversion is not None:
         said["inversion"] = f"{inversion.method}, reconstruction {inversion.psnr:.1f} dB"
     facts = model_facts(pipe)
-    packages = facts["packages"].items()
+    packages = [f"{name} {version}" for name, version in facts["packages"].items()]
     said["model"] = facts["model"] or type(pipe).__name__
-    said["packages"] = ", ".join(f"{name} {version}" for name, version in packages)
+    said["packages"] = ", ".join([facts["package"], *packages])
     return said | {"device": facts["device"], "numbers": facts["dtype"]}
 
 
