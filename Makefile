@@ -7,13 +7,13 @@ READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
-NEWEST := another_model.py arguments.py batch.py browser.py checks.py checks_blend.py checks_models.py cli.py cluster.py compile.py counterfactual.py docs.py \
-	describe.py diagrams.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py printed.py project.py session.py stage.py study.py teaching.py toyland.py train.py transformers.py
+NEWEST := another_model.py arguments.py assignments.py batch.py browser.py checks.py checks_blend.py checks_models.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
+	describe.py diagrams.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py printed.py project.py session.py slides.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs slides clean
+.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs slides assignments clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -56,9 +56,11 @@ docs: $(READY) ## build the course web site into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
 	@echo docs/_build/html/index.html
 
-slides: $(READY) ## make slides of every notebook of the course in runs/slides, to be opened in a browser
-	$(BIN)/jupyter nbconvert --to slides --no-prompt --SlidesExporter.reveal_scroll=True \
-		--SlidesExporter.reveal_width=1280 --SlidesExporter.reveal_height=720 --output-dir runs/slides notebooks/[0-9]*.ipynb
+slides: $(READY) ## make slides with notes in runs/slides: the talk of 2 × 45 minutes, and every notebook
+	$(BIN)/python -m teaching.slides
+
+assignments: $(READY) ## write the exercises for nbgrader into runs/nbgrader, without solutions
+	$(BIN)/python -m teaching.assignments
 
 package: $(READY) ## build the wheel, install it in an empty environment elsewhere, edit a picture there
 	rm -rf dist && $(BIN)/python -m build --wheel -q
@@ -70,7 +72,7 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 lowest: ## run the tests of the package with the oldest version of every dependency but torch that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)"
-	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -v '^torch>' | sed 's/>=/==/')
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -vE '^(torch|nbgrader|sphinx-revealjs)>' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(NEWEST)) -k "not precision and not bfloat16 and not killed"
 

@@ -44,7 +44,7 @@ def verify_files(folder: Path):
         raise ModelError(
             f"{listing} is missing: the embedded model did not come with this copy. {_REINSTALL}"
         )
-    for name, expected in json.loads(listing.read_text()).items():
+    for name, expected in json.loads(listing.read_text(encoding="utf-8")).items():
         file = folder / name
         if not file.is_file():
             raise ModelError(f"The embedded model's file {file} is missing. {_REINSTALL}")

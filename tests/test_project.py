@@ -1,5 +1,6 @@
 """What the repository promises about itself: one list of dependencies, a complete model, small files."""
 
+import ast
 import pkgutil
 import re
 import shutil
@@ -100,3 +101,23 @@ def test_importing_the_package_loads_nothing_heavy_and_editing_nothing_that_draw
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.split("\n")[:2] == ["[]", "[]"]
     assert set(p2p.__all__) <= set(dir(p2p))
+
+
+def _opens(path: Path):
+    """The calls in a file that read or write text, as (line, names of their arguments)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+            "read_text",
+            "write_text",
+        ):
+            yield node.lineno, {keyword.arg for keyword in node.keywords}
+
+
+def test_texts_are_utf_8_on_every_system():
+    """Windows would take another character set. Training is not run there, nor are Linux's tables read."""
+    package = Path(p2p.__file__).parent
+    files = [path for path in package.rglob("*.py") if "training" not in path.parts]
+    files = [path for path in files if path.name not in ("check.py", "memory.py")]
+    calls = {(path.name, line): named for path in files for line, named in _opens(path)}
+    assert len(calls) > 10
+    assert [where for where, named in calls.items() if "encoding" not in named] == []

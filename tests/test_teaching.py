@@ -14,7 +14,8 @@ from p2p_helpers.voting.server import store
 
 from .test_study import votes
 
-TEXT = (Path(__file__).parent.parent / "TEACHING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
 MAKE, READ = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
@@ -75,3 +76,51 @@ def test_its_interval_is_what_it_says(votes, half):
 
     low, high = binomtest(votes // 2, votes).proportion_ci(method="wilson")
     assert (high - low) * 50 == pytest.approx(half, abs=1)
+
+
+def page(name):
+    return (ROOT / "teaching" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("which", ["Before", "After"])
+def test_a_quiz_has_a_question_for_each_outcome_and_its_key_explains_every_answer(which):
+    questions, key = (
+        re.split(r"^## ", page(n), flags=re.M)[1:] for n in ("quiz.md", "quiz_key.md")
+    )
+    (asked,) = (part for part in questions if part.startswith(which))
+    (answers,) = (part for part in key if part.startswith(which))
+    outcomes = TEXT.split("## Learning outcomes")[1].split("\n\n")[1].strip().splitlines()[2:]
+    asked = re.findall(r"^\*\*(\d+)\.\*\*.*\n((?:- [A-D]\. .+\n?){4})", asked, re.M)
+    rows = re.findall(r"^\| (\d+) \| ([A-D]) \| (.+) \|$", answers, re.M)
+    numbers = [str(n) for n in range(1, len(outcomes) + 1)]
+    assert [n for n, _ in asked] == [n for n, *_ in rows] == numbers and len(numbers) == 10
+    for number, right, why in rows:
+        explained = set(re.findall(r"\b([A-D])(?=:| and [A-D]:)", why))
+        assert explained == set("ABCD") - {right}, (which, number)
+
+
+def test_set_up_names_every_command_that_make_has_for_learners():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make (\w+)`", page("setup.md")):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for target in ("lab", "studio", "check", "test", "slides", "assignments", "docs"):
+        assert f"| `make {target}` |" in page("setup.md")
+    for block in re.findall(r"```powershell\n(.*?)```", page("setup.md"), re.S):
+        assert "make" not in block and "bin/" not in block
+
+
+def test_binders_files_are_what_setup_says():
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    index, torch, package = lines
+    assert index.split() == ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    assert str(Requirement(torch).specifier).endswith("+cpu") and index.split()[1] in page(
+        "setup.md"
+    )
+    extras = Requirement(package.replace("-e .", "here")).extras
+    assert package.startswith("-e .") and extras == {"notebooks", "photos"}
+    assert torch.removesuffix("+cpu") in (ROOT / "Makefile").read_text(encoding="utf-8")
+    runtime = (ROOT / ".binder" / "runtime.txt").read_text(encoding="utf-8").strip()
+    assert re.fullmatch(r"python-3\.1[0-9]", runtime)

@@ -112,7 +112,7 @@ class Store:
     def begin(self, group: str) -> int:
         """Note that a worker begins with a source; gives how often one has died there."""
         file = self.out / BEGUN / group
-        deaths = int(file.read_text() or 0) if file.exists() else 0
+        deaths = int(file.read_text(encoding="utf-8") or 0) if file.exists() else 0
         self._note(group, deaths + 1)
         return deaths
 
@@ -122,7 +122,7 @@ class Store:
 
     def _note(self, group: str, count: int):
         try:
-            (self.out / BEGUN / group).write_text(str(count))
+            (self.out / BEGUN / group).write_text(str(count), encoding="utf-8")
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -171,8 +171,13 @@ class Store:
 
 
 def _to_disk(path: Path):
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file or folder is on the disk. Windows opens no folders, and syncs what it may write."""
+    if os.name == "nt":
+        if path.is_dir():
+            return
+        handle = os.open(path, os.O_RDWR)
+    else:
+        handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

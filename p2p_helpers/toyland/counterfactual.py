@@ -221,7 +221,7 @@ class Photo:
 def photos() -> dict[str, Photo]:
     """The pictures of data/photos by name."""
     folder, found = data_folder("photos"), {}
-    for name, entry in json.loads((folder / "photos.json").read_text()).items():
+    for name, entry in json.loads((folder / "photos.json").read_text(encoding="utf-8")).items():
         scene = from_json(json.dumps(entry["scene"]))
         edits = [
             Counterfactual(e["kind"], scene, from_json(json.dumps(e["after"])), tuple(e["words"]))

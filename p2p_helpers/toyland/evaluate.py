@@ -307,11 +307,13 @@ def report(figures: dict) -> str:
 def publish(figures: dict):
     """Store the figures beside the model and quote them in its card and in the README, between their `measured` marks."""
     folder = data_folder("toyland")
-    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    (folder / "evaluation.json").write_text(text, encoding="utf-8")
     for file in (folder.parent.parent / "README.md", folder / "MODEL_CARD.md"):
-        before, _, rest = file.read_text().partition("<!-- measured -->\n")
+        before, _, rest = file.read_text(encoding="utf-8").partition("<!-- measured -->\n")
         after = rest.partition("<!-- end -->")[2]
-        file.write_text(f"{before}<!-- measured -->\n{report(figures)}\n<!-- end -->{after}")
+        made = f"{before}<!-- measured -->\n{report(figures)}\n<!-- end -->{after}"
+        file.write_text(made, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None):
@@ -362,7 +364,8 @@ def main(arguments: list[str] | None = None):
         pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps
     )
     chosen.out.mkdir(exist_ok=True)
-    (chosen.out / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False))
+    text = json.dumps(figures, indent=2, allow_nan=False)
+    (chosen.out / "evaluation.json").write_text(text, encoding="utf-8")
     print(report(figures))
     if chosen.publish:
         publish(figures)

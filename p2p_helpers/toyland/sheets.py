@@ -133,7 +133,10 @@ def main(arguments: list[str] | None = None):
     chosen.out.mkdir(parents=True, exist_ok=True)
     key_file = chosen.out / "key.json"
     if chosen.score:
-        figures = score(json.loads(key_file.read_text()), json.loads(chosen.score.read_text()))
+        figures = score(
+            json.loads(key_file.read_text(encoding="utf-8")),
+            json.loads(chosen.score.read_text(encoding="utf-8")),
+        )
         print(json.dumps(figures, indent=2))
         return
     pipe, reader, key = load_pipeline(chosen.model), load_reader(chosen.reader), {}
@@ -145,7 +148,7 @@ def main(arguments: list[str] | None = None):
             {"object": wanted, "how": how, "reader": [f.name for f in reading.objects]}
             for (_, wanted, how), reading in zip(judged, readings, strict=True)
         ]
-        key_file.write_text(json.dumps(key, indent=1))
+        key_file.write_text(json.dumps(key, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def write_tokenizer(folder: Path):
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(
-        json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False)
+        json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8"
     )
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks))
+    merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks)
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")

@@ -88,14 +88,18 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     place = file_path("folder", folder)
     place.mkdir(parents=True, exist_ok=True)
     old = place / KEY
-    if (place / VOTES).exists() and old.exists() and json.loads(old.read_text())["study"] != name:
+    if (
+        (place / VOTES).exists()
+        and old.exists()
+        and json.loads(old.read_text(encoding="utf-8"))["study"] != name
+    ):
         raise InputError(f"{place} holds the votes of another study. Take another folder.")
     data = json.dumps({"study": name, "question": question, "items": items})
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     (place / PAGE).write_text(
         page.replace("/*DATA*/null", data.replace("</", "<\\/")), encoding="utf-8"
     )
-    old.write_text(json.dumps(key, indent=1) + "\n")
+    old.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
     return place / PAGE
 
 

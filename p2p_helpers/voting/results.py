@@ -106,10 +106,10 @@ def study_results(folder: str | Path) -> StudyResults:
     place = file_path("folder", folder)
     if not (place / KEY).exists():
         raise InputError(f"{place} holds no study.")
-    key = json.loads((place / KEY).read_text())
+    key = json.loads((place / KEY).read_text(encoding="utf-8"))
     rows = {row[1:5]: row for row in stored(place)}
     for file in sorted(place.glob("votes*.json")):
-        for vote in json.loads(file.read_text()):
+        for vote in json.loads(file.read_text(encoding="utf-8")):
             row = read(vote, key)
             rows.setdefault(row[1:5], row)
     if not rows:

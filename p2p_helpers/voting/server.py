@@ -43,7 +43,7 @@ def read(vote: Mapping, key: Mapping) -> tuple:
 
 def store(folder: Path, votes: Iterable[Mapping]) -> int:
     """Store votes, each once; those of a page that sends them again change nothing. Gives how many were read."""
-    key = json.loads((folder / KEY).read_text())
+    key = json.loads((folder / KEY).read_text(encoding="utf-8"))
     rows = [read(vote, key) for vote in votes]
     with closing(sqlite3.connect(folder / VOTES, timeout=30)) as base, base:
         base.execute("pragma journal_mode=wal")

@@ -5,6 +5,7 @@ Each says what is wrong with an answer, without giving the right one.
 
 from .base import NotYet
 from .blend import check_blend, check_only_first, check_own_mask, check_word_mask
+from .capstone import check_handin, check_own_edit, check_plan
 from .inversions import (
     check_bdia_inverse,
     check_ceiling,
@@ -35,6 +36,7 @@ __all__ = [
     "check_fit",
     "check_frugal",
     "check_guidance",
+    "check_handin",
     "check_head",
     "check_last_steps",
     "check_line_up",
@@ -44,8 +46,10 @@ __all__ = [
     "check_mask",
     "check_only_first",
     "check_open_swap",
+    "check_own_edit",
     "check_own_mask",
     "check_places",
+    "check_plan",
     "check_put_back",
     "check_refine_matrices",
     "check_row_sums",

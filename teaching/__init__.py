@@ -1,0 +1,1 @@
+"""What is written for teachers: slides, and assignments for nbgrader."""
