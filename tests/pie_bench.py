@@ -69,7 +69,7 @@ def write_networks(place: Path, tokenizer: CLIPTokenizer) -> dict[str, str]:
     CLIPModel(config).save_pretrained(place / "clip")
     tokenizer.save_pretrained(place / "clip")
     CLIPImageProcessorPil().save_pretrained(place / "clip")
-    ViTModel(ViTConfig(**small)).save_pretrained(place / "dino")
+    ViTModel(ViTConfig(**{**small, "num_hidden_layers": 2})).save_pretrained(place / "dino")
     torch.save(SqueezeNet().state_dict(), place / "squeezenet.pth")
     named = {"clip": "clip", "dino": "dino", "lpips": "squeezenet.pth"}
     return {option: str(place / name) for option, name in named.items()}

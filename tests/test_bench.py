@@ -7,17 +7,20 @@ import os
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Worker, results
 from p2p_helpers.bench import Measures, decode_mask, pie_table, read_pie, run, run_pie
-from p2p_helpers.bench.measures import MEASURES
+from p2p_helpers.bench.measures import DEVIATION, MEAN, MEASURES
+from p2p_helpers.result import EditResult
 
 from .pie_bench import SIDE, encoded, write_folder, write_networks
 
-pytest.importorskip("torchmetrics")
+theirs = pytest.importorskip("torchmetrics.functional.image.lpips")
 METHODS = ("ddim", "direct")
 
 
@@ -50,20 +53,37 @@ def run_on(data, networks, toyland, monkeypatch):
     return begin
 
 
+@pytest.fixture
+def quick_run_on(run_on, toyland, monkeypatch):
+    """The same, with pictures that nobody had to make."""
+    monkeypatch.setattr(Quick, "load", lambda self, model, device: toyland)
+    monkeypatch.setattr(run, "_worker", lambda pipe: Quick)
+    return run_on
+
+
+class Quick(Worker):
+    """Inverts nothing, and its pictures are grey."""
+
+    def _source(self, job):
+        return str(job.source)
+
+    def edit(self, source, targets, edits, **arguments):
+        given = (job_prompt(source), targets, edits, 0, 1, 1.0, None)
+        return EditResult(Image.new("RGB", (8, 8)), [Image.new("RGB", (8, 8), "grey")], *given)
+
+
+def job_prompt(source) -> str:
+    return source.source_prompt if isinstance(source, EditResult) else source
+
+
 # The folder
 
 
 def bordered(mask):
-    whole = np.pad(mask[1:-1, 1:-1], 1, constant_values=True)
-    return whole
+    return np.pad(mask[1:-1, 1:-1], 1, constant_values=True)
 
 
-@given(
-    boxes=st.lists(
-        st.tuples(*[st.integers(0, SIDE - 1)] * 4),
-        max_size=4,
-    )
-)
+@given(boxes=st.lists(st.tuples(*[st.integers(0, SIDE - 1)] * 4), max_size=4))
 def test_a_mask_comes_back_from_its_runs_with_its_border_set(boxes):
     mask = np.zeros((SIDE, SIDE), bool)
     for top, bottom, left, right in boxes:
@@ -184,17 +204,34 @@ def test_the_edited_part_is_black_outside_of_the_mask(measure):
     assert found["clip whole"] != other["clip whole"]
 
 
-def test_structure_is_of_the_cosines_of_all_heads_keys(measure):
-    """DINO's last keys, worked out from what the last block is given."""
+def cosines(dino, picture):
+    """Between the keys of the last block, worked out from what the block is given."""
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    pixels = torch.tensor(picture).permute(2, 0, 1)[None].float()
+    small = functional.interpolate(pixels, (224, 224), mode="bilinear")
+    given = dino((small - mean) / deviation, output_hidden_states=True).hidden_states[-2]
+    block = dino.layers[-1]
+    keys = block.attention.k_proj(block.layernorm_before(given))[0]
+    return torch.cosine_similarity(keys[:, None], keys[None], dim=-1)
+
+
+def test_structure_is_of_the_cosines_between_keys_of_the_last_block(measure):
     before, after, _ = pictures()
-    sizes = []
-    for picture in (before, after):
-        cosines = measure._similarities(picture)
-        assert torch.allclose(cosines.diagonal(), torch.ones(50), atol=1e-5)  # 49 patches, one more
-        sizes.append(cosines)
-    expected = ((sizes[0] - sizes[1]) ** 2).mean().item()
     found = measure(before, after, "a cat", np.ones((SIDE, SIDE), bool))
-    assert found["structure distance"] == pytest.approx(expected)
+    difference = cosines(measure.dino, before) - cosines(measure.dino, after)
+    expected = (difference**2).mean().item()
+    assert found["structure distance"] == pytest.approx(expected, rel=1e-3) and expected > 1e-8
+
+
+def test_lpips_is_that_of_torchmetrics_on_the_same_network(measure, monkeypatch):
+    """Theirs wants torchvision's network; ours stands in for it."""
+    network = measure.lpips.network.features
+    monkeypatch.setattr(theirs, "_get_tv_model_features", lambda *given: network)
+    expected = theirs._LPIPS(net="squeeze")
+    a, b = torch.rand(2, 2, 3, 97, 130, generator=torch.Generator().manual_seed(0))
+    found = measure.lpips(a, b)
+    assert torch.allclose(found, expected(a, b, normalize=True).flatten(), rtol=1e-4)
+    assert found.min() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -214,7 +251,7 @@ def test_missing_weights_say_which_and_where_they_can_lie(run_on, tmp_path, opti
 # The run
 
 
-def test_every_edit_is_measured_and_says_where_it_comes_from(run_on, tmp_path, data):
+def test_every_edit_is_measured_and_says_where_it_comes_from(run_on, tmp_path):
     seen = []
     found = run_on(tmp_path, methods=None, each=lambda done, total, row: seen.append((done, total)))
     assert json.loads((tmp_path / "pie.json").read_text()) == json.loads(json.dumps(found))
@@ -238,8 +275,8 @@ def measured(out) -> list[dict]:
     return [json.loads(line) for line in lines if line]
 
 
-def test_published_rows_stand_beside_all_pictures_only(run_on, tmp_path):
-    found = run_on(tmp_path, methods=["ddim"])
+def test_published_rows_stand_beside_all_pictures_only(quick_run_on, tmp_path):
+    found = quick_run_on(tmp_path, methods=["ddim"])
     assert "published" not in pie_table(found)
     table = pie_table({**found, "pictures": 700})
     assert (
@@ -247,9 +284,7 @@ def test_published_rows_stand_beside_all_pictures_only(run_on, tmp_path):
     )
 
 
-def test_an_edit_that_cannot_be_made_is_counted_and_the_rest_goes_on(
-    run_on, tmp_path, monkeypatch
-):
+def test_an_edit_that_cannot_be_made_is_counted_and_the_rest_goes_on(run_on, tmp_path, monkeypatch):
     read = run.read_pie
 
     def poisoned(folder):
@@ -265,14 +300,14 @@ def test_an_edit_that_cannot_be_made_is_counted_and_the_rest_goes_on(
     assert kinds == {"PromptError"}
 
 
-def test_methods_that_are_none_are_refused(run_on, tmp_path):
+def test_methods_that_are_none_are_refused(quick_run_on, tmp_path):
     with pytest.raises(p2p.InputError, match="methods are ddim, null-text"):
-        run_on(tmp_path, methods=["magic"])
+        quick_run_on(tmp_path, methods=["magic"])
 
 
 @pytest.mark.parametrize("during", ["edits", "measures"])
-def test_a_killed_run_goes_on_where_it_was(run_on, tmp_path, monkeypatch, during):
-    edit, take, made = Worker.edit, Measures.__call__, {"edits": 0, "measures": 0}
+def test_a_killed_run_goes_on_where_it_was(quick_run_on, tmp_path, monkeypatch, during):
+    edit, take, made = Quick.edit, Measures.__call__, {"edits": 0, "measures": 0}
 
     def counted(self, *given, **more):
         made["edits"] += 1
@@ -283,7 +318,7 @@ def test_a_killed_run_goes_on_where_it_was(run_on, tmp_path, monkeypatch, during
         return take(self, *given)
 
     def killed():
-        kinds = {"edits": (Worker, "edit", edit), "measures": (Measures, "__call__", take)}
+        kinds = {"edits": (Quick, "edit", edit), "measures": (Measures, "__call__", take)}
         owner, name, call = kinds[during]
 
         def third(*given, **more):
@@ -293,7 +328,7 @@ def test_a_killed_run_goes_on_where_it_was(run_on, tmp_path, monkeypatch, during
             return call(*given, **more)
 
         setattr(owner, name, third)
-        run_on(tmp_path)
+        quick_run_on(tmp_path)
 
     process = multiprocessing.get_context("fork").Process(target=killed)
     process.start()
@@ -301,33 +336,30 @@ def test_a_killed_run_goes_on_where_it_was(run_on, tmp_path, monkeypatch, during
     assert process.exitcode == -9
     finished = len(list(results(tmp_path)))
     kept = len(measured(tmp_path)) if during == "measures" else 0
-    assert finished == (2 if during == "edits" else 6) and kept == (
-        2 if during == "measures" else 0
-    )
-    monkeypatch.setattr(Worker, "edit", counted)
+    assert (finished, kept) == {"edits": (2, 0), "measures": (6, 2)}[during]
+    monkeypatch.setattr(Quick, "edit", counted)
     monkeypatch.setattr(Measures, "__call__", taken)
-    found = run_on(tmp_path)
+    found = quick_run_on(tmp_path)
     assert made == {"edits": 6 - finished, "measures": 6 - kept}
     assert [one["measured"] for one in found["methods"].values()] == [3, 3]
     made.update(edits=0, measures=0)
-    assert run_on(tmp_path) == found and made == {"edits": 0, "measures": 0}
+    assert quick_run_on(tmp_path) == found and made == {"edits": 0, "measures": 0}
 
 
-def test_a_line_that_was_half_written_is_measured_again(run_on, tmp_path):
-    found = run_on(tmp_path, methods=["ddim"])
+def test_a_line_that_was_half_written_is_measured_again(quick_run_on, tmp_path):
+    found = quick_run_on(tmp_path, methods=["ddim"])
     file = tmp_path / "measures.jsonl"
     file.write_text(file.read_text()[:-20])
-    assert run_on(tmp_path, methods=["ddim"]) == found
+    assert quick_run_on(tmp_path, methods=["ddim"]) == found
     assert len(file.read_text().splitlines()) == 5  # an empty one, three, and the half one
 
 
-def test_other_networks_measure_again(run_on, tmp_path, networks, tokenizer):
-    first = run_on(tmp_path / "out", methods=["ddim"])
-    torch.manual_seed(1)
+def test_other_networks_measure_again(quick_run_on, tmp_path, networks):
+    first = quick_run_on(tmp_path / "out", methods=["ddim"])
     weights = torch.load(networks["lpips"])
     other = {name: weight + 0.1 for name, weight in weights.items()}
     torch.save(other, tmp_path / "other.pth")
-    second = run_on(tmp_path / "out", methods=["ddim"], lpips=str(tmp_path / "other.pth"))
+    second = quick_run_on(tmp_path / "out", methods=["ddim"], lpips=str(tmp_path / "other.pth"))
     lpips = [one["methods"]["ddim"]["all"]["background lpips"] for one in (first, second)]
     assert lpips[0] != lpips[1]
     assert len(measured(tmp_path / "out")) == 6
