@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,7 +16,9 @@ import p2p_helpers as p2p
 from p2p_helpers.batch import Worker, results
 from p2p_helpers.bench import Measures, decode_mask, pie_table, read_pie, run, run_pie
 from p2p_helpers.bench.measures import DEVIATION, MEAN, MEASURES
+from p2p_helpers.cli import main
 from p2p_helpers.result import EditResult
+from p2p_helpers.view.bench_figures import pie_figure
 
 from .pie_bench import SIDE, encoded, write_folder, write_networks
 
@@ -83,6 +85,7 @@ def bordered(mask):
     return np.pad(mask[1:-1, 1:-1], 1, constant_values=True)
 
 
+@settings(max_examples=50, deadline=None)
 @given(boxes=st.lists(st.tuples(*[st.integers(0, SIDE - 1)] * 4), max_size=4))
 def test_a_mask_comes_back_from_its_runs_with_its_border_set(boxes):
     mask = np.zeros((SIDE, SIDE), bool)
@@ -109,8 +112,9 @@ def test_the_folder_is_read_without_brackets(data):
     for edit, entry in zip(edits, listing.values(), strict=True):
         assert "[" in entry["editing_prompt"] and not set("[]") & set(edit.target)
         assert edit.target == entry["editing_prompt"].replace("[", "").replace("]", "")
-        assert edit.picture.is_file() and not edit.mask.all()
+        assert edit.picture.is_file()
     assert [len(edit.blended) for edit in edits] == [2, 0, 0]
+    assert [edit.mask.all() for edit in edits] == [False, False, True]  # a style is everywhere
 
 
 def test_words_are_swapped_where_there_are_as_many_and_else_added(data, tokenizer):
@@ -239,7 +243,7 @@ def test_lpips_is_that_of_torchmetrics_on_the_same_network(measure, monkeypatch)
     [
         ("clip", "CLIP needs the model openai/clip-vit-large-patch14.*--clip FOLDER"),
         ("dino", "needs the model facebook/dino-vitb8.*--dino FOLDER"),
-        ("lpips", "SqueezeNet's weights.*squeezenet1_1-b8a52dc0.pth into .*checkpoints.*--lpips"),
+        ("lpips", "SqueezeNet's weights.*squeezenet1_1-b8a52dc0.pth.* into .*checkpoints.*--lpips"),
     ],
 )
 def test_missing_weights_say_which_and_where_they_can_lie(run_on, tmp_path, option, says):
@@ -275,13 +279,30 @@ def measured(out) -> list[dict]:
     return [json.loads(line) for line in lines if line]
 
 
-def test_published_rows_stand_beside_all_pictures_only(quick_run_on, tmp_path):
+def test_the_command_writes_a_table_and_a_figure(
+    quick_run_on, data, networks, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("warnings.showwarning", None)  # the command sets it for its process
+    options = [f"--{option}={place}" for option, place in networks.items()]
+    folders = [f"--data={data[0]}", f"--out={tmp_path}"]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "pie", *folders, *options, "--methods=ddim, direct"])
+    table = (tmp_path / "pie.md").read_text()
+    assert end.value.code == 0 and table in capsys.readouterr().out
+    assert [line[:12] for line in table.splitlines()[2:]] == ["| ddim | 3 |", "| direct | 3"]
+    assert p2p.load_image(tmp_path / "pie.png").width > 500
+
+
+def test_published_numbers_stand_beside_all_pictures_only(quick_run_on, tmp_path):
     found = quick_run_on(tmp_path, methods=["ddim"])
-    assert "published" not in pie_table(found)
-    table = pie_table({**found, "pictures": 700})
-    assert (
-        "| direct, published | 700 | – | 11.65 | 27.22 | 54.55 | 32.86 | 84.76 | 25.02 |" in table
-    )
+    whole = {**found, "pictures": 700}
+    row = "| ddim, published | 700 | – | 69.43 | 17.87 | 208.80 | 219.88 | 71.14 | 25.01 | 22.44 |"
+    assert row in pie_table(whole) and "published" not in pie_table(found)
+    points = [
+        [line.get_xdata()[0] for line in pie_figure(one).axes[0].lines] for one in (found, whole)
+    ]
+    ours = found["methods"]["ddim"]["all"]["background psnr"]
+    assert points == [[ours], [ours, pytest.approx(17.87)]]
 
 
 def test_an_edit_that_cannot_be_made_is_counted_and_the_rest_goes_on(run_on, tmp_path, monkeypatch):
