@@ -21,6 +21,7 @@ from p2p_helpers.result import EditResult
 from p2p_helpers.view.bench_figures import pie_figure
 
 from .pie_bench import SIDE, encoded, write_folder, write_networks
+from .transformers import build
 
 theirs = pytest.importorskip("torchmetrics.functional.image.lpips")
 METHODS = ("ddim", "direct")
@@ -257,19 +258,18 @@ def test_missing_weights_say_which_and_where_they_can_lie(run_on, tmp_path, opti
 
 def test_every_edit_is_measured_and_says_where_it_comes_from(run_on, tmp_path):
     seen = []
-    found = run_on(tmp_path, methods=None, each=lambda done, total, row: seen.append((done, total)))
+    found = run_on(tmp_path, each=lambda done, total, row: seen.append((done, total)))
     assert json.loads((tmp_path / "pie.json").read_text()) == json.loads(json.dumps(found))
-    methods = ["ddim", "null-text", "negative-prompt", "direct", "exact"]
-    assert list(found["methods"]) == methods and found["pictures"] == 3
+    assert tuple(found["methods"]) == METHODS and found["pictures"] == 3
     for one in found["methods"].values():
         assert (one["measured"], one["failed"]) == (3, 0)
         assert all(one["all"][name] is not None for name in MEASURES)
         assert list(one["kinds"]) == ["1", "6", "9"]
-    assert seen[-1] == (30, 30)
+    assert seen[-1] == (12, 12)
     assert found["networks"]["clip"]["float16"] and found["model"]["weights"]["float16"]
     assert "cores" in found["machine"] and found["packages"]["torchmetrics"]
     table = pie_table(found).splitlines()
-    assert len(table) == 7 and table[2].startswith("| ddim | 3 | 0 | ")
+    assert len(table) == 4 and table[2].startswith("| ddim | 3 | 0 | ")
     means = [row["measures"]["clip whole"] for row in measured(tmp_path) if row["method"] == "ddim"]
     assert found["methods"]["ddim"]["all"]["clip whole"] == pytest.approx(np.mean(means))
 
@@ -277,6 +277,17 @@ def test_every_edit_is_measured_and_says_where_it_comes_from(run_on, tmp_path):
 def measured(out) -> list[dict]:
     lines = (out / "measures.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line]
+
+
+def test_all_methods_that_a_model_takes_are_run(run_on, tmp_path, toyland, monkeypatch):
+    taken = run._methods(toyland, None)
+    assert taken == ["ddim", "null-text", "negative-prompt", "direct", "exact"]
+    pipe = build("sd3", tmp_path)
+    monkeypatch.setattr(run, "load_pipeline", lambda *given, **more: pipe)
+    found = run_on(tmp_path / "out", methods=None)
+    assert {method: one["measured"] for method, one in found["methods"].items()} == {"direct": 3}
+    with pytest.raises(p2p.InversionError, match="Take method='direct'"):
+        run_on(tmp_path / "out", methods=["ddim"])
 
 
 def test_the_command_writes_a_table_and_a_figure(
