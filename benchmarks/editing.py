@@ -12,7 +12,6 @@ Peak memory is the GPU's, or without one the process's; it is also given without
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import p2p_helpers as p2p
+from p2p_helpers.provenance import machine
 from tests import materialised
 from tests.pipelines import DDIM, build
 
@@ -176,9 +176,8 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def publish(results: dict):
-    """Store the figures for notebook 08, and a short table in the README, between its `editing` marks."""
-    MEASURED.write_text(json.dumps(results, indent=1) + "\n")
+def short(results: dict) -> str:
+    """Markdown: the table of the README, and what recording adds."""
     heads = "| | plain | `p2p.edit` | second edit | refine | local blend | recorded | maps written out |"
     lines, recording = [heads, "|" + "---|" * 8], []
     for model, case in results["models"].items():
@@ -197,12 +196,17 @@ def publish(results: dict):
             + " | ".join(cells)
             + " |"
         )
-    lines += ["", f"Recording adds to an edit: {', '.join(recording)}."]
+    return "\n".join([*lines, "", f"Recording adds to an edit: {', '.join(recording)}."])
+
+
+def publish(results: dict):
+    """Store the figures for notebook 08, and the short table in the README, between its `editing` marks."""
+    MEASURED.write_text(json.dumps(results, indent=1) + "\n")
     before, _, rest = README.read_text().partition("<!-- editing -->\n")
     README.write_text(
         before
         + "<!-- editing -->\n"
-        + "\n".join(lines)
+        + short(results)
         + "\n<!-- end -->"
         + rest.partition("<!-- end -->")[2]
     )
@@ -236,25 +240,14 @@ def main():
         )
         for _ in range(3)
     ]
-    machine = (
-        torch.cuda.get_device_name()
-        if GPU
-        else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    results = {
-        "machine": machine,
-        "torch": torch.__version__,
-        "load seconds": statistics.median(loads),
-        "models": {},
-    }
+    results = {"machine": machine(), "load seconds": statistics.median(loads), "models": {}}
     for model in chosen.models:
         command = [sys.executable, "-m", "benchmarks.editing", "--measure", model]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         results["models"][model] = json.loads(run.stdout.splitlines()[-1])
         (OUT / "editing.json").write_text(json.dumps(results, indent=2))
-    print(
-        f"{machine}, torch {results['torch']}; loading the embedded model takes {results['load seconds']:.2f} s\n"
-    )
+    loading = f"loading the embedded model takes {results['load seconds']:.2f} s"
+    print(f"{results['machine']}; {loading}\n")
     print(table(results))
 
 

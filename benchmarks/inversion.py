@@ -23,6 +23,7 @@ from skimage.metrics import structural_similarity
 import p2p_helpers as p2p
 from p2p_helpers.inversion import METHODS
 from p2p_helpers.metrics import psnr
+from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import EDITS, SceneError, counterfactual, load_reader, scene_at
 
 from .editing import peak_mib, reset_peak
@@ -405,7 +406,8 @@ def main():
             print(f"{number} of {len(cases)} scenes, {time.time() - start:.0f} s", flush=True)
     summary = summarise(rows, peaks)
     OUT.mkdir(parents=True, exist_ok=True)
-    about = {"scenes": len(cases), "steps": STEPS, "guidance scale": GUIDANCE}
+    about = {"machine": machine(), "scenes": len(cases)}
+    about |= {"steps": STEPS, "guidance scale": GUIDANCE}
     about["minutes"] = (time.time() - start) / 60
     (OUT / "inversion.json").write_text(
         json.dumps({**about, "summary": summary, "rows": rows}, indent=1)

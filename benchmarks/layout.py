@@ -14,6 +14,7 @@ import numpy as np
 import p2p_helpers as p2p
 from p2p_helpers.errors import SceneError
 from p2p_helpers.metrics import psnr
+from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import caption, load_reader, render, scene_at
 from p2p_helpers.toyland.evaluate import generate
 from p2p_helpers.toyland.layout import overlap
@@ -165,7 +166,8 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=["generated", "painted"])
     chosen = parser.parse_args()
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    pipe, reader, results = p2p.load_pipeline("toyland"), load_reader(), {}
+    pipe, reader = p2p.load_pipeline("toyland"), load_reader()
+    results: dict = {"machine": machine()}
     for kind in chosen.kinds:
         rows = measure(pipe, reader, kind, chosen.scenes, 3000, chosen.steps)
         results[kind] = summary(rows)

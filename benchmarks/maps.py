@@ -16,6 +16,7 @@ from diffusers import DDIMInverseScheduler
 
 import p2p_helpers as p2p
 from p2p_helpers.inversion.pivot import _pivot
+from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import caption, render, scene_at
 from p2p_helpers.toyland.world import SIZE
 
@@ -88,9 +89,8 @@ def main():
             f"{way:34} IoU {mean:.3f} ± {half:.3f} at threshold {THRESHOLDS[best]:.2f}; peak on object {hit:.1%} ± {around:.1%}"
         )
     if chosen.publish:
-        MEASURED.write_text(
-            json.dumps({"scenes": chosen.scenes, "steps": STEPS, "ways": table}, indent=1) + "\n"
-        )
+        about = {"machine": machine(), "scenes": chosen.scenes, "steps": STEPS}
+        MEASURED.write_text(json.dumps({**about, "ways": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

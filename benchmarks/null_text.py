@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import AttnProcessor
 import p2p_helpers as p2p
 from p2p_helpers.inversion.null_text import _frozen, _optimise_null
 from p2p_helpers.inversion.pivot import _pivot
+from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import photos
 from tests.pipelines import DDIM, build
 
@@ -179,7 +180,8 @@ def main():
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             results.setdefault(model, {})[way] = json.loads(run.stdout.splitlines()[-1])
             print(model, way, f"{results[model][way]['seconds']:.1f} s", flush=True)
-            (OUT / "null_text.json").write_text(json.dumps(results))
+            said = {"machine": machine(), "models": results}
+            (OUT / "null_text.json").write_text(json.dumps(said))
     print(table(results))
 
 

@@ -22,6 +22,7 @@ import p2p_helpers as p2p
 from p2p_helpers.edits.schedule import word_schedule
 from p2p_helpers.metrics import psnr
 from p2p_helpers.prompts.align import _align_rest_in_order, _ends
+from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import (
     COLOURABLE,
     Counterfactual,
@@ -196,6 +197,7 @@ def main():
     table = summarise(rows)
     OUT.mkdir(parents=True, exist_ok=True)
     about = {
+        "machine": machine(),
         "scenes of each kind": chosen.scenes,
         "steps": chosen.steps,
         "guidance scale": guidance,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +33,22 @@ def model_facts(pipe) -> dict:
     facts["device"] = device
     facts["dtype"] = str(model.dtype).removeprefix("torch.")
     return facts
+
+
+def machine() -> str:
+    """This machine in one line: its processor, its cores, its GPU if it has one, and torch."""
+    said = [_processor(), f"{os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        said.append(torch.cuda.get_device_name())
+    return ", ".join([*said, f"torch {torch.__version__}"])
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def settings_of(result: EditResult, number: int | None = None) -> dict:

@@ -15,7 +15,7 @@ from p2p_helpers.cli import main
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
-COMMANDS = ("check", "edit", "invert", "maps", "batch", "study")
+COMMANDS = ("check", "edit", "invert", "maps", "batch", "bench", "study")
 
 
 @pytest.fixture
@@ -129,6 +129,7 @@ def test_maps_are_a_figure(p2p_says):
         (["edit", "cat.safetensors", "a dog"], "There is no file cat.safetensors"),
         (["invert", "cat.jpg", "a cat"], "cat.jpg"),
         (["batch", "no.jsonl"], "There is no file no.jsonl"),
+        (["bench", "pie", "--data", "nowhere"], "There is no nowhere/mapping_file.json"),
         (["study", "nowhere"], "holds no study"),
     ],
 )

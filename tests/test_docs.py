@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 import p2p_helpers as p2p
-from p2p_helpers import batch, metrics, toyland
+from p2p_helpers import batch, bench, metrics, toyland
 from p2p_helpers.view import figures, map_figures
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def test_the_api_page_has_every_public_name(pages):
     }
     names = {
         name
-        for name in {*p2p.__all__, *batch.__all__, *toyland.__all__, *public}
+        for name in {*p2p.__all__, *batch.__all__, *bench.__all__, *toyland.__all__, *public}
         if not name.startswith("_")
     }
     assert names <= {entry.split(".")[-1] for entry in pages["docs/api.html"]["ids"]}

@@ -137,22 +137,30 @@ def _local_rows(
     groups: list[list[Job]], worker: type[Worker], given: tuple, device: str | None
 ) -> Iterator[dict]:
     """The rows that this process makes: all, or its share of them beside others of a launcher."""
-    rank, world, local_rank, local_world = (
-        int(os.environ.get(name, usual))
-        for name, usual in (
-            ("RANK", 0),
-            ("WORLD_SIZE", 1),
-            ("LOCAL_RANK", 0),
-            ("LOCAL_WORLD_SIZE", 1),
-        )
-    )
+    rank, world, local_world = _launched("RANK", 0), _launched("WORLD_SIZE", 1), _beside()
     own = [jobs for jobs in groups[rank::world] if jobs]
     if not own:
         return
-    chosen = device or best_device()
-    if chosen == "cuda" and local_world > 1:
-        chosen = f"cuda:{local_rank}"
+    chosen = own_device(device)
     share = 1 / local_world if chosen == "cpu" else 1.0
     do = worker(*given, device=chosen, share=share)
     for jobs in own:
         yield from do(jobs)
+
+
+def own_device(device: str | None = None) -> str:
+    """The device of this process: the given one or the fastest; beside others of a launcher a GPU of its own."""
+    chosen = device or best_device()
+    if chosen == "cuda" and _beside() > 1:
+        return f"cuda:{_launched('LOCAL_RANK', 0)}"
+    return chosen
+
+
+def _launched(name: str, usual: int) -> int:
+    """What a launcher says in the environment."""
+    return int(os.environ.get(name, usual))
+
+
+def _beside() -> int:
+    """How many processes of a launcher share this machine."""
+    return _launched("LOCAL_WORLD_SIZE", 1)

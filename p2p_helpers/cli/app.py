@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InputWarning, P2PError, UnknownWordWarning
+from .bench import bench
 from .many import batch, gallery, study
 from .one import edit, invert, maps
 
@@ -38,6 +39,7 @@ def check():
 
 for command in (edit, invert, maps, batch, gallery, study):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None):

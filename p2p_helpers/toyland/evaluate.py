@@ -319,6 +319,7 @@ def publish(figures: dict):
 def main(arguments: list[str] | None = None):
     """The command line."""
     from ..pipelines import load_pipeline
+    from ..provenance import machine
 
     parser = argparse.ArgumentParser(
         prog="python -m p2p_helpers.toyland.evaluate", description=__doc__.split("\n")[0]
@@ -342,6 +343,7 @@ def main(arguments: list[str] | None = None):
     renders = [render(scene)[0] for scene in scenes]
     images = generate(pipe, [caption(s) for s in scenes], chosen.steps)
     figures = {
+        "machine": machine(),
         "steps": chosen.steps,
         "swaps": chosen.swaps,
         "generated": agreement(scenes, reader.read(images)),

@@ -1,0 +1,47 @@
+"""What the README and the model card say was measured is what the stored files say, and each names its machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import editing, inversion
+from p2p_helpers.toyland import evaluate
+
+ROOT = Path(__file__).parent.parent
+BENCHMARK, TOYLAND = ROOT / "data" / "benchmark", ROOT / "data" / "toyland"
+SCENES = BENCHMARK / "inversion.json"  # a list of what is measured, and no result
+RESULTS = [*sorted({*BENCHMARK.glob("*.json")} - {SCENES}), TOYLAND / "evaluation.json"]
+
+
+def stored(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+QUOTED = {  # the file, its mark, and what stands there
+    (ROOT / "README.md", "measured"): lambda: evaluate.report(stored(TOYLAND / "evaluation.json")),
+    (TOYLAND / "MODEL_CARD.md", "measured"): lambda: evaluate.report(
+        stored(TOYLAND / "evaluation.json")
+    ),
+    (ROOT / "README.md", "editing"): lambda: editing.short(stored(BENCHMARK / "editing.json")),
+    (ROOT / "README.md", "inversion"): lambda: inversion.table(
+        stored(BENCHMARK / "measured.json")["summary"]
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "mark"), QUOTED)
+def test_a_table_between_marks_is_what_the_stored_figures_give(file, mark):
+    _, _, rest = file.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    assert rest.partition("\n<!-- end -->")[0] == QUOTED[file, mark]()
+
+
+def test_every_table_between_marks_is_known():
+    for file in (ROOT / "README.md", TOYLAND / "MODEL_CARD.md"):
+        ends = file.read_text(encoding="utf-8").count("<!-- end -->")
+        assert ends == sum(quoted == file for quoted, _ in QUOTED)
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
+def test_every_file_of_results_names_its_machine(file):
+    assert stored(file)["machine"]
