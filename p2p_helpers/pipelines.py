@@ -238,7 +238,7 @@ def _absent(name: str) -> dict[str, None]:
     index = Path(name) / "model_index.json"
     if not index.is_file():
         return {}
-    parts = json.loads(index.read_text())
+    parts = json.loads(index.read_text(encoding="utf-8"))
     return {part: None for part, kind in parts.items() if kind == [None, None]}
 
 

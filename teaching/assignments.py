@@ -18,7 +18,7 @@ EXERCISE = re.compile(r"\*\*Exercise (\d)\*\* \((★+)☆*, \d+ minutes\)")
 CHECK = re.compile(
     r"^try:\n((?:    .*\n)+)except NotYet as hint:\n    print\(\"not yet:\", hint\)\n?", re.M
 )
-IMPORT = re.compile(r"^from p2p_helpers\.course\.checks import .*\n+", re.M)
+IMPORT = re.compile(r"^from p2p_helpers\.course\.checks import (?:\([^)]*\)|.*)\n+", re.M)
 ONLY = re.compile(r"# Toyland only.*\n")
 SENTENCE = (
     "**In one sentence:** what was wrong with your first attempt, or why is your answer right?"
@@ -90,7 +90,7 @@ def _split(cell, found: re.Match, imports: str, name: str, stars: int) -> list:
     check = re.sub("^    ", "", found[1], flags=re.M).rstrip()
     cell.source = answer
     cell.metadata["nbgrader"] = graded("answer", name)
-    head = (only[0] if only else "") + imports.rstrip().replace("NotYet, ", "")
+    head = (only[0] if only else "") + re.sub(r"NotYet,\s*", "", imports.rstrip())
     test = nbformat.v4.new_code_cell(f"{head}\n\n{check}", id=f"{name}-check")
     test.metadata["nbgrader"] = graded("check", f"{name}-check", stars)
     words = nbformat.v4.new_markdown_cell(f"{SENTENCE}\n\n", id=f"{name}-sentence")

@@ -1,6 +1,7 @@
 """The exercises as assignments for nbgrader: valid, without outputs and solutions, with the rubric's points."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_it_is_a_course_of_nbgraders(tmp_path):
     pytest.importorskip("nbgrader")
     assert len(write(tmp_path)) == len(COURSE)
     command = [sys.executable, "-m", "nbgrader", "generate_assignment", "02_word_swap"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls alembic
+    env = os.environ | {"PATH": tools}
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=env)
     release = nbformat.read(tmp_path / "release/02_word_swap/02_word_swap.ipynb", as_version=4)
     assert "# change me" in graded(release)["exercise-3"].source

@@ -15,8 +15,9 @@ CHAPTERS = {  # number → what it is about, and where it stands on the map
     "07": ("which inversion?", 610, 95),
     "08": ("your GPU", 765, 25),
     "10": ("move things", 610, 165),
+    "11": ("your own edit", 765, 165),
 }
-ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 05-10 06-07 06-08"
+ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 05-10 06-07 06-08 07-11 10-11"
 
 
 def chapters(here: str | None = None) -> Drawing:
@@ -24,7 +25,7 @@ def chapters(here: str | None = None) -> Drawing:
     drawing = Drawing(
         905,
         245,
-        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, and 10 for moving things.",
+        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, 10 for moving things, and 11 for an edit of one's own.",
     )
     wide, high = 120, 56
     for road in ROADS.split():
