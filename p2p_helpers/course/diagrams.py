@@ -25,7 +25,8 @@ def chapters(here: str | None = None) -> Drawing:
     drawing = Drawing(
         905,
         245,
-        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, 10 for moving things, and 11 for an edit of one's own.",
+        "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, "
+        "10 for moving things, and 11 for an edit of one's own.",
     )
     wide, high = 120, 56
     for road in ROADS.split():
