@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputWarning, P2PError, UnknownWordWarning
 from .many import batch, study
-from .one import edit, invert, maps
+from .one import edit, export, invert, maps
 
 app = typer.Typer(
     name="p2p",
@@ -36,7 +36,7 @@ def check():
     raise typer.Exit(int(problems() > 0))
 
 
-for command in (edit, invert, maps, batch, study):
+for command in (edit, invert, maps, batch, study, export):
     app.command()(command)
 
 
