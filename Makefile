@@ -8,12 +8,12 @@ PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
 NEWEST := another_model.py arguments.py batch.py browser.py checks.py checks_blend.py checks_models.py cli.py cluster.py compile.py counterfactual.py docs.py \
-	describe.py diagrams.py edits.py exact_inversion.py export.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py printed.py project.py session.py stage.py study.py teaching.py toyland.py train.py transformers.py
+	describe.py diagrams.py edits.py exact_inversion.py export.py flow.py inversion_damage.py inversion_files.py layout.py maps.py notebooks.py playground.py playground_edits.py printed.py project.py session.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs slides clean
+.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs site slides clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -45,6 +45,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	-$(BIN)/python docs/playground/build.py --fetch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
 
@@ -53,8 +54,14 @@ notebooks: $(READY) ## run the notebooks from the top and store their outputs
 
 docs: $(READY) ## build the course web site into docs/_build/html
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees $(TAGS) . docs/_build/html
 	@echo docs/_build/html/index.html
+
+site: TAGS := -t playground
+site: docs ## build the web site with the editor in it, and serve it on this machine (downloads two libraries from npm)
+	$(BIN)/python docs/playground/build.py docs/_build/html/playground
+	@echo "http://127.0.0.1:8000/playground/ until Ctrl-C"
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
 
 slides: $(READY) ## make slides of every notebook of the course in runs/slides, to be opened in a browser
 	$(BIN)/jupyter nbconvert --to slides --no-prompt --SlidesExporter.reveal_scroll=True \

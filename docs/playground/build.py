@@ -57,7 +57,7 @@ def fetch() -> Path:
 
 def _package(name: str, version: str, digest: str) -> bytes:
     """A package's archive, if it is the one that was pinned."""
-    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")
+    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")  # noqa: SIM112
     address = f"{registry}/{name}/-/{name.split('/')[-1]}-{version}.tgz"
     with urllib.request.urlopen(address, timeout=180) as answer:
         content = answer.read()
