@@ -78,7 +78,7 @@ def sparse(matrices: torch.Tensor) -> list[list[float]]:
 
 
 def cases_of(tokenizer, source: str, target: str, numbers: random.Random):
-    """Every edit of two prompts, with what Python makes of it: S and T, or an error."""
+    """Two of five edits of two prompts, with what Python makes of them: S and T, or an error."""
     steps, share = numbers.randint(1, 6), round(numbers.random(), 2)
     names = p2p.words(tokenizer, target)
     phrase = numbers.choice(names).text
@@ -87,13 +87,14 @@ def cases_of(tokenizer, source: str, target: str, numbers: random.Random):
     weights = {phrase: numbers.choice([-2.0, 0.0, 2.5])}
     swap, refined = p2p.Replace(cross_steps=cross), p2p.Refine(cross_steps=cross)
     turned = p2p.Reweight(weights, cross_steps=cross)
-    for words, edit, weighed, start in (
+    edits = (
         ("Replace", swap, None, source),
         ("Refine", refined, None, source),
         ("Replace", swap | turned, weights, source),
         ("Refine", refined | turned, weights, source),
         ("none", turned, weights, target),
-    ):
+    )
+    for words, edit, weighed, start in numbers.sample(edits, 2):
         case = {"source": start, "target": target, "steps": steps, "cross": as_pairs}
         case |= {"words": words, "weights": weighed and list(weighed.items())}
         try:
@@ -120,7 +121,7 @@ def test_every_edit_of_hundreds_of_prompt_pairs_has_pythons_matrices(modules, to
                 refused += 1
             else:
                 assert far <= 1e-6, (case, far)
-    assert len(cases) == 5 * PAIRS and PAIRS / 5 < refused < PAIRS * 2
+    assert len(cases) == 2 * PAIRS and PAIRS / 10 < refused < PAIRS
 
 
 @fast_tokenizers

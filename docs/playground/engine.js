@@ -20,7 +20,8 @@ import { Reading } from "./tokens.js";
  */
 
 const FADERS = 0.8; // the share of the steps in which words are turned up and down, Reweight's own
-const SHOWN_EVERY = 700; // ms between two pictures of the way
+const SHOWN_EVERY = 700; // ms between two pictures of the way, or more where they take long
+const SHARE = 0.2; // of the time that they may take
 const KEPT = 8; // trajectories
 
 /** @param {Request} request the edit of its target */
@@ -68,9 +69,9 @@ export class Engine {
     const players = [this.player("source", texts[0], `${key} · ${source.prompt}`, noise), this.player("edit", texts[1], "", noise)];
     if (request.free) players.push(this.player("free", texts[1], `${key} · ${target.prompt} · free`, noise));
     const looked = [source, target].map(reading => request.blend.filter(phrase => reading.has(phrase)).flatMap(phrase => reading.find(phrase)));
-    if (request.blend.length && !looked.flat().length) source.find(request.blend[0]); // says what is not there
+    for (const phrase of request.blend) if (!target.has(phrase)) source.find(phrase); // says what is not there
     const sums = looked.map(() => new Float32Array(size(model.maps)));
-    let mask = null, shown = performance.now();
+    let mask = null, shown = performance.now(), cost = 0;
     for (const [number, step] of stepsOf(model.noise, count).entries()) {
       const limit = injected[number] ? model.self_pixels : 0;
       const borrows = limit > 0 || s[number].values.some(Boolean);
@@ -94,9 +95,9 @@ export class Engine {
           to[number + 1] = blended(from[number + 1], to[number + 1], mask);
         }
       }
-      const isDue = performance.now() - shown > SHOWN_EVERY && number < count - 1;
+      const now = performance.now(), isDue = now - shown > Math.max(SHOWN_EVERY, cost / SHARE) && number < count - 1;
       const pictures = isDue ? await this.decode(seen) : {};
-      if (isDue) shown = performance.now();
+      if (isDue) [shown, cost] = [performance.now(), performance.now() - now];
       await report({ doing: "edit", step: number + 1, steps: count, pictures });
     }
     return this.finished(request, players, key, mask);

@@ -10,20 +10,20 @@ scope.addEventListener("activate", (/** @type {any} */ event) => event.waitUntil
   await scope.clients.claim();
 })()));
 
-/** @param {Request} request */
-async function answered(request) {
+/** @param {Request} request @param {(work: Promise<void>) => void} keep goes on after the answer */
+async function answered(request, keep) {
   const cache = await caches.open(KEPT), found = await cache.match(request, { ignoreSearch: true });
   if (found) return found;
   const fresh = await fetch(request);
-  if (!fresh.ok || fresh.status === 206) return fresh;
+  if (!fresh.ok) return fresh;
   const headers = new Headers(fresh.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const answer = new Response(fresh.body, { status: fresh.status, statusText: fresh.statusText, headers });
-  await cache.put(request, answer.clone());
+  keep(cache.put(request, answer.clone()).catch(() => {})); // a full disk is no reason to stop
   return answer;
 }
 
 scope.addEventListener("fetch", (/** @type {any} */ event) => {
   const isOurs = event.request.method === "GET" && event.request.url.startsWith(scope.registration.scope);
-  if (isOurs) event.respondWith(answered(event.request));
+  if (isOurs) event.respondWith(answered(event.request, (/** @type {Promise<void>} */ work) => event.waitUntil(work)));
 });

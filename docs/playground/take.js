@@ -12,17 +12,14 @@ export async function copyLink(isOwn) {
   return isOwn ? "The link is copied. Your own picture is not in it." : "The link is copied: it opens this page with the same settings.";
 }
 
-/**
- * @param {Uint8ClampedArray} pixels RGBA @param {[number, number]} size rows and columns
- * @param {import("./settings.js").Settings} made what made it @param {boolean} isOwn
- */
-export async function save(pixels, [rows, columns], made, isOwn) {
+/** @param {import("./page.js").Made} made @param {[number, number]} size rows and columns */
+export async function save({ pictures, settings, isOwn }, [rows, columns]) {
   const canvas = new OffscreenCanvas(columns, rows);
-  canvas.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(pixels), columns, rows), 0, 0);
-  const said = { source: made.source, target: made.target, edit: editText(made), seed: isOwn ? null : made.seed, steps: made.steps,
-    guidance_scale: made.guidance, local_blend: blendWords(made.blend) };
-  const texts = { Software: "p2p_helpers in a browser", Description: made.target, p2p_helpers: JSON.stringify(said) };
+  canvas.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(pictures.edit), columns, rows), 0, 0);
+  const said = { source: settings.source, target: settings.target, edit: editText(settings), seed: isOwn ? null : settings.seed, steps: settings.steps,
+    guidance_scale: settings.guidance, local_blend: blendWords(settings.blend) };
+  const texts = { Software: "p2p_helpers in a browser", Description: settings.target, p2p_helpers: JSON.stringify(said) };
   const file = await withText(await canvas.convertToBlob(), texts), href = URL.createObjectURL(file);
-  Object.assign(document.createElement("a"), { href, download: `${made.target.replace(/\W+/g, "-")}.png` }).click();
+  Object.assign(document.createElement("a"), { href, download: `${settings.target.replace(/\W+/g, "-")}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }

@@ -1,14 +1,10 @@
 // What is drawn: pictures with maps over them, and words with their sliders.
 import { heat, wordColour } from "./colours.js";
+import { find } from "./page.js";
 
 /**
  * @typedef {import("./tokens.js").Reading} Reading
- * @typedef {import("./tokens.js").Phrase} Phrase
- * @typedef {{ pixels: Uint8ClampedArray, map: Float32Array | null }} Shown
  */
-
-/** @param {string} id @returns {any} */
-export const find = id => document.getElementById(id);
 
 /**
  * A picture, and over it the map of a word, where one is given.

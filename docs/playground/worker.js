@@ -59,7 +59,8 @@ async function load() {
   const sessions = {};
   for (const part of PARTS) {
     const content = await bytes(`model/${part}.onnx`, more => say("loading", { share: (here += more) / all }));
-    sessions[part] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
+    // Further levels of optimisation take seconds here and make no step faster.
+    sessions[part] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"], graphOptimizationLevel: "basic" });
   }
   engine = new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
   say("loaded", { seconds: (performance.now() - begun) / 1000, threads: ort.env.wasm.numThreads });
