@@ -194,9 +194,9 @@ def test_other_sentences_choose_their_kind_of_edit_and_a_wrong_one_is_explained(
 
 def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 11}))
-    expect(page.get_by_role("status")).to_contain_text("of 100", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("of 100", timeout=PATIENCE)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("status")).to_have_text("Cancelled.")
+    expect(page.locator("#status")).to_have_text("Cancelled.")
     set_to(page, FIRST)
     assert page.get_by_role("button", name="Cancel").is_disabled()
 
@@ -232,12 +232,14 @@ def test_it_fits_a_phone_and_every_control_has_a_name(page, scheme):
         && !e.labels?.length && !e.ariaLabel && !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.outerHTML)"""
     assert page.evaluate(bare) == []
     SHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=SHOTS / f"playground-390-{scheme}.png", full_page=True)
     page.set_viewport_size({"width": 1280, "height": 900})
     page.screenshot(path=SHOTS / f"playground-1280-{scheme}.png")
 
 
-def test_it_works_without_a_network_once_it_was_there(page, browser):
+def test_it_works_without_a_network_once_it_was_there(page):
+    set_to(page, FIRST)
     page.context.set_offline(True)
     try:
         page.reload()

@@ -1,7 +1,44 @@
 // Local blend: keep the source's latents wherever the chosen words do not look. See p2p_helpers/blend.py.
 
-export const THRESHOLD = 0.3; // of a map, as a share of its maximum
-export const START = 0.2; // the share of the steps after which blending begins
+/**
+ * @typedef {import("./tokens.js").Reading} Reading
+ * @typedef {import("./engine.js").Trajectory} Trajectory
+ */
+
+const THRESHOLD = 0.3; // of a map, as a share of its maximum
+const START = 0.2; // the share of the steps after which blending begins
+
+/** A local blend at work on a source and its edit. */
+export class LocalBlend {
+  /**
+   * @param {import("./tokens.js").Phrase[]} phrases each is looked up in both prompts @param {Reading} source @param {Reading} target
+   * @param {import("./engine.js").Model} model
+   */
+  constructor(phrases, source, target, { maps, latent }) {
+    for (const phrase of phrases) if (!target.has(phrase)) source.find(phrase); // says what is not there
+    this.tokens = [source, target].map(reading => phrases.filter(phrase => reading.has(phrase)).flatMap(phrase => reading.find(phrase)));
+    this.sums = this.tokens.map(() => new Float32Array(maps[0] * maps[1]));
+    this.grid = maps;
+    /** @type {[number, number]} */
+    this.size = [latent[1], latent[2]];
+    /** @type {boolean[]} where the last step let the edit change */
+    this.mask = [];
+  }
+
+  /**
+   * After a step: the source's latent where its words and the edit's do not look.
+   * @param {number} step @param {number} steps @param {Trajectory} source @param {Trajectory} edit
+   */
+  after(step, steps, source, edit) {
+    [source, edit].forEach(({ maps }, i) => {
+      const sum = this.sums[i], pixels = sum.length;
+      for (const token of this.tokens[i]) for (let at = 0; at < pixels; at++) sum[at] += maps[step][token * pixels + at];
+    });
+    const [old, now] = this.sums.map(sum => lookedAt(sum, this.grid, this.size));
+    this.mask = old.map((inside, i) => inside || now[i]);
+    if (step >= Math.trunc(START * steps)) edit.latents[step + 1] = blended(source.latents[step + 1], edit.latents[step + 1], this.mask);
+  }
+}
 
 /** The largest value around every cell, over 3×3. @param {Float32Array} map @param {number} rows @param {number} columns */
 function widened(map, rows, columns) {
@@ -21,7 +58,7 @@ function widened(map, rows, columns) {
  * @param {[number, number]} size of the latent
  * @returns {boolean[]} for every cell of the latent
  */
-export function lookedAt(map, grid, size) {
+function lookedAt(map, grid, size) {
   const wide = widened(map, ...grid), peak = wide.reduce((a, b) => Math.max(a, b));
   return Array.from({ length: size[0] * size[1] }, (_, at) => {
     const row = Math.floor(Math.floor(at / size[1]) * grid[0] / size[0]), column = Math.floor(at % size[1] * grid[1] / size[1]);
@@ -30,7 +67,7 @@ export function lookedAt(map, grid, size) {
 }
 
 /** The target's latent inside the mask, the source's outside. @param {Float32Array} source @param {Float32Array} target @param {boolean[]} mask */
-export const blended = (source, target, mask) => target.map((value, i) => mask[i % mask.length] ? value : source[i]);
+const blended = (source, target, mask) => target.map((value, i) => mask[i % mask.length] ? value : source[i]);
 
 /**
  * A picture inside the mask, another one's own pixels outside, with an edge as soft as a latent pixel is wide.

@@ -72,7 +72,3 @@ export const then = (first, second) => (source, target, steps) => {
   const a = first(source, target, steps), b = second(target, target, steps);
   return { s: a.s.map((s, i) => s.times(b.s[i])), t: a.t.map((t, i) => t.times(b.s[i]).plus(b.t[i])) };
 };
-
-/** The target's own maps: what no edit does. @type {Edit} */
-export const nothing = (source, target, steps) =>
-  ({ s: Array(steps).fill(new Matrix(target.length)), t: Array(steps).fill(Matrix.identity(target.length)) });

@@ -1,7 +1,7 @@
 // One edit from prompts to pictures: which rows run in a step, what they ask for, and what comes of them. It knows no page.
 import { Matrix } from "./align.js";
-import { START, blended, lookedAt, restored } from "./blend.js";
-import { activeSteps, nothing, refine, replace, reweight, then } from "./edits.js";
+import { LocalBlend, restored } from "./blend.js";
+import { activeSteps, refine, replace, reweight, then } from "./edits.js";
 import { randn } from "./random.js";
 import { back, guided, move, steps as stepsOf } from "./sampler.js";
 import { Reading } from "./tokens.js";
@@ -30,6 +30,8 @@ export function editOf({ kind, cross, weights }) {
   return weights.length ? then(words, reweight(weights, FADERS)) : words;
 }
 
+/** @typedef {[Matrix, Matrix, number]} Asked S, T and the largest map to be injected, in pixels */
+
 export class Engine {
   /**
    * @param {any} ort onnxruntime-web
@@ -43,7 +45,8 @@ export class Engine {
     this.sessions = sessions;
     this.model = model;
     this.read = (/** @type {string} */ prompt) => new Reading(tokenizer, prompt, model.text[0], padding);
-    this.empty = this.read("");
+    /** @type {Asked} what a picture asks for that borrows nothing */
+    this.idle = [new Matrix(model.text[0]), Matrix.identity(model.text[0]), 0];
     /** @type {Map<string, Trajectory>} */
     this.kept = new Map();
   }
@@ -55,52 +58,57 @@ export class Engine {
    * @returns {Promise<Result>}
    */
   async edit(request, report) {
-    const { model } = this, count = request.steps;
-    const [source, target] = [this.read(request.source), this.read(request.target)];
-    const { s, t } = editOf(request)(source, target, count);
-    const injected = activeSteps(request.self, count, count);
-    const own = nothing(source, target, 1), none = own.s[0], same = own.t[0];
-    const [plain, ...texts] = await this.texts([this.empty, source, target]);
-    const start = request.picture ? `${request.picture.id} ${source.prompt}` : `seed ${request.seed}`;
-    const key = `${start} · ${count} · ${request.guidance}`;
-    if (request.picture && !this.kept.has(`${key} · ${source.prompt}`))
-      this.kept.set(`${key} · ${source.prompt}`, { latents: await this.invert(request.picture, texts[0], count, report), maps: [] });
-    const noise = this.kept.get(`${key} · ${source.prompt}`)?.latents[0] ?? randn(request.seed, size(model.latent));
-    const players = [this.player("source", texts[0], `${key} · ${source.prompt}`, noise), this.player("edit", texts[1], "", noise)];
-    if (request.free) players.push(this.player("free", texts[1], `${key} · ${target.prompt} · free`, noise));
-    const looked = [source, target].map(reading => request.blend.filter(phrase => reading.has(phrase)).flatMap(phrase => reading.find(phrase)));
-    for (const phrase of request.blend) if (!target.has(phrase)) source.find(phrase); // says what is not there
-    const sums = looked.map(() => new Float32Array(size(model.maps)));
-    let mask = null, shown = performance.now(), cost = 0;
-    for (const [number, step] of stepsOf(model.noise, count).entries()) {
-      const limit = injected[number] ? model.self_pixels : 0;
-      const borrows = limit > 0 || s[number].values.some(Boolean);
-      const found = await this.predict(players, plain, number, step.time, request.guidance, borrows,
-        player => player.name === "edit" ? [s[number], t[number], limit] : [none, same, 0]);
-      /** @type {Record<string, Float32Array>} */
-      const seen = {};
-      for (const player of players) {
-        if (player.known && found[player.name]) player.path.maps[number] ??= found[player.name].maps;
-        if (player.known) continue;
-        const moved = move(model.noise, step, player.path.latents[number], found[player.name].noise);
-        seen[player.name] = moved.seen;
-        player.path.latents.push(moved.latent);
-        player.path.maps.push(found[player.name].maps);
-      }
-      if (request.blend.length) {
-        [players[0], players[1]].forEach(({ path }, i) => add(sums[i], path.maps[number], looked[i]));
-        mask = this.mask(sums);
-        if (number >= Math.trunc(START * count)) {
-          const [from, to] = players.map(player => player.path.latents);
-          to[number + 1] = blended(from[number + 1], to[number + 1], mask);
-        }
-      }
-      const now = performance.now(), isDue = now - shown > Math.max(SHOWN_EVERY, cost / SHARE) && number < count - 1;
-      const pictures = isDue ? await this.decode(seen) : {};
-      if (isDue) [shown, cost] = [performance.now(), performance.now() - now];
+    const [source, target] = [this.read(request.source), this.read(request.target)], count = request.steps;
+    const { s, t } = editOf(request)(source, target, count), injected = activeSteps(request.self, count, count);
+    const blend = request.blend.length ? new LocalBlend(request.blend, source, target, this.model) : null;
+    const { players, plain } = await this.players(request, source, target, report);
+    const preview = paced((/** @type {Record<string, Float32Array>} */ seen) => this.decode(seen));
+    for (const [number, step] of stepsOf(this.model.noise, count).entries()) {
+      /** @type {Asked} */
+      const asked = [s[number], t[number], injected[number] ? this.model.self_pixels : 0];
+      const found = await this.predict(players, plain, number, step.time, request.guidance, asked);
+      const seen = this.advance(players, found, step, number);
+      blend?.after(number, count, players[0].path, players[1].path);
+      const pictures = number < count - 1 ? await preview(seen) : {};
       await report({ doing: "edit", step: number + 1, steps: count, pictures });
     }
-    return this.finished(request, players, key, mask);
+    return this.finished(request, players, blend?.mask ?? null);
+  }
+
+  /**
+   * Who is in a run, source first, and the text of no prompt.
+   * @param {Request} request @param {Reading} source @param {Reading} target @param {(progress: Progress) => Promise<void>} report
+   */
+  async players(request, source, target, report) {
+    const keys = keysOf(request), { picture, seed, steps } = request;
+    const [plain, ...texts] = await this.texts([this.read(""), source, target]);
+    if (picture && !this.kept.has(keys.source))
+      this.kept.set(keys.source, { latents: await this.invert(picture, texts[0], steps, report), maps: [] });
+    const noise = this.kept.get(keys.source)?.latents[0] ?? randn(seed, size(this.model.latent));
+    const player = (/** @type {string} */ name, /** @type {Float32Array} */ text, /** @type {string} */ key) => {
+      const path = this.kept.get(key);
+      return { name, text, known: !!path, path: path ?? { latents: [noise], maps: [] } };
+    };
+    const players = [player("source", texts[0], keys.source), player("edit", texts[1], "")];
+    return { plain, players: request.free ? [...players, player("free", texts[1], keys.free)] : players };
+  }
+
+  /**
+   * The next latent of every picture that is not known; gives how their ends are seen from here.
+   * @param {Player[]} players @param {Record<string, { noise: Float32Array, maps: Float32Array }>} found
+   * @param {import("./sampler.js").Step} step @param {number} number
+   */
+  advance(players, found, step, number) {
+    /** @type {Record<string, Float32Array>} */
+    const seen = {};
+    for (const { name, known, path } of players) {
+      if (found[name]) path.maps[number] ??= found[name].maps;
+      if (known) continue;
+      const moved = move(this.model.noise, step, path.latents[number], found[name].noise);
+      path.latents.push(moved.latent);
+      seen[name] = moved.seen;
+    }
+    return seen;
   }
 
   /**
@@ -111,10 +119,9 @@ export class Engine {
     const { model } = this;
     const given = { pictures: this.tensor(picture.pixels, [1, 3, ...model.picture]) };
     const path = [Float32Array.from((await this.sessions.encoder.run(given)).latents.data)];
-    const none = new Matrix(model.text[0]), same = Matrix.identity(model.text[0]);
     for (const [number, step] of back(model.noise, count).entries()) {
       const player = { name: "picture", text, known: false, path: { latents: path, maps: [] } };
-      const found = await this.predict([player], text, number, step.time, 1, false, () => [none, same, 0]);
+      const found = await this.predict([player], text, number, step.time, 1, this.idle);
       path.push(move(model.noise, step, path[number], found.picture.noise).latent);
       await report({ doing: "inversion", step: number + 1, steps: count, pictures: {} });
     }
@@ -122,46 +129,38 @@ export class Engine {
   }
 
   /**
-   * A picture of this run, with its trajectory where an earlier run has made it.
-   * @param {string} name @param {Float32Array} text @param {string} key @param {Float32Array} noise
-   * @returns {Player}
-   */
-  player(name, text, key, noise) {
-    const path = this.kept.get(key);
-    return { name, text, known: !!path, path: path ?? { latents: [noise], maps: [] } };
-  }
-
-  /**
    * The noise that the model sees, with guidance, and the maps of each picture's prompt. Only rows that something needs run.
    * @param {Player[]} players @param {Float32Array} plain the text of no prompt @param {number} number of the step @param {number} time
-   * @param {number} guidance @param {boolean} borrows whether the edit takes anything from the source
-   * @param {(player: Player) => [Matrix, Matrix, number]} asks S, T and the largest map to be injected
+   * @param {number} guidance @param {Asked} asked by the edit
    * @returns {Promise<Record<string, { noise: Float32Array, maps: Float32Array }>>}
    */
-  async predict(players, plain, number, time, guidance, borrows, asks) {
-    const guides = guidance > 1, [none, same] = [new Matrix(this.model.text[0]), Matrix.identity(this.model.text[0])];
-    const moving = players.filter(player => !player.known);
-    const needed = players.filter(player => !player.known || (player.name === "source" && (borrows || !player.path.maps[number])));
-    const rows = [...(guides ? moving.map(player => ({ player, text: plain })) : []), ...needed.map(player => ({ player, text: player.text }))];
+  async predict(players, plain, number, time, guidance, asked) {
+    const moving = players.filter(player => !player.known), borrowing = borrows(asked), guides = guidance > 1;
+    const needed = players.filter(({ name, known, path }) => !known || (name === "source" && (borrowing || !path.maps[number])));
+    const rows = [...(guides ? moving : []).map(({ path }) => ({ path, text: plain, asked: this.idle })),
+      ...needed.map(({ name, path, text }) => ({ path, text, asked: name === "edit" ? asked : this.idle }))];
     const first = rows.length - needed.length, lender = first + needed.findIndex(player => player.name === "source");
-    const asked = rows.map(({ player }, row) => row < first ? /** @type {[Matrix, Matrix, number]} */ ([none, same, 0]) : asks(player));
-    const lenders = asked.map(([s, , limit], row) => limit > 0 || s.values.some(Boolean) ? lender : row);
-    const { model, ort } = this, side = model.text[0], batch = rows.length;
+    const { noise, maps } = await this.run(rows.map(({ path, text, asked }, row) =>
+      ({ latent: path.latents[number], text, asked, lender: borrows(asked) ? lender : row })), time);
+    return Object.fromEntries(needed.map((player, i) => {
+      const row = first + i, plainRow = guides ? moving.indexOf(player) : -1;
+      return [player.name, { noise: plainRow < 0 ? noise[row] : guided(noise[plainRow], noise[row], guidance), maps: maps[row].slice() }];
+    }));
+  }
+
+  /** One call of the UNet. @param {{ latent: Float32Array, text: Float32Array, asked: Asked, lender: number }[]} rows @param {number} time */
+  async run(rows, time) {
+    const { model, ort } = this, batch = rows.length, side = model.text[0];
     const found = await this.sessions.unet.run({
-      latents: this.tensor(joined(rows.map(({ player }) => player.path.latents[number])), [batch, ...model.latent]),
+      latents: this.tensor(joined(rows.map(row => row.latent)), [batch, ...model.latent]),
       timestep: this.tensor(Float32Array.of(time), [1]),
       text: this.tensor(joined(rows.map(row => row.text)), [batch, ...model.text]),
-      lender: new ort.Tensor("int64", BigInt64Array.from(lenders, BigInt), [batch]),
-      s: this.tensor(joined(asked.map(([s]) => s.values)), [batch, side, side]),
-      t: this.tensor(joined(asked.map(([, t]) => t.values)), [batch, side, side]),
-      limit: this.tensor(Float32Array.from(asked.map(([, , limit]) => limit)), [batch]),
+      lender: new ort.Tensor("int64", BigInt64Array.from(rows, row => BigInt(row.lender)), [batch]),
+      s: this.tensor(joined(rows.map(row => row.asked[0].values)), [batch, side, side]),
+      t: this.tensor(joined(rows.map(row => row.asked[1].values)), [batch, side, side]),
+      limit: this.tensor(Float32Array.from(rows, row => row.asked[2]), [batch]),
     });
-    const noises = split(found.noise.data, batch), maps = split(found.maps.data, batch);
-    return Object.fromEntries(needed.map((player, i) => {
-      const row = first + i, plainRow = moving.indexOf(player);
-      const noise = guides && plainRow >= 0 ? guided(noises[plainRow], noises[row], guidance) : noises[row];
-      return [player.name, { noise, maps: maps[row].slice() }];
-    }));
+    return { noise: split(found.noise.data, batch), maps: split(found.maps.data, batch) };
   }
 
   /** What the model reads of some prompts. @param {Reading[]} readings @returns {Promise<Float32Array[]>} */
@@ -180,20 +179,13 @@ export class Engine {
     return Object.fromEntries(names.map((name, i) => [name, rgba(pictures[i])]));
   }
 
-  /** Where source or target words look. @param {Float32Array[]} sums of their maps */
-  mask(sums) {
-    const [, height, width] = this.model.latent;
-    const [source, target] = sums.map(sum => lookedAt(sum, this.model.maps, [height, width]));
-    return source.map((inside, i) => inside || target[i]);
-  }
-
-  /** @param {Request} request @param {Player[]} players @param {string} key @param {boolean[] | null} mask @returns {Promise<Result>} */
-  async finished(request, players, key, mask) {
-    this.kept.set(`${key} · ${request.source}`, players[0].path);
-    if (players[2]) this.kept.set(`${key} · ${request.target} · free`, players[2].path);
+  /** @param {Request} request @param {Player[]} players @param {boolean[] | null} mask @returns {Promise<Result>} */
+  async finished(request, players, mask) {
+    const keys = keysOf(request), [, height, width] = this.model.latent;
+    this.kept.set(keys.source, players[0].path);
+    if (players[2]) this.kept.set(keys.free, players[2].path);
     while (this.kept.size > KEPT) this.kept.delete(/** @type {string} */ (this.kept.keys().next().value));
-    const pictures = await this.decode(Object.fromEntries(players.map(player => [player.name, player.path.latents[request.steps]])));
-    const [, height, width] = this.model.latent;
+    const pictures = await this.decode(Object.fromEntries(players.map(({ name, path }) => [name, path.latents[request.steps]])));
     if (request.picture && mask)
       pictures.edit = restored(rgba(request.picture.pixels), pictures.edit, mask, [height, width], this.model.picture);
     const maps = Object.fromEntries(players.map(({ name, path }) => [name, mean(path.maps)]));
@@ -223,8 +215,30 @@ const split = (whole, count) =>
 /** @param {Float32Array[]} all */
 const mean = all => all[0].map((_, i) => all.reduce((sum, one) => sum + one[i], 0) / all.length);
 
-/** Adds the maps of some tokens to a sum. @param {Float32Array} sum @param {Float32Array} maps @param {number[]} tokens */
-const add = (sum, maps, tokens) => tokens.forEach(token => sum.forEach((_, i) => sum[i] += maps[token * sum.length + i]));
+/** Whether anything is taken from the source. @param {Asked} asked */
+const borrows = ([s, , limit]) => limit > 0 || s.values.some(Boolean);
+
+/** Under which names the trajectories of a run are kept. @param {Request} request */
+function keysOf({ source, target, seed, steps, guidance, picture }) {
+  const run = `${picture ? `${picture.id} ${source}` : `seed ${seed}`} · ${steps} · ${guidance}`;
+  return { source: `${run} · ${source}`, free: `${run} · ${target} · free` };
+}
+
+/**
+ * The pictures of the way, now and then: often enough to watch, seldom enough not to slow the run.
+ * @param {(seen: Record<string, Float32Array>) => Promise<Record<string, Uint8ClampedArray>>} decode
+ */
+function paced(decode) {
+  let shown = performance.now(), cost = 0;
+  return async (/** @type {Record<string, Float32Array>} */ seen) => {
+    const now = performance.now();
+    if (now - shown < Math.max(SHOWN_EVERY, cost / SHARE)) return {};
+    const pictures = await decode(seen);
+    shown = performance.now();
+    cost = shown - now;
+    return pictures;
+  };
+}
 
 /** Planes of red, green and blue, 0…1, as RGBA. @param {Float32Array} planes */
 export function rgba(planes) {
