@@ -78,12 +78,12 @@ export function restored(original, edited, mask, size, picture) {
   const soft = picture[1] / size[1];
   const share = blurred(Float32Array.from({ length: picture[0] * picture[1] }, (_, at) => {
     const row = Math.floor(Math.floor(at / picture[1]) * size[0] / picture[0]), column = Math.floor(at % picture[1] / soft);
-    return +mask[row * size[1] + column];
+    return 255 * +mask[row * size[1] + column];
   }), ...picture, soft / 2);
-  return original.map((value, i) => value + Math.round((edited[i] - value) * share[i >> 2]));
+  return original.map((value, i) => Math.round(value + (edited[i] - value) * share[i >> 2] / 255));
 }
 
-/** Gauss's blur as Pillow makes it: three box blurs with fractions at their ends. @param {Float32Array} values @param {number} rows @param {number} columns @param {number} sigma */
+/** Gauss's blur as Pillow makes it: three box blurs with fractions at their ends, in whole grey levels. @param {Float32Array} values @param {number} rows @param {number} columns @param {number} sigma */
 export function blurred(values, rows, columns, sigma) {
   const length = Math.sqrt(12 * sigma * sigma / 3 + 1), whole = Math.floor((length - 1) / 2);
   const fraction = ((2 * whole + 1) * (whole * (whole + 1) - 3 * sigma * sigma / 3)) / (6 * (sigma * sigma / 3 - (whole + 1) ** 2));
@@ -102,7 +102,7 @@ function boxed(values, lines, length, step, stride, radius) {
   for (let line = 0; line < lines; line++) for (let at = 0; at < length; at++) {
     let sum = part * (value(line, at - whole - 1) + value(line, at + whole + 1));
     for (let k = -whole; k <= whole; k++) sum += value(line, at + k);
-    out[line * stride + at * step] = sum / (2 * radius + 1);
+    out[line * stride + at * step] = Math.round(sum / (2 * radius + 1));
   }
   return out;
 }

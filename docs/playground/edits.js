@@ -68,7 +68,7 @@ export const reweight = (weights, cross) => (source, target, steps) => {
 };
 
 /** One edit after another: S = S₁S₂, T = T₁S₂ + T₂. @param {Edit} first @param {Edit} second @returns {Edit} */
-export const then = (first, second) => (source, target, steps) => {
+export const composed = (first, second) => (source, target, steps) => {
   const a = first(source, target, steps), b = second(target, target, steps);
   return { s: a.s.map((s, i) => s.times(b.s[i])), t: a.t.map((t, i) => t.times(b.s[i]).plus(b.t[i])) };
 };

@@ -1,7 +1,7 @@
 // One edit from prompts to pictures: which rows run in a step, what they ask for, and what comes of them. It knows no page.
 import { Matrix } from "./align.js";
 import { LocalBlend, restored } from "./blend.js";
-import { activeSteps, refine, replace, reweight, then } from "./edits.js";
+import { activeSteps, composed, refine, replace, reweight } from "./edits.js";
 import { randn } from "./random.js";
 import { back, guided, move, steps as stepsOf } from "./sampler.js";
 import { Reading } from "./tokens.js";
@@ -27,7 +27,7 @@ const KEPT = 8; // trajectories
 /** @param {Request} request the edit of its target */
 export function editOf({ kind, cross, weights }) {
   const words = kind === "swap" ? replace(cross) : refine(cross);
-  return weights.length ? then(words, reweight(weights, FADERS)) : words;
+  return weights.length ? composed(words, reweight(weights, FADERS)) : words;
 }
 
 /** @typedef {[Matrix, Matrix, number]} Asked S, T and the largest map to be injected, in pixels */

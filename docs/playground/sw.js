@@ -3,7 +3,7 @@ const KEPT = "VERSION"; // the build writes the digest of all files here
 const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
 const scope = /** @type {any} */ (self);
-scope.addEventListener("install", () => scope.skipWaiting());
+// A new version waits until no tab has the old one, whose files belong together.
 scope.addEventListener("activate", (/** @type {any} */ event) => event.waitUntil((async () => {
   const old = (await caches.keys()).filter(name => name.startsWith("p2p-") && name !== KEPT);
   await Promise.all(old.map(name => caches.delete(name)));
