@@ -80,8 +80,7 @@ def sparse(matrices: torch.Tensor) -> list[list[float]]:
 def cases_of(tokenizer, source: str, target: str, numbers: random.Random):
     """Two of five edits of two prompts, with what Python makes of them: S and T, or an error."""
     steps, share = numbers.randint(1, 6), round(numbers.random(), 2)
-    names = p2p.words(tokenizer, target)
-    phrase = numbers.choice(names).text
+    phrase = numbers.choice(target.split())
     cross = numbers.choice([share, (share / 2, share), {"default": share, phrase: (0.1, 0.6)}])
     as_pairs = list(cross.items()) if isinstance(cross, dict) else cross
     weights = {phrase: numbers.choice([-2.0, 0.0, 2.5])}

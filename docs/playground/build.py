@@ -59,8 +59,13 @@ def _package(name: str, version: str, digest: str) -> bytes:
     """A package's archive, if it is the one that was pinned."""
     registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")  # noqa: SIM112
     address = f"{registry}/{name}/-/{name.split('/')[-1]}-{version}.tgz"
-    with urllib.request.urlopen(address, timeout=180) as answer:
-        content = answer.read()
+    try:
+        with urllib.request.urlopen(address, timeout=180) as answer:
+            content = answer.read()
+    except OSError as error:
+        sys.exit(
+            f"{address} cannot be read ({error}). Set npm_config_registry to a registry in reach."
+        )
     found = base64.b64encode(hashlib.sha512(content).digest()).decode()
     if found != digest:
         sys.exit(f"{address} is not the file that was pinned: its SHA-512 is {found}.")
