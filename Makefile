@@ -8,12 +8,12 @@ PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
 NEWEST := another_model.py arguments.py assignments.py batch.py bench.py browser.py checks.py checks_blend.py checks_models.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
-	describe.py diagrams.py edits.py exact_inversion.py flow.py inversion_damage.py inversion_files.py layout.py maps.py measured.py notebooks.py printed.py project.py session.py slides.py stage.py study.py teaching.py toyland.py train.py transformers.py
+	describe.py diagrams.py edits.py exact_inversion.py export.py flow.py inversion_damage.py inversion_files.py layout.py maps.py measured.py notebooks.py playground.py playground_edits.py printed.py project.py session.py slides.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs slides assignments clean
+.PHONY: help setup lab studio test lowest check package train evaluate sheets notebooks docs site slides assignments clean
 
 help: ## this list
 	@echo "Prompt-to-Prompt, taught in notebooks that run on a laptop."
@@ -45,6 +45,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	-$(BIN)/python docs/playground/build.py --fetch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
 
@@ -53,8 +54,14 @@ notebooks: $(READY) ## run the notebooks from the top and store their outputs
 
 docs: $(READY) ## build the course web site into docs/_build/html
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees $(TAGS) . docs/_build/html
 	@echo docs/_build/html/index.html
+
+site: TAGS := -t playground
+site: docs ## build the web site with the editor in it, and serve it on this machine (downloads two libraries from npm)
+	$(BIN)/python docs/playground/build.py docs/_build/html/playground
+	@echo "http://127.0.0.1:8000/playground/ until Ctrl-C"
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
 
 slides: $(READY) ## make slides with notes in runs/slides: the talk of 2 × 45 minutes, and every notebook
 	$(BIN)/python -m teaching.slides
@@ -72,7 +79,7 @@ package: $(READY) ## build the wheel, install it in an empty environment elsewhe
 lowest: ## run the tests of the package with the oldest version of every dependency but torch that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile "$(TORCH)"
-	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -vE '^(torch|nbgrader|sphinx-revealjs)>' | sed 's/>=/==/')
+	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-compile $$(grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | grep -vE '^(torch|torchmetrics|nbgrader|sphinx-revealjs|onnx|onnxruntime)>' | sed 's/>=/==/')
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(NEWEST)) -k "not precision and not bfloat16 and not killed"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .edits.printed import read_edit
     from .edits.schedule import active_steps
     from .edits.words import InjectQK, Refine, Replace, Reweight
+    from .exporting.model import export
     from .images import load_image
     from .inversion.artefact import Inversion
     from .inversion.methods import invert
@@ -83,6 +84,7 @@ __all__ = [
     "difference",
     "edit",
     "explore",
+    "export",
     "find_words",
     "gallery",
     "invert",
@@ -109,6 +111,7 @@ _LATER = {
     "edits.printed": ("read_edit",),
     "edits.schedule": ("active_steps",),
     "edits.words": ("InjectQK", "Refine", "Replace", "Reweight"),
+    "exporting.model": ("export",),
     "images": ("load_image",),
     "inversion.artefact": ("Inversion",),
     "inversion.methods": ("invert",),

@@ -15,7 +15,7 @@ from p2p_helpers.cli import main
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
-COMMANDS = ("check", "edit", "invert", "maps", "batch", "bench", "study")
+COMMANDS = ("check", "edit", "invert", "maps", "batch", "gallery", "bench", "study", "export")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputWarning, P2PError, UnknownWordWarning
 from .bench import bench
 from .many import batch, gallery, study
-from .one import edit, invert, maps
+from .one import edit, export, invert, maps
 
 app = typer.Typer(
     name="p2p",
@@ -37,7 +37,7 @@ def check():
     raise typer.Exit(int(problems() > 0))
 
 
-for command in (edit, invert, maps, batch, gallery, study):
+for command in (edit, invert, maps, batch, gallery, study, export):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

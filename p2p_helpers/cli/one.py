@@ -1,4 +1,4 @@
-"""Commands for one picture: edit, invert, maps."""
+"""Commands for one picture: edit, invert, maps; and export, for pictures elsewhere."""
 
 from __future__ import annotations
 
@@ -163,6 +163,26 @@ def maps(
     figure = Image.open(io.BytesIO(figure_png(word_maps(found, image))))
     said = {"source": prompt, "seed": seed, "steps": steps, "guidance_scale": scale}
     _save(save_png, figure, out, {**said, **model_facts(pipe)})
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Is made if it is not there.")],
+    model: Model = "toyland",
+):
+    """Write a model as ONNX files in which an edit is data, for programs without Python.
+
+    Every file is compared with torch. Needs the packages of `p2p-helpers[export]`.
+
+    \b
+    Example:
+      p2p export playground/model
+    """
+    from ..exporting.model import export as run
+    from ..pipelines import load_pipeline
+
+    said = run(load_pipeline(model, device="cpu"), folder)
+    for name, facts in said["files"].items():
+        typer.echo(f"{folder / name}  {facts['bytes'] / 1e6:.1f} MB")
 
 
 def _beside(file: Path, what: str) -> Path:

@@ -38,18 +38,32 @@ def encode(
             vae.to(dtype=torch.float32)
         with torch.no_grad():
             latent = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
-    return _normalised(vae.config, latent)
+    return normalised(vae.config, latent)
 
 
-def _normalised(
-    config, latent: Float[Tensor, "1 channel row column"]
-) -> Float[Tensor, "1 channel row column"]:
+def normalised(
+    config, latent: Float[Tensor, "row channel height width"]
+) -> Float[Tensor, "row channel height width"]:
     """A latent as the UNet knows it: what the pipeline's last step undoes before it decodes."""
+    shift, scale = _shift_and_scale(config, latent)
+    return (latent - shift) * scale
+
+
+def undone(
+    config, latent: Float[Tensor, "row channel height width"]
+) -> Float[Tensor, "row channel height width"]:
+    """The way back from `normalised`: a latent as the autoencoder decodes it."""
+    shift, scale = _shift_and_scale(config, latent)
+    return latent / scale + shift
+
+
+def _shift_and_scale(config, latent: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """What is taken from an autoencoder's latent, and what the rest is multiplied with."""
     mean, std = (getattr(config, key, None) for key in ("latents_mean", "latents_std"))
     if mean is None or std is None:
-        return (latent - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
     mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latent) for value in (mean, std))
-    return (latent - mean) / std * config.scaling_factor
+    return mean, config.scaling_factor / std
 
 
 def _pivot(

@@ -1,0 +1,113 @@
+"""Build the playground: the page, the embedded model's graphs, and two libraries from npm.
+
+    python docs/playground/build.py FOLDER       # everything
+    python docs/playground/build.py --fetch      # only the libraries, into runs/npm, for the tests
+
+npm itself is not needed. The registry is that of the environment variable npm_config_registry, or
+npm's public one. Every package is pinned and its digest is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KEPT = HERE.parent.parent / "runs" / "npm"
+REGISTRY = "https://registry.npmjs.org/"
+PAGE = ("*.html", "*.css", "*.js")
+PACKAGES = {
+    "onnxruntime-web": {
+        "version": "1.30.0",
+        "sha512": "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        "files": (
+            "dist/ort.wasm.min.mjs",
+            "dist/ort-wasm-simd-threaded.mjs",
+            "dist/ort-wasm-simd-threaded.wasm",
+        ),
+    },
+    "@huggingface/tokenizers": {
+        "version": "0.2.0",
+        "sha512": "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+        "files": ("dist/tokenizers.min.mjs",),
+    },
+}
+
+
+def fetch() -> Path:
+    """The folder with the libraries' files, downloaded if they are not there."""
+    for name, package in PACKAGES.items():
+        files = [KEPT / Path(file).name for file in package["files"]]
+        if all(file.is_file() for file in files):
+            continue
+        KEPT.mkdir(parents=True, exist_ok=True)
+        content = _package(name, package["version"], package["sha512"])
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for inside, file in zip(package["files"], files, strict=True):
+                file.write_bytes(archive.extractfile(f"package/{inside}").read())
+    return KEPT
+
+
+def _package(name: str, version: str, digest: str) -> bytes:
+    """A package's archive, if it is the one that was pinned."""
+    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")  # noqa: SIM112
+    address = f"{registry}/{name}/-/{name.split('/')[-1]}-{version}.tgz"
+    try:
+        with urllib.request.urlopen(address, timeout=180) as answer:
+            content = answer.read()
+    except OSError as error:
+        sys.exit(
+            f"{address} cannot be read ({error}). Set npm_config_registry to a registry in reach."
+        )
+    found = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    if found != digest:
+        sys.exit(f"{address} is not the file that was pinned: its SHA-512 is {found}.")
+    return content
+
+
+def copy_page(folder: Path):
+    """The page's own files and the libraries, without a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in PAGE:
+        for file in HERE.glob(pattern):
+            shutil.copy(file, folder)
+    (folder / "lib").mkdir(exist_ok=True)
+    for package in PACKAGES.values():
+        for file in package["files"]:
+            shutil.copy(KEPT / Path(file).name, folder / "lib")
+
+
+def seal(folder: Path):
+    """Write the digest of all files into the service worker, which keeps them under this name."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.read_bytes())
+    worker = folder / "sw.js"
+    worker.write_text(worker.read_text().replace("VERSION", f"p2p-{digest.hexdigest()[:16]}", 1))
+
+
+def main(folder: Path):
+    """Everything, into a folder."""
+    import p2p_helpers as p2p
+
+    fetch()
+    copy_page(folder)
+    p2p.export(p2p.load_pipeline("toyland", device="cpu"), folder / "model")
+    seal(folder)
+    print(folder / "index.html")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--fetch"]:
+        print(fetch())
+    elif len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,184 @@
+// The page: what a person sets, and what the worker makes of it.
+import { editOf } from "./engine.js";
+import { Sentence } from "./errors.js";
+import { Tokenizer } from "./lib/tokenizers.min.mjs";
+import { keepOffline } from "./offline.js";
+import { find, page, problem, say } from "./page.js";
+import { show, showMade, showSentences } from "./sentences.js";
+import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
+import { copyLink, save } from "./take.js";
+import { Reading } from "./tokens.js";
+import { planesOf } from "./view.js";
+
+const TEXTS = ["source", "target", "kind", "blend"], NUMBERS = ["cross", "self", "seed", "steps", "guidance"], SAID = ["cross", "self", "guidance"];
+const NO_WASM = "This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari.";
+let running = 0, number = 0, loaded = false; // the numbers of the run that is on, and of the last one
+let broken = ""; // why there will be no model
+/** @type {Worker} */
+let worker;
+
+// What a person sets.
+
+/** Everything on the page as the settings are. */
+function fill() {
+  for (const [name, value] of Object.entries(page.settings)) if (name !== "weights") find(name).value = value;
+  refresh();
+}
+
+/** Words, numbers, link and Python as the settings are. Says whether they make sense. */
+function refresh() {
+  const { settings, model } = page;
+  for (const name of SAID) sayNumber(name);
+  history.replaceState(null, "", `#${toLink(settings)}`);
+  find("python").textContent = toPython(settings, page.own !== null);
+  find("free").hidden = settings.source === settings.target;
+  if (!model) return false;
+  problem(broken);
+  try {
+    for (const name of /** @type {const} */ (["source", "target"]))
+      if (!settings[name].trim()) throw new Sentence(`The ${name} is empty. Say what the picture shows.`);
+    const { source, target } = page.readings = { source: model.read(settings.source), target: model.read(settings.target) };
+    showSentences(changed);
+    editOf(request())(source, target, 1);
+    return true;
+  } catch (error) {
+    problem(error);
+    return false;
+  }
+}
+
+/** @param {string} name of a slider */
+const sayNumber = name => { find(`${name}-said`).value = Number(find(name).value).toFixed(name === "guidance" ? 1 : 2); };
+
+/** @param {string} name @param {string} value */
+function set(name, value) {
+  const isNumber = NUMBERS.includes(name);
+  page.settings = { ...page.settings, [name]: isNumber ? within(/** @type {"seed"} */ (name), value) : value };
+  if (name === "source" || name === "target") adapt();
+  fill();
+  make();
+}
+
+/** Other sentences may want another kind of edit. */
+function adapt() {
+  const { model, settings } = page;
+  try {
+    if (model) page.settings = fitting(settings, model.read(settings.source), model.read(settings.target));
+  } catch { /* refresh says what is wrong */ }
+}
+
+function changed() {
+  refresh();
+  make();
+}
+
+/** @param {File | undefined} file */
+async function takePicture(file) {
+  if (!file || !page.model) return;
+  try {
+    page.own = { id: `${file.name} ${file.lastModified} ${file.size}`, pixels: await planesOf(file, page.model.facts.picture) };
+  } catch {
+    return problem("This file cannot be read as a picture. Take a PNG, JPEG or WebP.");
+  }
+  find("without").hidden = false;
+  changed();
+}
+
+function leavePicture() {
+  page.own = null;
+  find("own").value = "";
+  find("without").hidden = true;
+  changed();
+}
+
+// What the worker makes.
+
+/** @returns {import("./engine.js").Request} */
+const request = () => ({ ...page.settings, blend: blendWords(page.settings.blend), free: page.settings.source !== page.settings.target,
+  picture: page.own });
+
+function make() {
+  if (!loaded || !find("problem").hidden) return;
+  running = ++number;
+  worker.postMessage({ name: "edit", number, request: request() });
+  find("cancel").disabled = false;
+  say("Making the pictures …");
+}
+
+function cancel() {
+  worker.postMessage({ name: "cancel", number: ++number });
+  ended("Cancelled.");
+}
+
+/** @param {string} text */
+function ended(text) {
+  running = 0;
+  find("cancel").disabled = true;
+  find("progress").value = 0;
+  say(text);
+}
+
+/** @type {Record<string, (data: any) => void>} */
+const HEARD = {
+  model({ model, words, config }) {
+    const tokenizer = new Tokenizer(words, config);
+    page.model = { facts: model, read: prompt => new Reading(tokenizer, prompt, model.text[0], config.pad_token) };
+    find("known").textContent = model.known_words.join(", ");
+    refresh();
+  },
+  loading({ share }) {
+    find("progress").value = share;
+    say(`The model comes: ${Math.round(100 * share)} %. It is kept for the next time.`);
+  },
+  loaded({ seconds, threads }) {
+    loaded = true;
+    document.body.dataset.loaded = `${seconds.toFixed(2)} s, threads: ${threads}`;
+    ended(`The model is here, after ${seconds.toFixed(1)} s; it uses ${threads} thread${threads > 1 ? "s" : ""}.`);
+    make();
+  },
+  progress({ number, doing, step, steps, pictures }) {
+    if (number !== running) return;
+    find("progress").value = step / steps;
+    say(doing === "inversion" ? `Finding the noise of your picture: step ${step} of ${steps}.` : `Step ${step} of ${steps}.`);
+    for (const [name, pixels] of Object.entries(pictures)) show(/** @type {"edit"} */ (name), pixels, `, as it looks at step ${step}`);
+  },
+  done({ number, seconds, pictures, maps, mask }) {
+    if (number !== running) return;
+    page.made = { pictures, maps, mask, settings: page.settings, isOwn: page.own !== null };
+    showMade();
+    find("save").disabled = false;
+    ended(`Done in ${seconds.toFixed(1)} s.`);
+  },
+  failed({ number, message, fatal }) {
+    if (number && number !== running) return;
+    if (fatal) broken = message;
+    problem(message);
+    ended("");
+  },
+};
+
+function listen() {
+  for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => set(name, find(name).value);
+  for (const name of SAID) find(name).oninput = () => sayNumber(name);
+  find("form").onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); changed(); };
+  find("cancel").onclick = cancel;
+  find("link").onclick = async () => say(await copyLink(page.own !== null));
+  find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
+  find("own").onchange = () => takePicture(find("own").files[0]);
+  find("without").onclick = leavePicture;
+  onhashchange = () => { page.settings = fromLink(location.hash); fill(); make(); };
+}
+
+async function start() {
+  fill();
+  listen();
+  if (typeof WebAssembly === "undefined") return problem(NO_WASM);
+  say("The model comes …");
+  await keepOffline();
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onmessage = ({ data }) => HEARD[data.name]?.(data);
+  worker.onerror = () => problem("The model's part of this page could not start. Check the connection, then load the page again.");
+  worker.postMessage({ name: "load" });
+}
+
+start();

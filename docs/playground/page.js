@@ -1,0 +1,33 @@
+// What the page knows: settings, what the model is, and the last pictures. Other modules read and set it.
+import { fromLink } from "./settings.js";
+
+/**
+ * @typedef {import("./settings.js").Settings} Settings
+ * @typedef {import("./engine.js").Model} Model
+ * @typedef {import("./tokens.js").Reading} Reading
+ * @typedef {import("./engine.js").Result & { settings: Settings, isOwn: boolean }} Made
+ */
+
+export const page = {
+  settings: fromLink(location.hash),
+  /** @type {{ facts: Model, read: (prompt: string) => Reading } | null} once its first file has come */
+  model: null,
+  /** @type {{ source: Reading, target: Reading } | null} */
+  readings: null,
+  /** @type {Made | null} */
+  made: null,
+  /** @type {import("./engine.js").Picture | null} a picture of one's own */
+  own: null,
+};
+
+/** @param {string} id @returns {any} */
+export const find = id => document.getElementById(id);
+
+/** @param {string} text */
+export const say = text => { find("status").textContent = text; };
+
+/** Shows what is wrong, or that nothing is. @param {unknown} [error] */
+export function problem(error) {
+  find("problem").hidden = !error;
+  find("problem").textContent = error instanceof Error ? error.message : error ? String(error) : "";
+}

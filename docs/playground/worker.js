@@ -1,0 +1,99 @@
+// The models, away from the page, so that it stays awake: it is told what to make and tells how far it is.
+import { Engine } from "./engine.js";
+import { Sentence } from "./errors.js";
+import * as ort from "./lib/ort.wasm.min.mjs";
+import { Tokenizer } from "./lib/tokenizers.min.mjs";
+
+/** @typedef {import("./engine.js").Request} Request */
+
+const PARTS = ["unet", "text", "decoder", "encoder"];
+const MOST_THREADS = 4; // more bring nothing to a model of this size
+class Cancelled extends Error {}
+
+/** @type {Engine | null} */
+let engine = null;
+let newest = 0; // the number of the last request; older ones end
+
+/** @param {string} name @param {object} what @param {Transferable[]} [moved] */
+const say = (name, what, moved = []) => postMessage({ name, ...what }, { transfer: moved });
+
+/** Lets messages in, and ends what nobody waits for. @param {number} number */
+async function breathe(number) {
+  await new Promise(resolve => setTimeout(resolve));
+  if (number !== newest) throw new Cancelled();
+}
+
+/** @param {string} path */
+async function fetched(path) {
+  const answer = await fetch(new URL(path, import.meta.url)).catch(() => null);
+  if (!answer?.ok) throw new Sentence(
+    `The file ${path} did not come${answer ? ` (${answer.status})` : ""}. Check the connection, then load the page again.`);
+  return answer;
+}
+
+/** @param {string} path @param {(bytes: number) => void} came */
+async function bytes(path, came) {
+  const reader = /** @type {ReadableStream<Uint8Array>} */ ((await fetched(path)).body).getReader();
+  /** @type {BlobPart[]} */
+  const parts = [];
+  for (;;) {
+    const { done, value } = await reader.read().catch(() => {
+      throw new Sentence("The connection was lost while the model came. Load the page again.");
+    });
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    parts.push(/** @type {Uint8Array<ArrayBuffer>} */ (value));
+    came(value.length);
+  }
+}
+
+async function load() {
+  const begun = performance.now();
+  const json = async (/** @type {string} */ path) => (await fetched(path)).json();
+  const [model, words, config] = await Promise.all(["model/model.json", "model/tokenizer.json", "model/tokenizer_config.json"].map(json));
+  say("model", { model, words, config });
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+  ort.env.wasm.wasmPaths = new URL("./lib/", import.meta.url).href;
+  const all = PARTS.reduce((sum, part) => sum + model.files[`${part}.onnx`].bytes, 0);
+  let here = 0;
+  /** @type {Record<string, any>} */
+  const sessions = {};
+  for (const part of PARTS) {
+    const content = await bytes(`model/${part}.onnx`, more => say("loading", { share: (here += more) / all }));
+    // Further levels of optimisation take seconds here and make no step faster.
+    sessions[part] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"], graphOptimizationLevel: "basic" });
+  }
+  engine = new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
+  say("loaded", { seconds: (performance.now() - begun) / 1000, threads: ort.env.wasm.numThreads });
+}
+
+/** @param {number} number @param {Request} request */
+async function edit(number, request) {
+  if (!engine) throw new Sentence("The model is not here yet.");
+  const begun = performance.now();
+  await breathe(number);
+  const result = await engine.edit(request, async progress => {
+    say("progress", { number, ...progress });
+    await breathe(number);
+  });
+  say("done", { number, ...result, seconds: (performance.now() - begun) / 1000 });
+}
+
+/** What to say of an error. @param {unknown} error */
+function sentence(error) {
+  if (error instanceof Sentence) return error.message;
+  const said = error instanceof Error ? error.message : String(error);
+  if (/memory|allocat|RangeError/i.test(said)) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
+  if (/wasm|WebAssembly|backend/i.test(said)) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
+  return `Something went wrong that should not: ${said}. Load the page again.`;
+}
+
+onmessage = async ({ data }) => {
+  newest = data.number ?? newest;
+  try {
+    if (data.name === "load") await load();
+    if (data.name === "edit") await edit(data.number, data.request);
+  } catch (error) {
+    if (error instanceof Cancelled) say("cancelled", { number: data.number });
+    else say("failed", { number: data.number ?? 0, message: sentence(error), fatal: !engine });
+  }
+};

@@ -1,0 +1,174 @@
+"""The parts of a pipeline as modules to be traced. What an edit asks for is an input of the denoiser.
+
+For every row r of a batch, with a lender l(r) in the same batch and two small matrices S_r and T_r:
+
+    cross-attention:  out_r = sdpa(Q_l, K_l, S_r V_r) + sdpa(Q_r, K_r, T_r V_r)
+    self-attention:   out_r = sdpa(Q_l, K_l, V_r) where the layer has at most limit_r pixels,
+                              sdpa(Q_r, K_r, V_r) where it has more
+
+These are the sums of terms of `p2p_helpers.attention.terms`, for all rows at once. S = 0, T = 1 and
+limit = 0 leave a row as it is, so sources, rows without a prompt and several targets stand in one
+batch of any length.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..attention.columns import attention_maps
+from ..attention.families import family_of
+from ..attention.intercept import Mark
+from ..attention.layers import Layer, halved, map_level, text_levels
+from ..attention.unet import stand_in
+from ..inversion.pivot import normalised, undone
+
+
+class Lender(Mark):
+    """A mark that reads the edit from the denoiser's inputs, in every row."""
+
+    def __init__(self, layer: Layer, forward, asked: Asked, size: tuple[int, int], tokens: int):
+        super().__init__()
+        self.layer, self.forward, self.asked = layer, forward, asked
+        self.keys = layer.keys(size, tokens)
+        self.pixels = layer.grid(*size)[0] * layer.grid(*size)[1]
+        self.terms = {0: ()}  # not empty, so that every call is intercepted
+        self.watched = layer.is_averaged and layer.level == asked.level
+
+    def attend(self, query, key, value, *args, **options) -> Tensor:
+        """In the place of torch's function."""
+        lender, s, t, limit = self.asked.lender, self.asked.s, self.asked.t, self.asked.limit
+        if self.layer.kind == "self":
+            own = torch.arange(query.shape[0], device=query.device)
+            rows = torch.where(limit >= self.pixels, lender, own)
+            return F.scaled_dot_product_attention(query[rows], key[rows], value)
+        s, t = s[:, None], t[:, None]  # (row, 1, token, token)
+        if self.watched:
+            maps = attention_maps(query, key)  # (row, head, pixel, token)
+            self.asked.maps.append((maps[lender] @ s + maps @ t).mean(1))
+        lent = F.scaled_dot_product_attention(query[lender], key[lender], s @ value)
+        return lent + F.scaled_dot_product_attention(query, key, t @ value)
+
+
+class Asked:
+    """What the rows of the batch ask for, and the maps that were made on the way."""
+
+    lender: Int[Tensor, " row"]
+    s: Float[Tensor, "row token token"]
+    t: Float[Tensor, "row token token"]
+    limit: Float[Tensor, " row"]
+
+    def __init__(self, level: int):
+        self.level = level  # of the maps that figures average
+        self.maps: list[Tensor] = []
+
+
+class Denoiser(nn.Module):
+    """The UNet with the edit among its inputs; its maps are those that figures and masks average."""
+
+    inputs = ("latents", "timestep", "text", "lender", "s", "t", "limit")
+    outputs = ("noise", "maps")
+
+    def __init__(self, pipe, size: tuple[int, int], tokens: int):
+        super().__init__()
+        self.unet = whole(pipe.unet)
+        layers = family_of(pipe).layers(self.unet)
+        level = map_level(*size, text_levels(layers))
+        self.asked, self.grid = Asked(level), halved(*size, level)
+        for layer, module in layers.items():
+            plain = stand_in(module)
+            if plain is not None:
+                module.set_processor(plain)
+            module.forward = Lender(layer, module.forward, self.asked, size, tokens)
+        self.shapes = {
+            "latents": (self.unet.config.in_channels, *size),
+            "text": (tokens, self.unet.config.cross_attention_dim),
+        }
+
+    def forward(self, latents, timestep, text, lender, s, t, limit):
+        asked = self.asked
+        asked.lender, asked.s, asked.t, asked.limit, asked.maps = lender, s, t, limit, []
+        noise = self.unet(latents, timestep, text, return_dict=False)[0]
+        maps = torch.stack(asked.maps).mean(0).transpose(1, 2)  # (row, token, pixel)
+        return noise, maps.unflatten(2, self.grid)
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Random inputs for so many rows, in which some borrow and some do not."""
+        numbers = torch.Generator().manual_seed(rows)
+        tokens, width = self.shapes["text"]
+        matrices = torch.rand(2, rows, tokens, tokens, generator=numbers) / tokens
+        return (
+            torch.randn(rows, *self.shapes["latents"], generator=numbers),
+            torch.full((1,), 500.0),
+            torch.randn(rows, tokens, width, generator=numbers),
+            torch.randint(0, rows, (rows,), generator=numbers),
+            matrices[0],
+            matrices[1],
+            self.grid[0] * self.grid[1] * torch.randint(0, 2, (rows,), generator=numbers).float(),
+        )
+
+
+class TextEncoder(nn.Module):
+    """From tokens to what the denoiser reads."""
+
+    inputs, outputs = ("tokens",), ("text",)
+
+    def __init__(self, pipe, tokens: int):
+        super().__init__()
+        self.encoder, self.length = whole(pipe.text_encoder), tokens
+        self.vocabulary = self.encoder.config.vocab_size
+
+    def forward(self, tokens):
+        return (self.encoder(input_ids=tokens, return_dict=False)[0],)
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Random tokens for so many prompts."""
+        numbers = torch.Generator().manual_seed(rows)
+        return (torch.randint(0, self.vocabulary, (rows, self.length), generator=numbers),)
+
+
+class Decoder(nn.Module):
+    """From latents to pictures, 0…1."""
+
+    inputs, outputs = ("latents",), ("pictures",)
+
+    def __init__(self, pipe, size: tuple[int, int]):
+        super().__init__()
+        self.vae, self.size = whole(pipe.vae), size
+
+    def forward(self, latents):
+        pictures = self.vae.decode(undone(self.vae.config, latents), return_dict=False)[0]
+        return ((pictures / 2 + 0.5).clamp(0, 1),)
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Random latents for so many pictures."""
+        numbers = torch.Generator().manual_seed(rows)
+        return (torch.randn(rows, self.vae.config.latent_channels, *self.size, generator=numbers),)
+
+
+class Encoder(nn.Module):
+    """From pictures, 0…1, to latents."""
+
+    inputs, outputs = ("pictures",), ("latents",)
+
+    def __init__(self, pipe, size: tuple[int, int]):
+        super().__init__()
+        self.vae, self.size = whole(pipe.vae), size
+
+    def forward(self, pictures):
+        found = self.vae.encode(pictures * 2 - 1, return_dict=False)[0]
+        return (normalised(self.vae.config, found.mode()),)
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Random pictures."""
+        numbers = torch.Generator().manual_seed(rows)
+        return (torch.rand(rows, 3, *self.size, generator=numbers),)
+
+
+def whole(module: nn.Module) -> nn.Module:
+    """A copy in float32 on the CPU, so that the pipeline stays as it is."""
+    return nn.Module.to(copy.deepcopy(module), "cpu", torch.float32).eval()

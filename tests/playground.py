@@ -1,0 +1,66 @@
+"""The page of docs/playground as a server has it, and what its pictures are."""
+
+import base64
+import contextlib
+import functools
+import http.server
+import importlib.util
+import io
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from p2p_helpers.paths import data_folder
+
+SOURCE = Path(__file__).parent.parent / "docs" / "playground"
+NAMES = ("source", "edit", "free")
+
+
+def _build():
+    spec = importlib.util.spec_from_file_location("build_playground", SOURCE / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = _build()
+
+
+def page_folder(folder: Path) -> Path:
+    """The page with the tokenizer, but without a model. Skips where the libraries were not fetched."""
+    files = [build.KEPT / Path(file).name for p in build.PACKAGES.values() for file in p["files"]]
+    if not all(file.is_file() for file in files):
+        pytest.skip("the page's libraries are not here: python docs/playground/build.py --fetch")
+    build.copy_page(folder)
+    tokenizer = data_folder("toyland") / "pipeline" / "tokenizer"
+    shutil.copytree(tokenizer, folder / "model", dirs_exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """The address of a server on this machine that has a folder, without any header of its own."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *said):
+            pass
+
+    class Patient(http.server.ThreadingHTTPServer):
+        def handle_error(self, request, client):
+            pass  # the browser left before it had all of it
+
+    with Patient(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def picture(page, name: str) -> np.ndarray:
+    """A picture as the page shows it."""
+    url = page.evaluate(f"document.getElementById('picture-{name}').toDataURL()")
+    content = base64.b64decode(url.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)

@@ -1,0 +1,210 @@
+"""The page's small modules against the package: words, matrices, schedules, random numbers, colours, blurs, links."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+import p2p_helpers as p2p
+from p2p_helpers.errors import PromptError
+from p2p_helpers.toyland.world import vocabulary
+from p2p_helpers.view.figures import word_colour
+
+from .conftest import fast_tokenizers
+from .playground import page_folder, served
+
+ODD = ["cat's", "t-shirt", "7up", "Café", "İstanbul", "ẞ", "—", "“two”", "'stop'", "日本", "😀", "e\u0301te", "rock’n’roll"]  # fmt: skip
+PAIRS = 600
+
+MODULES = """async () => {
+    const names = ["align", "blend", "colours", "edits", "random", "settings", "tokens"];
+    const found = await Promise.all(names.map(name => import(`/${name}.js`)));
+    window.m = Object.fromEntries(names.map((name, i) => [name, found[i]]));
+    const { Tokenizer } = await import("/lib/tokenizers.min.mjs");
+    const json = async name => (await fetch(`/model/${name}.json`)).json();
+    const tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
+    window.read = prompt => new m.tokens.Reading(tokenizer, prompt, 32, "<|endoftext|>");
+}"""
+# How far the page's S and T are from those of Python, whose entries that are not zero are given.
+COMPARED = """cases => cases.map(({ source, target, steps, cross, words, weights, s, t }) => {
+    const { replace, refine, reweight, composed } = m.edits;
+    let edit = { Replace: replace(cross), Refine: refine(cross), none: null }[words];
+    if (weights) edit = edit ? composed(edit, reweight(weights, cross)) : reweight(weights, cross);
+    let made;
+    try { made = edit(read(source), read(target), steps) } catch (error) { return error.message }
+    const far = [[made.s, s], [made.t, t]].map(([matrices, wanted]) => {
+        const values = matrices.map(matrix => Float64Array.from(matrix.values));
+        for (const [step, at, value] of wanted) values[step][at] -= value;
+        return Math.max(...values.flatMap(one => [...one].map(Math.abs)));
+    });
+    return Math.max(...far);
+})"""
+
+
+@pytest.fixture(scope="module")
+def modules(browser, tmp_path_factory):
+    """A page that has the modules, without a model."""
+    with served(page_folder(tmp_path_factory.mktemp("playground"))) as address:
+        page = browser.new_page()
+        page.goto(f"{address}style.css")
+        page.evaluate(MODULES)
+        yield page
+        page.close()
+
+
+def sentences(count: int) -> list[tuple[str, str]]:
+    """Pairs of prompts, most of them of known words and of equal length."""
+    numbers, known = random.Random(0), [*vocabulary()]
+
+    def word():
+        return numbers.choice(ODD if numbers.random() < 0.1 else known)
+
+    found = []
+    while len(found) < count:
+        source = [word() for _ in range(numbers.randint(1, 6))]
+        target = [word() if numbers.random() < 0.4 else same for same in source]
+        if numbers.random() < 0.5:
+            target.insert(numbers.randint(0, len(target)), word())
+        found.append((" ".join(source), " ".join(target)))
+    return found
+
+
+def sparse(matrices: torch.Tensor) -> list[list[float]]:
+    """Step, place and value of what is not zero."""
+    flat = matrices.flatten(1)
+    return [[*where, float(flat[tuple(where)])] for where in flat.nonzero().tolist()]
+
+
+def cases_of(tokenizer, source: str, target: str, numbers: random.Random):
+    """Two of five edits of two prompts, with what Python makes of them: S and T, or an error."""
+    steps, share = numbers.randint(1, 6), round(numbers.random(), 2)
+    phrase = numbers.choice(target.split())
+    cross = numbers.choice([share, (share / 2, share), {"default": share, phrase: (0.1, 0.6)}])
+    as_pairs = list(cross.items()) if isinstance(cross, dict) else cross
+    weights = {phrase: numbers.choice([-2.0, 0.0, 2.5])}
+    swap, refined = p2p.Replace(cross_steps=cross), p2p.Refine(cross_steps=cross)
+    turned = p2p.Reweight(weights, cross_steps=cross)
+    edits = (
+        ("Replace", swap, None, source),
+        ("Refine", refined, None, source),
+        ("Replace", swap | turned, weights, source),
+        ("Refine", refined | turned, weights, source),
+        ("none", turned, weights, target),
+    )
+    for words, edit, weighed, start in numbers.sample(edits, 2):
+        case = {"source": start, "target": target, "steps": steps, "cross": as_pairs}
+        case |= {"words": words, "weights": weighed and list(weighed.items())}
+        try:
+            s, t = edit.matrices(tokenizer, start, target, steps)
+            yield {**case, "s": sparse(s), "t": sparse(t)}
+        except PromptError:
+            yield {**case, "s": None, "t": None}
+
+
+@fast_tokenizers
+def test_every_edit_of_hundreds_of_prompt_pairs_has_pythons_matrices(modules, tokenizer):
+    numbers = random.Random(1)
+    cases = [
+        case
+        for source, target in sentences(PAIRS)
+        for case in cases_of(tokenizer, source, target, numbers)
+    ]
+    refused = 0
+    for first in range(0, len(cases), 250):
+        some = cases[first : first + 250]
+        for case, far in zip(some, modules.evaluate(COMPARED, some), strict=True):
+            if case["s"] is None:
+                assert isinstance(far, str), case
+                refused += 1
+            else:
+                assert far <= 1e-6, (case, far)
+    assert len(cases) == 2 * PAIRS and PAIRS / 10 < refused < PAIRS
+
+
+@fast_tokenizers
+@pytest.mark.parametrize("prompt", ["", "a snowman's  Watercolor", *ODD, "cat, dog!  'stop' it’s"])
+def test_words_and_tokens_are_pythons(modules, tokenizer, prompt):
+    found = modules.evaluate("prompt => ({ ...read(prompt) })", prompt)
+    ids = tokenizer(prompt, padding="max_length", max_length=32)["input_ids"]
+    assert found["ids"] == ids and found["end"] == tokenizer(prompt)["input_ids"].index(693)
+    words = [(word.text, list(word.tokens)) for word in p2p.words(tokenizer, prompt)]
+    normal = p2p.words(tokenizer, found["prompt"])
+    assert [word["tokens"] for word in found["words"]] == [tokens for _, tokens in words]
+    assert len(normal) == len(found["words"])
+
+
+def test_a_prompt_that_is_too_long_says_what_would_be_lost(modules):
+    said = modules.evaluate(
+        "() => { try { read('cat '.repeat(30) + 'fox owl') } catch (error) { return error.message } }"
+    )
+    assert said.startswith("The prompt has 34 tokens") and "not see: fox owl" in said
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**32 - 1, 2**32 + 7, 2**52 + 1])
+@pytest.mark.parametrize("count", [16, 37, 2048])
+def test_random_numbers_are_torchs(modules, seed, count):
+    wanted = torch.randn(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    found = modules.evaluate("([s, n]) => [...m.random.randn(s, n)]", [seed, count])
+    np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
+def test_schedules_count_as_python_does(modules):
+    cases = [(share / 20, steps) for share in range(21) for steps in (1, 3, 10, 29, 30, 50)]
+    for of in (None, 0):
+        found = modules.evaluate(
+            f"cases => cases.map(([share, steps]) => m.edits.activeSteps(share, steps{', steps' if of == 0 else ''}))",
+            cases,
+        )
+        wanted = [
+            p2p.active_steps(share, steps, of=steps if of == 0 else None).tolist()
+            for share, steps in cases
+        ]
+        assert found == wanted
+
+
+def test_a_word_has_the_colour_of_the_figures(modules):
+    words = [*vocabulary(), "Cat", "the", "7up", "—"]
+    found = modules.evaluate("words => words.map(m.colours.wordColour)", words)
+    assert found == [word_colour(word) for word in words]
+
+
+def test_soft_edges_are_pillows(modules):
+    mask = np.random.default_rng(0).random((16, 16)) > 0.7
+    large = Image.fromarray(mask).convert("L").resize((128, 128), Image.Resampling.NEAREST)
+    wanted = np.asarray(large.filter(ImageFilter.GaussianBlur(4)), np.float32)
+    given = np.asarray(large, np.float32).flatten().tolist()
+    found = modules.evaluate(
+        "values => [...m.blend.blurred(Float32Array.from(values), 128, 128, 4)]", given
+    )
+    assert np.abs(np.array(found).reshape(128, 128) - wanted).max() <= 1
+
+
+SETTINGS = {
+    "source": "a “cat” & a dog",
+    "target": "a fox = 100 %",
+    "kind": "refine",
+    "cross": 0.35,
+    "self": 0,
+    "weights": [["fox", -2], [["a", 2], 1.5]],
+    "seed": 2**52 + 1,
+    "steps": 7,
+    "guidance": 2.5,
+    "blend": "cat, fox",
+}
+
+
+def test_a_link_says_everything_and_nonsense_in_it_does_no_harm(modules):
+    again = "settings => m.settings.fromLink('#' + m.settings.toLink(settings))"
+    assert modules.evaluate(again, SETTINGS) == SETTINGS
+    first = modules.evaluate("m.settings.FIRST")
+    wrong = "#seed=x&steps=1e9&weights=[[1,2]]&cross=NaN&kind=__proto__&guidance="
+    found = modules.evaluate("hash => m.settings.fromLink(hash)", wrong)
+    assert found == {**first, "steps": 100}
+
+
+def test_the_edit_that_is_written_down_is_read_by_python(modules):
+    text = modules.evaluate("settings => m.settings.editText(settings)", SETTINGS)
+    wanted = p2p.Refine(cross_steps=0.35, self_steps=0) | p2p.Reweight({"fox": -2, ("a", 2): 1.5})
+    assert p2p.read_edit(text) == wanted
