@@ -178,6 +178,16 @@ def test_a_folder_that_is_a_file_is_refused(toyland, tmp_path):
         p2p.export(toyland, tmp_path / "file")
 
 
+def test_a_row_that_asks_for_nothing_is_the_models_own(toyland):
+    denoiser = Denoiser(toyland, (16, 16), 32)
+    latents, time, text, _, _, _, _ = denoiser.example(3)
+    idle = (torch.arange(3), torch.zeros(3, 32, 32), torch.eye(32).repeat(3, 1, 1), torch.zeros(3))
+    with torch.no_grad():
+        found, _ = denoiser(latents, time, text, *idle)
+        wanted = toyland.unet(latents, time, text).sample
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
 def test_maps_are_of_the_layers_that_figures_average(toyland):
     denoiser = Denoiser(toyland, (16, 16), 32)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from .conftest import fast_tokenizers
 from .playground import page_folder, served
 
 ODD = ["cat's", "t-shirt", "7up", "Café", "İstanbul", "ẞ", "—", "“two”", "'stop'", "日本", "😀", "e\u0301te", "rock’n’roll"]  # fmt: skip
-PAIRS = 600
+PAIRS = 500
 
 MODULES = """async () => {
     const names = ["align", "blend", "colours", "edits", "random", "settings", "tokens"];

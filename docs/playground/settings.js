@@ -7,9 +7,9 @@
  */
 
 /** @type {Settings} */
-export const FIRST = { source: "a cat on the beach", target: "a dog on the beach", kind: "swap", cross: 0.8, self: 0.4, weights: [],
+export const FIRST = { source: "a cat on the beach", target: "a dog on the beach", kind: "swap", cross: 0.5, self: 0.4, weights: [],
   seed: 3, steps: 20, guidance: 4, blend: "" };
-const LIMITS = { cross: [0, 1], self: [0, 1], seed: [0, 2 ** 53 - 1], steps: [1, 100], guidance: [1, 20] };
+const LIMITS = { cross: [0, 1], self: [0, 1], seed: [0, 2 ** 53 - 1], steps: [1, 100], guidance: [1, 12] };
 
 /** A number within its limits, or what it is without. @param {keyof typeof LIMITS} name @param {unknown} value */
 export function within(name, value) {

@@ -25,6 +25,7 @@ from ..attention.families import family_of
 from ..attention.intercept import Mark
 from ..attention.layers import Layer, halved, map_level, text_levels
 from ..attention.unet import stand_in
+from ..errors import ModelError
 from ..inversion.pivot import normalised, undone
 
 
@@ -39,19 +40,26 @@ class Lender(Mark):
         self.terms = {0: ()}  # not empty, so that every call is intercepted
         self.watched = layer.is_averaged and layer.level == asked.level
 
-    def attend(self, query, key, value, *args, **options) -> Tensor:
-        """In the place of torch's function."""
-        lender, s, t, limit = self.asked.lender, self.asked.s, self.asked.t, self.asked.limit
+    def attend(
+        self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options
+    ) -> Tensor:
+        """In the place of torch's function, with its arguments."""
+        if attn_mask is not None or is_causal:
+            raise ModelError(
+                f"The layer {self.layer.name} attends with a mask, which cannot be exported. Take "
+                "Stable Diffusion 1.x or 2.x, or the embedded model."
+            )
+        asked, sdpa = self.asked, F.scaled_dot_product_attention
         if self.layer.kind == "self":
             own = torch.arange(query.shape[0], device=query.device)
-            rows = torch.where(limit >= self.pixels, lender, own)
-            return F.scaled_dot_product_attention(query[rows], key[rows], value)
-        s, t = s[:, None], t[:, None]  # (row, 1, token, token)
+            rows = torch.where(asked.limit >= self.pixels, asked.lender, own)
+            return sdpa(query[rows], key[rows], value, **options)
+        lender, s, t = asked.lender, asked.s[:, None], asked.t[:, None]  # (row, 1, token, token)
         if self.watched:
-            maps = attention_maps(query, key)  # (row, head, pixel, token)
-            self.asked.maps.append((maps[lender] @ s + maps @ t).mean(1))
-        lent = F.scaled_dot_product_attention(query[lender], key[lender], s @ value)
-        return lent + F.scaled_dot_product_attention(query, key, t @ value)
+            maps = attention_maps(query, key, scale=options.get("scale"))
+            asked.maps.append((maps[lender] @ s + maps @ t).mean(1))  # (row, pixel, token)
+        lent = sdpa(query[lender], key[lender], s @ value, **options)
+        return lent + sdpa(query, key, t @ value, **options)
 
 
 class Asked:
