@@ -90,7 +90,8 @@ def seal(folder: Path):
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(file.read_bytes())
     worker = folder / "sw.js"
-    worker.write_text(worker.read_text().replace("VERSION", f"p2p-{digest.hexdigest()[:16]}", 1))
+    text = worker.read_text(encoding="utf-8").replace("VERSION", f"p2p-{digest.hexdigest()[:16]}")
+    worker.write_text(text, encoding="utf-8")
 
 
 def main(folder: Path):

@@ -96,7 +96,7 @@ def _written(pipe, folder: Path) -> dict:
         "known_words": list(vocabulary(pipe.tokenizer)),
         "noise": _noise(pipe),
     }
-    (folder / "model.json").write_text(json.dumps(said, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return said
 
 
