@@ -194,7 +194,7 @@ def test_other_sentences_choose_their_kind_of_edit_and_a_wrong_one_is_explained(
 
 def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 11}))
-    expect(page.locator("#status")).to_contain_text("of 100", timeout=PATIENCE)
+    expect(page.locator("#step")).to_contain_text("of 100", timeout=PATIENCE)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("Cancelled.")
     set_to(page, FIRST)

@@ -3,7 +3,7 @@ import { editOf } from "./engine.js";
 import { Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { keepOffline } from "./offline.js";
-import { find, page, problem, say } from "./page.js";
+import { find, page, problem, say, sayStep } from "./page.js";
 import { show, showMade, showSentences } from "./sentences.js";
 import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
 import { copyLink, save } from "./take.js";
@@ -115,6 +115,7 @@ function ended(text) {
   running = 0;
   find("cancel").disabled = true;
   find("progress").value = 0;
+  sayStep("");
   say(text);
 }
 
@@ -128,7 +129,7 @@ const HEARD = {
   },
   loading({ share }) {
     find("progress").value = share;
-    say(`The model comes: ${Math.round(100 * share)} %. It is kept for the next time.`);
+    sayStep(`${Math.round(100 * share)} %. It is kept for the next time.`);
   },
   loaded({ seconds, threads }) {
     loaded = true;
@@ -139,7 +140,7 @@ const HEARD = {
   progress({ number, doing, step, steps, pictures }) {
     if (number !== running) return;
     find("progress").value = step / steps;
-    say(doing === "inversion" ? `Finding the noise of your picture: step ${step} of ${steps}.` : `Step ${step} of ${steps}.`);
+    sayStep(doing === "inversion" ? `Finding the noise of your picture: step ${step} of ${steps}.` : `Step ${step} of ${steps}.`);
     for (const [name, pixels] of Object.entries(pictures)) show(/** @type {"edit"} */ (name), pixels, `, as it looks at step ${step}`);
   },
   done({ number, seconds, pictures, maps, mask }) {

@@ -23,8 +23,11 @@ export const page = {
 /** @param {string} id @returns {any} */
 export const find = id => document.getElementById(id);
 
-/** @param {string} text */
+/** Also to a screen reader. @param {string} text */
 export const say = text => { find("status").textContent = text; };
+
+/** How far it is; a screen reader need not say every step. @param {string} text */
+export const sayStep = text => { find("step").textContent = text; };
 
 /** Shows what is wrong, or that nothing is. @param {unknown} [error] */
 export function problem(error) {

@@ -65,6 +65,7 @@ function fader(name, weight, turn) {
   const slider = Object.assign(document.createElement("input"), { type: "range", min: "-2", max: "4", step: "0.5", value: String(weight) });
   slider.setAttribute("aria-label", `weight of ${name}`);
   const said = Object.assign(document.createElement("output"), { value: weight.toFixed(1) });
+  said.setAttribute("aria-live", "off"); // the slider says it
   slider.oninput = () => said.value = (+slider.value).toFixed(1);
   slider.onchange = () => turn(+slider.value);
   slider.ondblclick = () => { slider.value = said.value = "1"; turn(1); };
