@@ -23,8 +23,7 @@ NO_CONTROL = Replace(cross_steps=0.0, self_steps=0.0)
 def examples(model: str) -> Path:
     """The file of jobs that shows what a model can do.
 
-    For the embedded model, sentences of its world. For others, the paper's own kinds of edit (Hertz et al. 2022,
-    figures 1 to 9).
+    For the embedded model, sentences of its world. For others, the paper's own kinds of edit (Hertz et al. 2022).
     """
     name = "toyland" if model == "toyland" else "paper"
     return data_folder("gallery") / f"{name}.jsonl"

@@ -28,22 +28,27 @@ def new_tokenizer(config: dict, out: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(out / "tokenizer", model_max_length=MAX_TOKENS, **facts)
 
 
-def new_pipeline(
-    config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None
-) -> StableDiffusionPipeline:
-    """The pipeline that training.json describes, with random weights where no trained part is given."""
-    settings = config["diffusion"]
-    text_config = CLIPTextConfig(
-        **settings["text_encoder"],
+def text_config(sizes: dict, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """A text encoder of these sizes that reads the world's tokens."""
+    return CLIPTextConfig(
+        **sizes,
         vocab_size=len(tokenizer),
         max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def new_pipeline(
+    config: dict, tokenizer: CLIPTokenizer, vae: AutoencoderKL | None = None
+) -> StableDiffusionPipeline:
+    """The pipeline that training.json describes, with random weights where no trained part is given."""
+    settings = config["diffusion"]
+    text = text_config(settings["text_encoder"], tokenizer)
     return StableDiffusionPipeline(
         vae=vae or AutoencoderKL(**config["autoencoder"]["model"]),
-        text_encoder=CLIPTextModel(text_config),
+        text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**settings["unet"]),
         scheduler=DDIMScheduler(**settings["scheduler"]),

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from ...paths import data_folder
 from ..tokenizer import MAX_TOKENS
 from .captions import mixed
 from .data import latents, truths
-from .diffusion import Batches, new_tokenizer, save_samples, trained_vae
+from .diffusion import Batches, new_tokenizer, save_samples, text_config, trained_vae
 from .fit import fast_dtype, fit, generators
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
@@ -38,17 +38,10 @@ def new_transformer(
     """
     settings = config["transformer"]
     vae.register_to_config(shift_factor=0.0)
-    encoders = {}
-    for name in ("text_encoder", "text_encoder_2"):
-        text_config = CLIPTextConfig(
-            **settings[name],
-            vocab_size=len(tokenizer),
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        encoders[name] = CLIPTextModelWithProjection(text_config)
+    encoders = {
+        name: CLIPTextModelWithProjection(text_config(settings[name], tokenizer))
+        for name in ("text_encoder", "text_encoder_2")
+    }
     model = SD3Transformer2DModel(**settings["transformer"])
     for block in model.transformer_blocks:
         for linear in (block.norm1.linear, block.norm1_context.linear):
