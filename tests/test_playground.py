@@ -1,6 +1,8 @@
 """The page's small modules against the package: words, matrices, schedules, random numbers, colours, blurs, links."""
 
+import html
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,13 +15,13 @@ from p2p_helpers.toyland.world import vocabulary
 from p2p_helpers.view.figures import word_colour
 
 from .conftest import fast_tokenizers
-from .playground import page_folder, served
+from .playground import SOURCE, page_folder, served
 
 ODD = ["cat's", "t-shirt", "7up", "Café", "İstanbul", "ẞ", "—", "“two”", "'stop'", "日本", "😀", "e\u0301te", "rock’n’roll"]  # fmt: skip
 PAIRS = 500
 
 MODULES = """async () => {
-    const names = ["align", "blend", "colours", "edits", "random", "settings", "tokens"];
+    const names = ["align", "blend", "colours", "edits", "engine", "places", "random", "settings", "tokens"];
     const found = await Promise.all(names.map(name => import(`/${name}.js`)));
     window.m = Object.fromEntries(names.map((name, i) => [name, found[i]]));
     const { Tokenizer } = await import("/lib/tokenizers.min.mjs");
@@ -208,3 +210,53 @@ def test_the_edit_that_is_written_down_is_read_by_python(modules):
     text = modules.evaluate("settings => m.settings.editText(settings)", SETTINGS)
     wanted = p2p.Refine(cross_steps=0.35, self_steps=0) | p2p.Reweight({"fox": -2, ("a", 2): 1.5})
     assert p2p.read_edit(text) == wanted
+
+
+# Where the page computes, with engines that only take their time, and a graphics processor that is there or is played.
+PLACED = """async ({ gpu, slow, broken, wanted }) => {
+    const adapter = gpu && { info: { isFallbackAdapter: gpu === "played" } };
+    Object.defineProperty(navigator, "gpu", { configurable: true, value: { requestAdapter: async () => adapter } });
+    const made = [];
+    const make = async place => {
+        made.push(place);
+        if (broken.includes(place)) throw new Error("no such driver");
+        const run = () => new Promise(done => setTimeout(done, place === slow ? 60 : 5));
+        return { model: { latent: [8, 2, 2], text: [3, 4] }, idle: [], run };
+    };
+    return [(await m.places.fastest(make, wanted)).place, made.join(" ")];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "slow", "broken", "wanted", "place", "made"),
+    [
+        (None, "wasm", [], None, "wasm", "wasm"),
+        ("played", "wasm", [], None, "wasm", "wasm"),
+        ("real", "wasm", [], None, "webgpu", "wasm webgpu"),
+        ("real", "webgpu", [], None, "wasm", "wasm webgpu"),
+        ("real", "wasm", ["webgpu"], None, "wasm", "wasm webgpu"),
+        ("real", "webgpu", [], "webgpu", "webgpu", "webgpu"),
+        (None, "wasm", ["webgpu"], "webgpu", "wasm", "webgpu wasm"),
+    ],
+)
+def test_the_graphics_processor_computes_where_a_timed_step_is_faster(
+    modules, gpu, slow, broken, wanted, place, made
+):
+    case = {"gpu": gpu, "slow": slow, "broken": broken, "wanted": wanted}
+    assert modules.evaluate(PLACED, case) == [place, made]
+
+
+def test_every_example_begins_an_edit_of_words_that_the_model_knows(modules):
+    page = (SOURCE / "index.html").read_text(encoding="utf-8")
+    links = [html.unescape(link) for link in re.findall(r'href="(#[^"]+)"', page)]
+    found = modules.evaluate(
+        """([links, known]) => links.map(link => {
+            const { source, target, blend, ...settings } = m.settings.fromLink(link);
+            const edit = m.engine.editOf({ ...settings, blend: m.settings.blendWords(blend) });
+            const prompts = [read(source), read(target)];
+            edit(...prompts, settings.steps);
+            return prompts.flatMap(prompt => m.tokens.unknown(prompt, known));
+        })""",
+        [links, vocabulary()],
+    )
+    assert len(links) >= 5 and found == [[]] * len(links)

@@ -136,6 +136,24 @@ def test_a_picture_of_ones_own_is_inverted_and_edited_as_in_python(page, toyland
     done(page)
 
 
+def test_a_drawing_is_inverted_and_edited(page):
+    set_to(page, {**FIRST, "steps": 2})
+    generated = picture(page, "source")
+    page.get_by_text("draw one here").click()
+    page.get_by_role("button", name="Begin with the source").click()
+    page.get_by_role("button", name="red", exact=True).click()
+    page.locator("#paper").click(position={"x": 20, "y": 20})
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.get_by_role("button", name="Edit the drawing").click()
+    done(page)
+    far = np.abs(picture(page, "source") - generated).max(-1)
+    assert far[:24, :24].max() > 60 and np.median(far) < 12
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.get_by_role("button", name="Back to generated pictures").click()
+    done(page)
+    assert (picture(page, "source") == generated).all()
+
+
 def test_a_word_shows_where_the_picture_looks_and_a_slider_turns_it(page):
     set_to(page, FIRST)
     before = picture(page, "edit")

@@ -31,6 +31,9 @@ PACKAGES = {
             "dist/ort.wasm.min.mjs",
             "dist/ort-wasm-simd-threaded.mjs",
             "dist/ort-wasm-simd-threaded.wasm",
+            "dist/ort.webgpu.min.mjs",
+            "dist/ort-wasm-simd-threaded.asyncify.mjs",
+            "dist/ort-wasm-simd-threaded.asyncify.wasm",
         ),
     },
     "@huggingface/tokenizers": {

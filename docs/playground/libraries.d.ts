@@ -1,3 +1,2 @@
-// The build puts these two beside the page; the checker need not look inside.
-declare module "*/ort.wasm.min.mjs";
+// The build puts this beside the page; the checker need not look inside.
 declare module "*/tokenizers.min.mjs";

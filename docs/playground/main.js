@@ -4,6 +4,8 @@ import { Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { keepOffline } from "./offline.js";
 import { find, page, problem, say, sayStep } from "./page.js";
+import { preparePad } from "./pad.js";
+import { placeWanted, rememberPlace } from "./places.js";
 import { show, showMade, showSentences } from "./sentences.js";
 import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
 import { copyLink, save } from "./take.js";
@@ -131,10 +133,12 @@ const HEARD = {
     find("progress").value = share;
     sayStep(`${Math.round(100 * share)} %. It is kept for the next time.`);
   },
-  loaded({ seconds, threads }) {
+  loaded({ seconds, place, threads }) {
     loaded = true;
-    document.body.dataset.loaded = `${seconds.toFixed(2)} s, threads: ${threads}`;
-    ended(`The model is here, after ${seconds.toFixed(1)} s; it uses ${threads} thread${threads > 1 ? "s" : ""}.`);
+    document.body.dataset.loaded = `${seconds.toFixed(2)} s, ${place}, threads: ${threads}`;
+    rememberPlace(place);
+    const where = place === "webgpu" ? "the graphics processor" : `${threads} thread${threads > 1 ? "s" : ""}`;
+    ended(`The model is here, after ${seconds.toFixed(1)} s; it uses ${where}.`);
     make();
   },
   progress({ number, doing, step, steps, pictures }) {
@@ -152,6 +156,7 @@ const HEARD = {
   },
   failed({ number, message, fatal }) {
     if (number && number !== running) return;
+    rememberPlace(null); // the next visit tries what works
     if (fatal) broken = message;
     problem(message);
     ended("");
@@ -167,6 +172,7 @@ function listen() {
   find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
   find("own").onchange = () => takePicture(find("own").files[0]);
   find("without").onclick = leavePicture;
+  preparePad(() => page.made && find("picture-source"), takePicture);
   onhashchange = () => { page.settings = fromLink(location.hash); fill(); make(); };
 }
 
@@ -179,7 +185,7 @@ async function start() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => HEARD[data.name]?.(data);
   worker.onerror = () => problem("The model's part of this page could not start. Check the connection, then load the page again.");
-  worker.postMessage({ name: "load" });
+  worker.postMessage({ name: "load", wanted: placeWanted() });
 }
 
 start();

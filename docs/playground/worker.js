@@ -1,13 +1,15 @@
 // The models, away from the page, so that it stays awake: it is told what to make and tells how far it is.
 import { Engine } from "./engine.js";
 import { Sentence } from "./errors.js";
-import * as ort from "./lib/ort.wasm.min.mjs";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
+import { fastest, options, runtime } from "./places.js";
 
-/** @typedef {import("./engine.js").Request} Request */
+/**
+ * @typedef {import("./engine.js").Request} Request
+ * @typedef {import("./places.js").Place} Place
+ */
 
 const PARTS = ["unet", "text", "decoder", "encoder"];
-const MOST_THREADS = 4; // more bring nothing to a model of this size
 class Cancelled extends Error {}
 
 /** @type {Engine | null} */
@@ -46,24 +48,27 @@ async function bytes(path, came) {
   }
 }
 
-async function load() {
+/** @param {Place | null} wanted where the UNet is to run, if that is known already */
+async function load(wanted) {
   const begun = performance.now();
   const json = async (/** @type {string} */ path) => (await fetched(path)).json();
   const [model, words, config] = await Promise.all(["model/model.json", "model/tokenizer.json", "model/tokenizer_config.json"].map(json));
   say("model", { model, words, config });
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
-  ort.env.wasm.wasmPaths = new URL("./lib/", import.meta.url).href;
   const all = PARTS.reduce((sum, part) => sum + model.files[`${part}.onnx`].bytes, 0);
-  let here = 0;
-  /** @type {Record<string, any>} */
-  const sessions = {};
-  for (const part of PARTS) {
-    const content = await bytes(`model/${part}.onnx`, more => say("loading", { share: (here += more) / all }));
-    // Further levels of optimisation take seconds here and make no step faster.
-    sessions[part] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"], graphOptimizationLevel: "basic" });
-  }
-  engine = new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
-  say("loaded", { seconds: (performance.now() - begun) / 1000, threads: ort.env.wasm.numThreads });
+  let here = 0, threads = 1;
+  /** @type {Record<string, Uint8Array>} */
+  const graphs = {};
+  for (const part of PARTS) graphs[part] = await bytes(`model/${part}.onnx`, more => say("loading", { share: (here += more) / all }));
+  const found = await fastest(async place => {
+    const ort = await runtime(place);
+    threads = ort.env.wasm.numThreads;
+    /** @type {Record<string, any>} */
+    const sessions = {};
+    for (const part of PARTS) sessions[part] = await ort.InferenceSession.create(graphs[part], options(place, part));
+    return new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
+  }, wanted);
+  engine = found.engine;
+  say("loaded", { seconds: (performance.now() - begun) / 1000, place: found.place, threads });
 }
 
 /** @param {number} number @param {Request} request */
@@ -90,7 +95,7 @@ function sentence(error) {
 onmessage = async ({ data }) => {
   newest = data.number ?? newest;
   try {
-    if (data.name === "load") await load();
+    if (data.name === "load") await load(data.wanted);
     if (data.name === "edit") await edit(data.number, data.request);
   } catch (error) {
     if (error instanceof Cancelled) say("cancelled", { number: data.number });
