@@ -11,9 +11,12 @@ from torch import nn
 
 import p2p_helpers as p2p
 from p2p_helpers.paths import data_folder
+from p2p_helpers.toyland import load_reader
 from p2p_helpers.toyland.training import transformer
+from p2p_helpers.toyland.training.decoder import Critic
 from p2p_helpers.toyland.training.fit import fit, learning_rate
 from p2p_helpers.toyland.training.muon import Muon
+from p2p_helpers.toyland.training.perception import apart, picture_features
 from p2p_helpers.toyland.training.transformer import OneForMany, new_transformer
 
 SETTINGS = {
@@ -95,6 +98,28 @@ def test_one_empty_token_counts_as_all_that_it_stands_for(tokenizer):
             standing = with_empty(1)
     torch.testing.assert_close(standing, many, rtol=1e-4, atol=1e-4)
     assert (one - many).abs().max() > 0.01
+
+
+def test_a_critic_and_a_maker_each_move_their_own_weights_only():
+    torch.manual_seed(0)
+    critic, made = Critic(), torch.rand(2, 3, 32, 32, requires_grad=True)
+    makers, own = critic.judged(made, torch.rand(2, 3, 32, 32))
+    makers.backward()
+    assert made.grad.abs().max() > 0 and all(p.grad is None for p in critic.parameters())
+    made.grad = None
+    own.backward()
+    assert made.grad is None and all(p.grad is not None for p in critic.parameters())
+
+
+def test_pictures_that_look_apart_are_apart_and_small_errors_count_little():
+    torch.manual_seed(0)
+    reader, pictures = load_reader(), torch.rand(2, 3, 64, 64) * 2 - 1
+
+    def far(size):
+        changed = pictures + size * torch.randn(pictures.shape)
+        return apart(picture_features(reader, changed), picture_features(reader, pictures)).item()
+
+    assert far(0) == 0 and far(0.01) < far(1) / 100
 
 
 def test_the_transformer_is_trained_and_loads(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from .autoencoder import CELL, copies_psnr, picture_loss
 from .data import latents, pictures, save_grid, to_tensor, truths
 from .diffusion import trained_vae
 from .fit import fast_dtype, fit, generators
+from .perception import apart, picture_features
+from .reader import trained_reader
 
 LATEST = 0.4  # of the noise steps: from here on the UNet fills in no more than detail
 
@@ -41,11 +43,48 @@ class Guesses:
         return (noisy - (1 - a).sqrt() * guess) / a.sqrt()
 
 
+class Critic(nn.Module):
+    """Says of every patch of pictures in −1…1, (picture, 3, height, width), whether it is of a render; above 0 means yes.
+
+    Patches of some twenty pixels, as in Isola et al. 2017 (arXiv 1611.07004).
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+
+        def down(a: int, b: int) -> list[nn.Module]:
+            return [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(8, b), nn.LeakyReLU(0.2)]
+
+        self.conv_in = nn.Conv2d(3, width, 4, 2, 1)
+        self.body = nn.Sequential(
+            nn.LeakyReLU(0.2), *down(width, 2 * width), *down(2 * width, 3 * width)
+        )
+        self.conv_out = nn.Conv2d(3 * width, 1, 3, padding=1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.conv_out(self.body(self.conv_in(pictures)))
+
+    def judged(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The makers' loss and the critic's own (hinge; Lim & Ye 2017, arXiv 1705.02894); each moves its own weights only."""
+        frozen = {name: value.detach() for name, value in self.named_parameters()}
+        makers = -torch.func.functional_call(self, frozen, (made,)).mean()
+        own = (1 - self(real)).relu().mean() + (1 + self(made.detach())).relu().mean()
+        return makers, own
+
+
+def _balance(one: Tensor, other: Tensor, picture: Tensor) -> Tensor:
+    """What makes the second loss pull on the picture as hard as the first."""
+    pulls = [torch.autograd.grad(loss, picture, retain_graph=True)[0] for loss in (one, other)]
+    return pulls[0].norm() / pulls[1].norm().clamp(min=1e-8)
+
+
 def decoder(config: dict, out: Path, device: str):
     """Go on training the decoder; write `decoder/vae/`.
 
     It learns from latents with the errors that it will meet: half a batch is what the UNet of `pipeline/` makes of noisy
-    latents, where it is trained already, and all have a little noise (RAE, arXiv 2510.11690).
+    latents, where it is trained already, and all have a little noise (RAE, arXiv 2510.11690). Squared error blurs what a
+    latent leaves open; the features of a second reader and a critic of patches want it sharp (Esser et al. 2021, arXiv
+    2012.09841).
     """
     settings = config["decoder"]
     count = config["scenes"]
@@ -55,11 +94,9 @@ def decoder(config: dict, out: Path, device: str):
     codes = latents(vae, "train", count, out, device)
     trained = out / "pipeline"
     guesses = Guesses(trained, device) if (trained / "model_index.json").exists() else None
-    model = (
-        nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-        .train()
-        .requires_grad_(True)
-    )
+    eye = trained_reader(config["eye"], count, out, "eye", device)  # not the one that judges
+    parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder, "critic": Critic()}
+    model = nn.ModuleDict(parts).train().requires_grad_(True)
     model.to(device, memory_format=torch.channels_last)
     dtype = fast_dtype(device)
 
@@ -86,7 +123,13 @@ def decoder(config: dict, out: Path, device: str):
             device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
         ):
             picture = decode(model, latent)
-        return picture_loss(picture.float() - target, stress / stress.mean(), settings)
+        picture, stress = picture.float(), stress / stress.mean()
+        far = apart(picture_features(eye, picture), picture_features(eye, target))
+        copied = picture_loss(picture - target, stress, settings)
+        copied = copied + settings["feature_weight"] * far
+        makers, critics = model["critic"].judged(picture, target)
+        trust = settings["critic_weight"] * min(step / settings["critic_learns"], 1)
+        return copied + trust * _balance(copied, makers, picture) * makers + critics
 
     def sample(average: nn.ModuleDict, path: Path):
         originals = to_tensor(held_out[:64], device)

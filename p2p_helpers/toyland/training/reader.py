@@ -19,10 +19,20 @@ from .fit import fit, generators
 
 
 def reader(config: dict, out: Path, device: str):
-    """Train on renders, a third of them with a damaged object; write `reader.safetensors`."""
-    settings = config["reader"]
-    data = pictures("train", config["scenes"], out)
-    answers = truths("train", config["scenes"], out)
+    """Train the judge; write `reader.safetensors`."""
+    average = trained_reader(config["reader"], config["scenes"], out, "reader", device)
+    weights = {
+        key: value.contiguous()
+        for key, value in average.state_dict().items()
+        if "num_batches" not in key
+    }
+    save_file(weights, out / "reader.safetensors")
+
+
+def trained_reader(settings: dict, scenes: int, out: Path, name: str, device: str) -> Reader:
+    """A reader trained, or resumed, in the folder `name` on renders of which a part has a damaged object; frozen."""
+    data = pictures("train", scenes, out)
+    answers = truths("train", scenes, out)
     torch.manual_seed(settings["seed"])
     model = Reader().to(device, memory_format=torch.channels_last)
 
@@ -70,10 +80,5 @@ def reader(config: dict, out: Path, device: str):
             loss = loss + 0.3 * F.binary_cross_entropy_with_logits(score, right[name].float())
         return loss
 
-    average = fit(model, loss_at, lambda average, path: None, settings, out / "reader", device)
-    weights = {
-        key: value.contiguous()
-        for key, value in average.state_dict().items()
-        if "num_batches" not in key
-    }
-    save_file(weights, out / "reader.safetensors")
+    average = fit(model, loss_at, lambda average, path: None, settings, out / name, device)
+    return average.eval().requires_grad_(False)
