@@ -1,5 +1,5 @@
 """What an edit costs: `python -m benchmarks.editing`. Prints a table and writes `runs/benchmarks/editing.json`; nothing is
-asserted. `--publish` stores the last run's figures in `data/benchmark` for notebook 08, and its table in the README.
+asserted. `--publish` stores the last run's figures in `data/benchmark` for notebook 08, and its table in docs/measured.md.
 
 The same two prompts in several ways: the plain pipeline; `p2p.edit` with all maps injected in every layer and step; a second edit of a
 picture whose source is known, with the usual schedules; a refinement; a local blend; maps recorded for the figures; and every map written
@@ -24,12 +24,13 @@ from diffusers import DDIMScheduler
 
 import p2p_helpers as p2p
 from p2p_helpers.provenance import machine
+from p2p_helpers.toyland.evaluate import quote
 from tests import materialised
 from tests.pipelines import DDIM, build
 
 OUT = Path("runs/benchmarks")
-README = Path(__file__).parent.parent / "README.md"
-MEASURED = README.parent / "data" / "benchmark" / "editing.json"
+ROOT = Path(__file__).parent.parent
+MEASURED = ROOT / "data" / "benchmark" / "editing.json"
 PROMPTS = ["a cat on the beach", "a dog on the beach"]
 LOAD = """
 import time
@@ -177,7 +178,7 @@ def table(results: dict) -> str:
 
 
 def short(results: dict) -> str:
-    """Markdown: the table of the README, and what recording adds."""
+    """Markdown: the table of docs/measured.md, and what recording adds."""
     heads = "| | plain | `p2p.edit` | second edit | refine | local blend | recorded | maps written out |"
     lines, recording = [heads, "|" + "---|" * 8], []
     for model, case in results["models"].items():
@@ -200,16 +201,9 @@ def short(results: dict) -> str:
 
 
 def publish(results: dict):
-    """Store the figures for notebook 08, and the short table in the README, between its `editing` marks."""
+    """Store the figures for notebook 08, and the short table in docs/measured.md, between its `editing` marks."""
     MEASURED.write_text(json.dumps(results, indent=1) + "\n")
-    before, _, rest = README.read_text().partition("<!-- editing -->\n")
-    README.write_text(
-        before
-        + "<!-- editing -->\n"
-        + short(results)
-        + "\n<!-- end -->"
-        + rest.partition("<!-- end -->")[2]
-    )
+    quote(ROOT / "docs" / "measured.md", "editing", short(results))
 
 
 def main():
@@ -221,7 +215,7 @@ def main():
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="store the last run's figures in data/ and the README, and run nothing",
+        help="store the last run's figures in data/ and docs/measured.md, and run nothing",
     )
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -25,6 +25,7 @@ from p2p_helpers.inversion import METHODS
 from p2p_helpers.metrics import psnr
 from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import EDITS, SceneError, counterfactual, load_reader, scene_at
+from p2p_helpers.toyland.evaluate import quote
 
 from .editing import peak_mib, reset_peak
 
@@ -354,7 +355,7 @@ def figure(summary: dict):
 
 
 def publish(results: dict):
-    """Summarise the rows of a run; store the figures for the notebook, the picture, and the tables in the README, between its marks."""
+    """Summarise the rows of a run; store the figures for the notebook, the picture, and the tables of docs/measured.md."""
     results["summary"] = summarise(
         results["rows"], {name: figures["peak MiB"] for name, figures in results["summary"].items()}
     )
@@ -362,11 +363,7 @@ def publish(results: dict):
         json.dumps({k: v for k, v in results.items() if k != "rows"}, indent=1) + "\n"
     )
     figure(results["summary"]).savefig(ROOT / "data" / "pictures" / "inversion.png", dpi=100)
-    before, _, rest = (ROOT / "README.md").read_text().partition("<!-- inversion -->\n")
-    after = rest.partition("<!-- end -->")[2]
-    (ROOT / "README.md").write_text(
-        f"{before}<!-- inversion -->\n{table(results['summary'])}\n<!-- end -->{after}"
-    )
+    quote(ROOT / "docs" / "measured.md", "inversion", table(results["summary"]))
 
 
 def main():
@@ -381,7 +378,7 @@ def main():
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="store the last run's figures in data/ and the README, and run nothing",
+        help="store the last run's figures in data/ and docs/measured.md, and run nothing",
     )
     parser.add_argument("--draw", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -90,7 +90,7 @@ def test_a_quiz_has_a_question_for_each_outcome_and_its_key_explains_every_answe
     (asked,) = (part for part in questions if part.startswith(which))
     (answers,) = (part for part in key if part.startswith(which))
     outcomes = TEXT.split("## Learning outcomes")[1].split("\n\n")[1].strip().splitlines()[2:]
-    asked = re.findall(r"^\*\*(\d+)\.\*\*.*\n((?:- [A-D]\. .+\n?){4})", asked, re.M)
+    asked = re.findall(r"^\*\*(\d+)\.\*\*(?:.*\n)+?((?:- [A-D]\. .+\n?){4})", asked, re.M)
     rows = re.findall(r"^\| (\d+) \| ([A-D]) \| (.+) \|$", answers, re.M)
     numbers = [str(n) for n in range(1, len(outcomes) + 1)]
     assert [n for n, _ in asked] == [n for n, *_ in rows] == numbers and len(numbers) == 10

@@ -1,6 +1,6 @@
 """Measure the embedded model on scenes it never saw: `python -m p2p_helpers.toyland.evaluate`.
 
-Writes every figure to a JSON file; `--publish` stores it beside the model and quotes it in the model card and the README.
+Writes every figure to a JSON file; `--publish` stores it beside the model and quotes it in the model card.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _said(number: float | None, form: str, unit: str = "") -> str:
 
 
 def report(figures: dict) -> str:
-    """The measured figures as Markdown tables, as the README and the model card quote them."""
+    """The measured figures as Markdown tables, as the model card quotes them."""
     made, renders = figures["generated"], figures["renders"]
     lines = [
         f"On {made['scenes']} test prompts, {figures['steps']} steps, judged by the reader:",
@@ -304,16 +304,19 @@ def report(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def quote(file: Path, mark: str, text: str):
+    """Put a text between a Markdown file's `<!-- mark -->` and the next `<!-- end -->`."""
+    before, found, rest = file.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    file.write_text(f"{before}{found}{text}\n<!-- end -->{after}", encoding="utf-8")
+
+
 def publish(figures: dict):
-    """Store the figures beside the model and quote them in its card and in the README, between their `measured` marks."""
+    """Store the figures beside the model and quote them in its card, between its `measured` marks."""
     folder = data_folder("toyland")
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     (folder / "evaluation.json").write_text(text, encoding="utf-8")
-    for file in (folder.parent.parent / "README.md", folder / "MODEL_CARD.md"):
-        before, _, rest = file.read_text(encoding="utf-8").partition("<!-- measured -->\n")
-        after = rest.partition("<!-- end -->")[2]
-        made = f"{before}<!-- measured -->\n{report(figures)}\n<!-- end -->{after}"
-        file.write_text(made, encoding="utf-8")
+    quote(folder / "MODEL_CARD.md", "measured", report(figures))
 
 
 def main(arguments: list[str] | None = None):
