@@ -154,9 +154,36 @@ def test_a_file_that_computes_something_else_is_refused(toyland, tmp_path, monke
         files.write(TextEncoder(toyland, 32), tmp_path / "text.onnx", rows=2)
 
 
-def test_models_that_read_more_than_a_text_are_refused(tmp_path):
-    with pytest.raises(p2p.ModelError, match="XLPipeline cannot be exported.*one text"):
-        p2p.export(build("sdxl", tmp_path / "tokenizer"), tmp_path)
+def test_models_that_read_something_else_are_refused(tmp_path):
+    refiner = build("sdxl", tmp_path / "tokenizer")
+    refiner.text_encoder = None
+    with pytest.raises(
+        p2p.ModelError, match="XLPipeline cannot be exported.*latents, time and text"
+    ):
+        p2p.export(refiner, tmp_path)
+
+
+def test_an_xl_in_two_files_a_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST", 100_000)
+    pipe, folder = build("sdxl", tmp_path / "tokenizer"), tmp_path / "xl"
+    said = p2p.export(pipe, folder)
+    assert {"unet.onnx", "unet.onnx.data", "text.onnx.data"} <= said["files"].keys()
+    assert said["pooled"] == pipe.text_encoder_2.config.projection_dim
+    parts, prompts = opened(folder), [CAT, DOG]
+    ids = [
+        tokenizer(prompts, padding="max_length", max_length=77, return_tensors="np").input_ids
+        for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)
+    ]
+    given = {
+        name: one.astype(np.int64) for name, one in zip(("tokens", "tokens_2"), ids, strict=True)
+    }
+    text, pooled = parts["text"].run(None, given)
+    wanted = pipe.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)
+    np.testing.assert_allclose(text, wanted[0].detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(pooled, wanted[2].detach().numpy(), atol=1e-4)
+    assert (folder / "tokenizer_2" / "tokenizer_config.json").exists()
+    again = p2p.export(pipe, folder)  # over what is there
+    assert again["files"]["unet.onnx.data"] == said["files"]["unet.onnx.data"]
 
 
 def test_a_missing_library_is_named(toyland, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from ..errors import ModelError
 OPSET = 17
 TOLERANCE = 1e-3  # of the output's standard deviation
 GREY = 1 / 255  # of a picture, whose values are 0…1
-LARGEST = 2**31 - 1  # bytes of one file
+LARGEST = 2**31 - 2**20  # bytes of the weights of one file, with room for the graph
 
 
 def write(module: nn.Module, file: Path, rows: int) -> dict:
@@ -30,25 +30,33 @@ def write(module: nn.Module, file: Path, rows: int) -> dict:
         rows: of the example to be traced; it is compared with one row fewer.
 
     Returns:
-        The file's `bytes` and `sha256`, and the largest `difference` from torch.
+        By its name, the file's `bytes` and `sha256`, and the largest `difference` from torch; and
+        bytes and digest of the file beside it that has the weights of a graph of more than 2 GiB.
 
     Raises:
-        ModelError: ONNX is not installed, the model is too large for one file, or ONNX computes
-            something else than torch.
+        ModelError: ONNX is not installed, or it computes something else than torch.
     """
     onnx, _ = libraries()
     model = _traced(module, rows)
     _halve(model.graph)
-    if model.ByteSize() > LARGEST:
-        raise ModelError(
-            f"{file.name} would have {model.ByteSize() / 2**30:.1f} GiB, and one ONNX file takes 2. "
-            "Load the model in half precision, or take a smaller one."
-        )
-    onnx.save(model, file)
-    difference = _difference(module, file, rows - 1)
-    content = file.read_bytes()
-    said = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return {**said, "difference": difference}
+    beside = file.with_name(f"{file.name}.data")
+    beside.unlink(missing_ok=True)  # weights are appended to what is there
+    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST
+    how = {"save_as_external_data": True, "location": beside.name} if large else {}
+    onnx.save(model, file, **how)
+    del model
+    facts = {path.name: _facts(path) for path in (file, beside) if path.exists()}
+    facts[file.name]["difference"] = _difference(module, file, rows - 1)
+    return facts
+
+
+def _facts(file: Path) -> dict:
+    """How large a file is, and its digest."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while part := content.read(2**24):
+            digest.update(part)
+    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _traced(module: nn.Module, rows: int):

@@ -17,10 +17,10 @@ from ..prompts.offsets import with_offsets
 from ..prompts.words import vocabulary
 from ..values import file_path
 from .files import libraries, write
-from .parts import Decoder, Denoiser, Encoder, TextEncoder
+from .parts import Decoder, Denoiser, Encoder, TextEncoder, TwoTextEncoders, is_xl
 
 VERSION = 1  # of what model.json says
-MORE = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")  # that a UNet may read
+MORE = ("class_embed_type", "time_cond_proj_dim")  # that a UNet may read
 
 
 def export(pipe, folder: str | Path) -> dict:
@@ -31,21 +31,23 @@ def export(pipe, folder: str | Path) -> dict:
     digests. The batch of the UNet may have any number of rows. Every row names a lender, the row
     whose queries and keys it borrows, the matrices S and T of its edit, and the largest
     self-attention map to be injected, in pixels; so one file does every edit, with any number of
-    targets. Weights that are half-precision numbers are stored so, and all is computed in float32.
+    targets. Stable Diffusion XL's has two tokenizers (the second in `tokenizer_2/`), the whole
+    prompt's vector `pooled`, and `sizes`, diffusers' `time_ids`, among its inputs. A graph of more
+    than 2 GiB has its weights in a file beside it. Weights that are half-precision numbers are stored so, and all is computed in float32.
 
     Every file is compared with torch before this returns: on random inputs they differ by at most
     a thousandth of a standard deviation, pictures by at most one grey level.
 
     Args:
-        pipe: a Stable Diffusion 1.x or 2.x pipeline, or the embedded model. It is left as it is.
+        pipe: a Stable Diffusion 1.x, 2.x or XL pipeline, or the embedded model. It is left as it is.
         folder: is made if it is not there.
 
     Returns:
         What `model.json` says.
 
     Raises:
-        ModelError: onnx or onnxruntime is not installed, the pipeline has other inputs than
-            latents, time and one text, or a file differs from torch.
+        ModelError: onnx or onnxruntime is not installed, the pipeline's model reads something else
+            than these do, or a file differs from torch.
         InputError: the folder cannot be written.
     """
     libraries()
@@ -61,13 +63,16 @@ def export(pipe, folder: str | Path) -> dict:
 
 
 def _check(pipe):
-    """Refuse a pipeline whose model reads more than latents, time and one text."""
-    plain = type(family_of(pipe)) is UNet and getattr(pipe, "text_encoder_2", None) is None
-    config = pipe.unet.config if plain else {}
-    if not plain or any(config.get(key) is not None for key in MORE):
+    """Refuse a pipeline whose model reads more than latents, time and text."""
+    ours = type(family_of(pipe)) is UNet
+    config = pipe.unet.config if ours else {}
+    added = config.get("addition_embed_type")
+    encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
+    known = added is None or (added == "text_time" and None not in encoders)
+    if not ours or not known or any(config.get(key) is not None for key in MORE):
         raise ModelError(
-            f"{type(pipe).__name__} cannot be exported: its model reads more than latents, time "
-            "and one text. Take Stable Diffusion 1.x or 2.x, or the embedded model."
+            f"{type(pipe).__name__} cannot be exported: its model reads something else than latents, "
+            "time and text. Take Stable Diffusion 1.x, 2.x or XL, or the embedded model."
         )
 
 
@@ -77,16 +82,22 @@ def _written(pipe, folder: Path) -> dict:
     size = (side, side) if isinstance(side, int) else tuple(side)
     tokens, factor = pipe.tokenizer.model_max_length, pipe.vae_scale_factor
     pixels = (size[0] * factor, size[1] * factor)
-    files = {}
-    denoiser = Denoiser(pipe, size, tokens)
-    files["unet.onnx"] = write(denoiser, folder / "unet.onnx", rows=4)
-    files["text.onnx"] = write(TextEncoder(pipe, tokens), folder / "text.onnx", rows=3)
-    files["decoder.onnx"] = write(Decoder(pipe, size), folder / "decoder.onnx", rows=2)
-    files["encoder.onnx"] = write(Encoder(pipe, pixels), folder / "encoder.onnx", rows=2)
+    xl = is_xl(pipe)
+    denoiser, reader = Denoiser(pipe, size, tokens), TwoTextEncoders if xl else TextEncoder
+    files = write(denoiser, folder / "unet.onnx", rows=4)
+    files |= write(reader(pipe, tokens), folder / "text.onnx", rows=3)
+    files |= write(Decoder(pipe, size), folder / "decoder.onnx", rows=2)
+    files |= write(Encoder(pipe, pixels), folder / "encoder.onnx", rows=2)
     with_offsets(pipe.tokenizer).save_pretrained(folder)
+    more = {}
+    if xl:
+        with_offsets(pipe.tokenizer_2).save_pretrained(folder / "tokenizer_2")
+        zeros = bool(pipe.config.force_zeros_for_empty_prompt)
+        more = {"pooled": denoiser.pooled, "empty_prompt_is_zeros": zeros}
     said = {
         "version": VERSION,
         "files": files,
+        **more,
         "latent": list(denoiser.shapes["latents"]),
         "picture": list(pixels),
         "text": list(denoiser.shapes["text"]),

@@ -78,12 +78,16 @@ class Asked:
 class Denoiser(nn.Module):
     """The UNet with the edit among its inputs; its maps are those that figures and masks average."""
 
-    inputs = ("latents", "timestep", "text", "lender", "s", "t", "limit")
+    inputs: tuple[str, ...] = ("latents", "timestep", "text", "lender", "s", "t", "limit")
     outputs = ("noise", "maps")
 
     def __init__(self, pipe, size: tuple[int, int], tokens: int):
         super().__init__()
         self.unet = whole(pipe.unet)
+        self.pooled = 0  # width of the whole prompt's vector, where the model reads one
+        if is_xl(pipe):
+            self.inputs = (*self.inputs, "pooled", "sizes")
+            self.pooled = pipe.text_encoder_2.config.projection_dim
         layers = family_of(pipe).layers(self.unet)
         level = map_level(*size, text_levels(layers))
         self.asked, self.grid = Asked(level), halved(*size, level)
@@ -97,10 +101,12 @@ class Denoiser(nn.Module):
             "text": (tokens, self.unet.config.cross_attention_dim),
         }
 
-    def forward(self, latents, timestep, text, lender, s, t, limit):
+    def forward(self, latents, timestep, text, lender, s, t, limit, pooled=None, sizes=None):
         asked = self.asked
         asked.lender, asked.s, asked.t, asked.limit, asked.maps = lender, s, t, limit, []
-        noise = self.unet(latents, timestep, text, return_dict=False)[0]
+        more = {"text_embeds": pooled, "time_ids": sizes} if self.pooled else None
+        given = (latents, timestep, text)
+        noise = self.unet(*given, added_cond_kwargs=more, return_dict=False)[0]
         maps = torch.stack(asked.maps).mean(0).transpose(1, 2)  # (row, token, pixel)
         return noise, maps.unflatten(2, self.grid)
 
@@ -109,6 +115,10 @@ class Denoiser(nn.Module):
         numbers = torch.Generator().manual_seed(rows)
         tokens, width = self.shapes["text"]
         matrices = torch.rand(2, rows, tokens, tokens, generator=numbers) / tokens
+        more: tuple[Tensor, ...] = ()
+        if self.pooled:
+            sizes = torch.tensor([512.0, 512.0, 0.0, 0.0, 512.0, 512.0]).expand(rows, -1)
+            more = (torch.randn(rows, self.pooled, generator=numbers), sizes)
         return (
             torch.randn(rows, *self.shapes["latents"], generator=numbers),
             torch.full((1,), 500.0),
@@ -117,6 +127,7 @@ class Denoiser(nn.Module):
             matrices[0],
             matrices[1],
             self.grid[0] * self.grid[1] * torch.randint(0, 2, (rows,), generator=numbers).float(),
+            *more,
         )
 
 
@@ -137,6 +148,34 @@ class TextEncoder(nn.Module):
         """Random tokens for so many prompts."""
         numbers = torch.Generator().manual_seed(rows)
         return (torch.randint(0, self.vocabulary, (rows, self.length), generator=numbers),)
+
+
+class TwoTextEncoders(nn.Module):
+    """The same of Stable Diffusion XL, whose encoders have a tokenizer each; and the whole prompt's vector."""
+
+    inputs, outputs = ("tokens", "tokens_2"), ("text", "pooled")
+
+    def __init__(self, pipe, tokens: int):
+        super().__init__()
+        self.first, self.second, self.length = (
+            whole(pipe.text_encoder),
+            whole(pipe.text_encoder_2),
+            tokens,
+        )
+        self.vocabulary = min(e.config.vocab_size for e in (self.first, self.second))
+
+    def forward(self, tokens, tokens_2):
+        one, two = (
+            encoder(input_ids=ids, output_hidden_states=True)
+            for encoder, ids in ((self.first, tokens), (self.second, tokens_2))
+        )
+        return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Random tokens for so many prompts."""
+        numbers = torch.Generator().manual_seed(rows)
+        shape = (2, rows, self.length)
+        return tuple(torch.randint(0, self.vocabulary, shape, generator=numbers))
 
 
 class Decoder(nn.Module):
@@ -175,6 +214,11 @@ class Encoder(nn.Module):
         """Random pictures."""
         numbers = torch.Generator().manual_seed(rows)
         return (torch.rand(rows, 3, *self.size, generator=numbers),)
+
+
+def is_xl(pipe) -> bool:
+    """Whether the denoiser reads two text encoders, the whole prompt's vector, and sizes, as Stable Diffusion XL's does."""
+    return pipe.unet.config.get("addition_embed_type") == "text_time"
 
 
 def whole(module: nn.Module) -> nn.Module:
