@@ -17,11 +17,18 @@ from playwright.sync_api import sync_playwright
 import p2p_helpers as p2p
 from p2p_helpers.errors import PromptError
 from p2p_helpers.provenance import machine
-from p2p_helpers.toyland import caption, counterfactual, photos, scene_at
+from p2p_helpers.toyland import EDITS, caption, counterfactual, photos, scene_at
 from tests.playground import NAMES, build, page_folder, picture, served
-from tests.test_playground_edits import FIRST, PATIENCE, done, link, python_pictures, set_to
+from tests.test_playground_edits import (
+    FIRST,
+    PATIENCE,
+    done,
+    edited_photo,
+    link,
+    python_pictures,
+    set_to,
+)
 
-KINDS = ("swap", "recolour", "background", "night", "snow", "restyle", "autumn", "add")
 STEPS = 20
 
 
@@ -31,7 +38,7 @@ def random_edits(pipe, count: int):
     while len(found) < count:
         number += 1
         try:
-            case = counterfactual(scene_at("validation", number), KINDS[number % len(KINDS)], rng)
+            case = counterfactual(scene_at("validation", number), EDITS[number % len(EDITS)], rng)
         except p2p.P2PError:
             continue
         source, target = caption(case.before), caption(case.after)
@@ -81,13 +88,7 @@ def inverted(page, pipe) -> list[int]:
             "steps": 4,
             "kind": "swap" if swap else "refine",
         }
-        set_to(page, settings)
-        page.evaluate("document.getElementById('status').textContent = ''")
-        page.get_by_label("a picture or drawing of your own").set_input_files(photo.path)
-        done(page)
-        given = {"method": "direct", "steps": 4, "progress": False}
-        inversion = p2p.invert(pipe, p2p.load_image(photo.path), photo.prompt, **given)
-        pairs = zip(NAMES[:2], python_pictures(pipe, settings, inversion), strict=False)
+        pairs = zip(NAMES[:2], edited_photo(page, pipe, photo, settings), strict=False)
         far.append(max(int(np.abs(picture(page, name) - one).max()) for name, one in pairs))
         page.get_by_role("button", name="Back to generated pictures").click()
         done(page)

@@ -102,6 +102,17 @@ def python_pictures(pipe, settings: dict, source=None, **more) -> list[np.ndarra
     return [np.asarray(image, np.int16) for image in found]
 
 
+def edited_photo(page, pipe, photo, settings: dict) -> list[np.ndarray]:
+    """Put a photo on the page and edit it there; gives what Python makes of it."""
+    set_to(page, settings)
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.get_by_label("a picture or drawing of your own").set_input_files(photo.path)
+    done(page)
+    given = {"method": "direct", "steps": settings["steps"], "progress": False}
+    inversion = p2p.invert(pipe, p2p.load_image(photo.path), photo.prompt, **given)
+    return python_pictures(pipe, settings, inversion)
+
+
 def compare(page, pictures: list[np.ndarray], names=NAMES) -> dict[str, int]:
     """The largest difference in grey levels of each picture."""
     shown = zip(names, pictures, strict=False)
@@ -123,13 +134,7 @@ def test_a_picture_of_ones_own_is_inverted_and_edited_as_in_python(page, toyland
     photo = photos()["cat-snow"]
     settings = {**FIRST, "source": photo.prompt, "target": photo.prompt.replace("cat", "dog")}
     settings |= {"blend": blend, "steps": 4}
-    set_to(page, settings)
-    page.evaluate("document.getElementById('status').textContent = ''")
-    page.get_by_label("a picture or drawing of your own").set_input_files(photo.path)
-    done(page)
-    given = {"method": "direct", "steps": 4, "progress": False}
-    inversion = p2p.invert(toyland, p2p.load_image(photo.path), photo.prompt, **given)
-    compare(page, python_pictures(toyland, settings, inversion), NAMES[:2])
+    compare(page, edited_photo(page, toyland, photo, settings), NAMES[:2])
     assert "p2p.invert" in page.locator("#python").text_content()
     page.evaluate("document.getElementById('status').textContent = ''")
     page.get_by_role("button", name="Back to generated pictures").click()

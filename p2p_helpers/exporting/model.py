@@ -33,7 +33,8 @@ def export(pipe, folder: str | Path) -> dict:
     self-attention map to be injected, in pixels; so one file does every edit, with any number of
     targets. Stable Diffusion XL's has two tokenizers (the second in `tokenizer_2/`), the whole
     prompt's vector `pooled`, and `sizes`, diffusers' `time_ids`, among its inputs. A graph of more
-    than 2 GiB has its weights in a file beside it. Weights that are half-precision numbers are stored so, and all is computed in float32.
+    than 2 GiB has its weights in a file beside it. Weights that are half-precision numbers are
+    stored so, and all is computed in float32.
 
     Every file is compared with torch before this returns: on random inputs they differ by at most
     a thousandth of a standard deviation, pictures by at most one grey level.
@@ -68,7 +69,7 @@ def _check(pipe):
     config = pipe.unet.config if ours else {}
     added = config.get("addition_embed_type")
     encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
-    known = added is None or (added == "text_time" and None not in encoders)
+    known = encoders[1] is None if added is None else added == "text_time" and None not in encoders
     if not ours or not known or any(config.get(key) is not None for key in MORE):
         raise ModelError(
             f"{type(pipe).__name__} cannot be exported: its model reads something else than latents, "
