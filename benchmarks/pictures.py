@@ -20,10 +20,10 @@ DATA = Path(__file__).parent.parent / "data"
 OUT = DATA / "pictures"
 SWAPS = (  # source, old and new word, seed
     ("a fox in a forest", "fox", "castle", 5),
-    ("a cat on the beach", "cat", "dog", 4),
-    ("a castle in a meadow", "castle", "cake", 0),
-    ("a lion in the city", "lion", "owl", 0),
-    ("a castle in a meadow", "castle", "tree", 4),
+    ("a house in a meadow", "house", "mushroom", 2),
+    ("a lion in the city", "lion", "owl", 9),
+    ("a castle in a meadow", "castle", "cake", 3),
+    ("a rabbit in the snow", "rabbit", "panda", 4),
 )
 PHOTOS = {  # test scenes, each with the kinds of edit it is used for
     "rabbit-beach": (8127, ("swap", "night")),
@@ -54,22 +54,24 @@ def word_swaps(pipe):
 
 
 def refinements_and_faders(pipe):
-    """One source refined in seven ways, and one word of another prompt turned from −2 to 4."""
-    source = "a house in a meadow"
+    """One source refined in six ways, and one word of another prompt turned from −1 to 2."""
+    source = "a fox in a forest"
     targets = [
         f"{source} at night",
         f"{source} with falling snow",
         f"{source} in autumn",
         f"a watercolor painting of {source}",
         f"an old photo of {source}",
-        "a yellow house in a meadow",
+        f"{source} at night with falling snow",
     ]
-    refined = p2p.edit(pipe, source, targets, p2p.Refine(), seed=2, steps=20, progress=False)
-    prompt, weights = "a house in a forest with falling snow", (-2, -1, 0, 1, 2, 3, 4)
-    edits = [p2p.Reweight({"falling snow": w}) for w in weights]
-    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=3, steps=20, progress=False)
-    titles = [source, *(t.replace(source, "…").replace(" in a meadow", " …") for t in targets)]
-    titles += [f"falling snow × {w}" for w in weights]
+    added = p2p.Refine(cross_steps=0.4, self_steps=0.2)
+    refined = p2p.edit(pipe, source, targets, added, seed=5, steps=20, progress=False)
+    prompt, weights = f"{source} with falling snow", (-1, 0, 0.25, 0.5, 1, 1.5, 2)
+    words = {"default": 0.3, "falling snow": 1.0}
+    edits = [p2p.Reweight({"falling snow": w}, cross_steps=words, self_steps=0.2) for w in weights]
+    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=5, steps=20, progress=False)
+    titles = [source, *(t.replace(source, "…") for t in targets)]
+    titles += [f"snow × {w}" for w in weights]
     return p2p.gallery(
         [refined.source, *refined.images, *faded.images], titles, columns=7, width=10
     )
@@ -82,12 +84,12 @@ def moves(pipe):
     edits = [
         right,
         p2p.Resize("fox", 0.7),
-        p2p.Duplicate("fox", dx=0.35, scale=0.7),
+        p2p.Duplicate("fox", dx=0.42, scale=0.7),
         p2p.Remove("fox"),
     ]
     places = p2p.Move("lion", dx=0.5) | p2p.Move("mushroom", dx=-0.5)
     placed = p2p.edit(pipe, fox, [fox] * 4, edits, seed=5, steps=20, progress=False)
-    chain = p2p.Refine() | right
+    chain = p2p.Refine(cross_steps=0.4, self_steps=0.2) | right
     night = p2p.edit(pipe, fox, f"{fox} at night", chain, seed=5, steps=20, progress=False)
     both = p2p.edit(pipe, two, two, places, seed=0, steps=20, progress=False)
     pictures = [placed.source, *placed.images, night.image, both.source, both.image]

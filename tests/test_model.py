@@ -77,13 +77,13 @@ def test_latents_have_unit_scale(toyland):
 
 
 def test_no_control_moves_things_and_word_swap_keeps_them(toyland, reader):
-    """On the first swaps of the validation split; the model card has it on more of the test split."""
-    cases = swap_cases(6, far=None, split="validation")
+    """On the first far swaps of the validation split; the model card has it on more of the test split."""
+    cases = swap_cases(6, far=True, split="validation")
     alone, swapped, blended = (
         judge_swaps(toyland, reader, cases, change, local_blend, steps=12)
         for change, local_blend in (
             (NO_CONTROL, False),
-            (p2p.Replace(), False),
+            (RECOMMENDED, False),
             (RECOMMENDED, True),
         )
     )

@@ -28,6 +28,16 @@ def test_difference_is_a_share_of_the_full_range():
         p2p.difference(GREY, GREY.resize((4, 4)))
 
 
+def test_a_difference_is_brighter_the_larger_it_is():
+    once, more, most = (
+        np.asarray(figures.difference_image(GREY, LIGHT, times), int).sum() for times in (1, 4, 40)
+    )
+    assert once < more < most == np.asarray(figures.difference_image(GREY, LIGHT, 5), int).sum()
+    assert np.asarray(figures.difference_image(GREY, GREY)).max() < 10  # black
+    with pytest.raises(ValueError, match="different sizes"):
+        figures.difference_image(GREY, GREY.resize((4, 4)))
+
+
 def test_a_gallery_draws_masks_of_any_size():
     left = torch.tensor([[True, False], [True, False]])
     plain, masked = p2p.gallery([GREY, GREY], masks=[None, left]).axes[:2]

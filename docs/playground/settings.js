@@ -7,8 +7,8 @@
  */
 
 /** @type {Settings} */
-export const FIRST = { source: "a cat on the beach", target: "a dog on the beach", kind: "swap", cross: 0.5, self: 0.4, weights: [],
-  seed: 3, steps: 20, guidance: 4, blend: "" };
+export const FIRST = { source: "a fox in a forest", target: "a castle in a forest", kind: "swap", cross: 0.5, self: 0.2, weights: [],
+  seed: 5, steps: 20, guidance: 4, blend: "" };
 const LIMITS = { cross: [0, 1], self: [0, 1], seed: [0, 2 ** 53 - 1], steps: [1, 100], guidance: [1, 12] };
 
 /** A number within its limits, or what it is without. @param {keyof typeof LIMITS} name @param {unknown} value */

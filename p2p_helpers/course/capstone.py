@@ -23,7 +23,7 @@ from ..view.page import Page
 
 # Adding an object and falling snow are left out: they mostly fail in real pictures.
 KINDS = ("swap", "recolour", "background", "autumn", "night", "restyle")
-PARTS = ("What I wanted", "What I did, and why", "Where it fails")
+PARTS = ("What I wanted", "What I predicted", "What I did, and why", "Where it fails")
 STYLE = """
 body { font: 17px/1.5 system-ui, sans-serif; color: #1b1b1f; background: #fff; max-width: 46em; margin: 2em auto; padding: 0 1em }
 pre { background: #f4f4f6; padding: 1em; overflow-x: auto; font-size: 14px }
@@ -92,7 +92,7 @@ def handin(
         author: whose page it is.
         result: of `edit`.
         code: the function that made the result, whose text is shown, or the text itself.
-        said: the author's text under each of the three headings of `PARTS`.
+        said: the author's text under each of the four headings of `PARTS`.
         pipe: the pipeline that made the result; the page names its model and its packages.
         truth: what the edit should have given, where that is known.
 

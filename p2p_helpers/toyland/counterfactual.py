@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from ..blend import LocalBlend
 from ..edits.edit import Edit
-from ..edits.words import Refine, Replace
+from ..edits.words import Refine, Replace, Reweight
 from ..errors import SceneError
 from ..paths import data_folder
 from .reader import LOOKS, Reading
@@ -91,8 +91,14 @@ class Counterfactual:
 
     @property
     def edit(self) -> Edit:
-        """Word swap where a word is another one, refinement where words are new."""
-        return Replace() if self.kind in ("swap", "recolour", "background") else Refine()
+        """Word swap where a word is another one, refinement where words are new, with the schedules that suit this world best.
+
+        Falling snow is weak where the other words keep their places, so it is turned up.
+        """
+        if self.kind in ("swap", "recolour", "background"):
+            return Replace(cross_steps=0.5, self_steps=0.2)
+        added = Refine(cross_steps=0.4, self_steps=0.2)
+        return added | Reweight({"falling snow": 2.0}) if self.kind == "snow" else added
 
     @property
     def local_blend(self) -> LocalBlend | None:

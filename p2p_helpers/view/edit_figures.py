@@ -13,12 +13,10 @@ from torch import Tensor
 from ..edits.edit import Edit
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
-from .figures import blank, difference, draw, word_colour, wrapped
+from .figures import CHANGE_COLOURS, blank, difference, draw, word_colour, wrapped
 
 if TYPE_CHECKING:
     from ..result import EditResult
-
-CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
 
 def show(result: EditResult) -> Figure:

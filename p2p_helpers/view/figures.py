@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ..errors import InputError
 
+CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
+
 
 def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     """How much each pixel changed between two pictures of one size.
@@ -34,6 +36,19 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
         )
     before, after = (np.asarray(image.convert("RGB"), float) for image in (a, b))
     return np.abs(before - after).mean(-1) / 255
+
+
+def difference_image(a: Image.Image, b: Image.Image, times: float = 4.0) -> Image.Image:
+    """Where two pictures of one size differ, as a picture: black is equal, and the brighter the more.
+
+    Args:
+        times: how much the difference is enlarged; a change by the `times`-th part of the grey range is brightest.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    shares = np.minimum(1, times * difference(a, b))
+    return Image.fromarray(np.uint8(255 * plt.get_cmap(CHANGE_COLOURS)(shares)[..., :3]))
 
 
 SMALL_WORDS = frozenset(

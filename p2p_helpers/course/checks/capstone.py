@@ -83,7 +83,7 @@ def check_own_edit(result: EditResult, task: Counterfactual, reading: Reading) -
 
 
 def check_handin(page: Handin) -> str:
-    """Exercise 11.3: a page that has its author, its pictures, its code and its three texts."""
+    """Exercise 11.3: a page that has its author, its pictures, its code and its four texts."""
     need(
         isinstance(page, Handin),
         "It is not the page yet. Make it with handin(author, result, code, said, pipe).",
@@ -113,7 +113,7 @@ def check_handin(page: Handin) -> str:
         "There is no number in your text. Which one supports what you say: decibels, a share, "
         "how many of how many?",
     )
-    return passed("pictures, code, settings and three texts: the page can be sent")
+    return passed("pictures, code, settings and four texts: the page can be sent")
 
 
 def _same(a: Image.Image, b: Image.Image) -> bool:

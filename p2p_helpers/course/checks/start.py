@@ -183,4 +183,4 @@ def check_head(heat: Heatmap, layer: int, head: int) -> str:
         f"{mine:.0%} of this head's attention is within the mask; another has more. Have you tried "
         "all?",
     )
-    return passed(f"{mine:.0%} of its attention to the cat is on the cat")
+    return passed(f"{mine:.0%} of its attention to the word is on the object")
