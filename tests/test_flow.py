@@ -1,10 +1,12 @@
 """Flow matching backwards, and what an inversion along it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
 import p2p_helpers as p2p
+from p2p_helpers.attention.families import family_of
 from p2p_helpers.inversion import flow
 
 from .transformers import FLOWS, build, photo
@@ -34,9 +36,48 @@ def test_the_reverse_of_a_straight_flow_is_exact():
 
 
 @pytest.mark.parametrize("method", ["null-text", "negative-prompt", "exact", "ddim"])
-def test_methods_made_for_diffusion_are_refused_with_the_reason(pipe, method):
-    with pytest.raises(p2p.InversionError, match="method='direct'"):
+def test_methods_that_do_not_fit_are_refused_with_the_reason(pipe, method):
+    of_diffusion = method in ("exact", "ddim")
+    if family_of(pipe).null_text and not of_diffusion:
+        return  # the next test
+    reason = "DDIM's steps" if of_diffusion else "an empty prompt beside the prompt"
+    with pytest.raises(p2p.InversionError, match=f"{reason}.*method='direct'"):
         p2p.invert(pipe, photo(), CAT, method=method, steps=2, progress=False)
+
+
+def test_where_there_is_a_null_text_it_is_optimised(pipe, tmp_path):
+    if not family_of(pipe).null_text:
+        return  # the test before
+    run = {"steps": 3, "guidance_scale": 4.0, "progress": False}
+    direct, optimised, negative = (
+        p2p.invert(pipe, photo(), CAT, method=method, **run)
+        for method in ("direct", "null-text", "negative-prompt")
+    )
+    assert torch.equal(optimised.pivot, direct.pivot)
+    assert len(optimised.null) == 3 and (optimised.null[0] != optimised.null[2]).any()
+    curves = optimised.loss_curve
+    last = torch.stack([curve[~curve.isnan()][-1] for curve in curves])
+    assert (last < curves[:, 0]).all()
+    assert all(p.requires_grad for p in pipe.transformer.parameters())
+    optimised.save(tmp_path / "a")
+    edits = [
+        p2p.edit(pipe, one, "a dog on the beach", progress=False)
+        for one in (optimised, p2p.Inversion.load(tmp_path / "a"), negative)
+    ]
+    shown = [np.asarray(one.image) for one in edits]
+    assert np.array_equal(shown[0], shown[1]) and not np.array_equal(shown[0], shown[2])
+
+
+def test_shifted_times_are_refused_for_null_text(pipe):
+    if not family_of(pipe).null_text:
+        return
+    own = pipe.scheduler
+    pipe.scheduler = type(own).from_config(own.config, use_dynamic_shifting=True)
+    try:
+        with pytest.raises(p2p.InversionError, match="depend on the picture's size"):
+            p2p.invert(pipe, photo(), CAT, method="null-text", steps=2, progress=False)
+    finally:
+        pipe.scheduler = own
 
 
 def test_another_scheduler_is_refused_for_inversion(pipe):

@@ -25,6 +25,7 @@ class Transformer:
     """What the transformers have in common. One text is read by a sequence of tokens, and by all blocks."""
 
     flow = True
+    null_text = False
     MODELS: tuple[type[nn.Module], ...] = ()
     KINDS: Mapping[str, Kind] = {"attn": "joint"}  # of a block's attentions, by their names
     ORDER: tuple[Segment, ...] = ()
@@ -98,6 +99,7 @@ def longest(pipe, arguments: Mapping[str, Any]) -> int:
 class StableDiffusion3(Transformer):
     """Stable Diffusion 3 and 3.5: pixels, then text; guidance in one batch, [negative, positive]."""
 
+    null_text = True
     MODELS = (SD3Transformer2DModel,)
     KINDS: Mapping[str, Kind] = {"attn": "joint", "attn2": "self"}  # 3.5 has both in some blocks
     ORDER = ("pixels", "text")

@@ -65,8 +65,9 @@ def invert(
             StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
-        method: "null-text" for UNets when not given, "direct" for transformers. Flow matching takes
-            no other, other transformers not "null-text" and "exact". One of
+        method: "null-text" for UNets when not given, "direct" for transformers. "ddim" and "exact" are
+            not for flow matching, "null-text" and "negative-prompt" not for guidance without an empty
+            prompt (Flux, Chroma), "null-text" and "exact" not for PixArt and HunyuanDiT. One of
             "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020,
             arXiv 2010.02502);
             "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022,
@@ -155,17 +156,25 @@ def _method(pipe, method: str | None) -> str:
         return "null-text" if method is None else method
     if method in (None, "direct"):
         return "direct"
-    if not family_of(pipe).flow:
+    family = family_of(pipe)
+    if not family.flow:
         if method in ("null-text", "exact"):
             raise InversionError(
                 f"method={method!r} changes the text that a UNet reads, and this transformer reads it with a mask of its own. "
                 "Take method='direct'."
             )
         return method
-    why = {
-        "null-text": "optimises the empty prompt's embedding, which distilled guidance (Flux) does not have",
-        "negative-prompt": "needs the empty prompt's place in guidance, which distilled guidance (Flux) does not have",
-    }.get(method, "is made of DDIM's steps, and this model takes Euler's along a flow")
+    if method not in ("null-text", "negative-prompt"):
+        why = "is made of DDIM's steps, and this model takes Euler's along a flow"
+    elif not family.null_text:
+        why = (
+            "needs an empty prompt beside the prompt in one call of the model, which this model does not have: "
+            "its guidance is distilled, or makes a call of its own"
+        )
+    elif method == "null-text" and pipe.scheduler.config.get("use_dynamic_shifting"):
+        why = "needs times that do not depend on the picture's size, and this scheduler shifts them"
+    else:
+        return method
     raise InversionError(f"method={method!r} {why}. Take method='direct'.")
 
 

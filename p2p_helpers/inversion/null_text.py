@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..attention.families import family_of
 from ..attention.interrupts import block
 from ..attention.session import joined
 from .checkpoint import Checkpoint
@@ -23,20 +25,20 @@ LOSS_SCALE = 2.0**12  # keeps float16's gradients off zero; as a power of two it
 @block
 def _frozen(pipe, gradient_checkpointing: bool) -> Iterator[None]:
     """No gradients for the weights within a `with` block, and if wanted no activations kept."""
-    unet = pipe.unet
+    model = family_of(pipe).model(pipe)
     with joined(pipe, "inverted") as session:
-        for p in unet.parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 session.undo(p.requires_grad_, True)
                 p.requires_grad_(False)
-        if gradient_checkpointing and not unet.is_gradient_checkpointing:
-            session.undo(unet.disable_gradient_checkpointing)
-            unet.enable_gradient_checkpointing()
+        if gradient_checkpointing and not model.is_gradient_checkpointing:
+            session.undo(model.disable_gradient_checkpointing)
+            model.enable_gradient_checkpointing()
         yield
 
 
 def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
-    """What the pipeline gives its UNet without and with the prompt.
+    """What the pipeline gives its model without and with the prompt.
 
     Two dictionaries of keyword arguments, one row each.
     """
@@ -91,7 +93,7 @@ def _optimise_null(
     Reference: Mokady et al. 2022, Algorithm 1.
     """
     steps, inner, scale = run["steps"], run["inner"], run["guidance"]
-    unet, device, dtype = pipe.unet, pipe._execution_device, pipe.unet.dtype
+    model, device = family_of(pipe).model(pipe), pipe._execution_device
     without, with_prompt = _conditioning(pipe, pivot, run["prompt"])
     start = (with_prompt if run["init"] == "prompt" else without)["encoder_hidden_states"]
     state = Checkpoint.start(pivot, plain(start.detach().float().cpu()), steps, inner)
@@ -109,13 +111,14 @@ def _optimise_null(
             t = scheduler.timesteps[i]
             target = state.pivot[i + 1][None].to(device)
             with torch.no_grad():
-                conditional = unet(latent.to(dtype), t, **with_prompt)[0].float()
+                conditional = _predicted(model, latent, t, with_prompt)
 
             def landed(embedding, latent=latent, t=t, conditional=conditional):
-                words = {**without, "encoder_hidden_states": embedding.to(dtype)}
-                guess = unet(latent.to(dtype), t, **words)[0].float()
+                words = {**without, "encoder_hidden_states": embedding.to(model.dtype)}
+                guess = _predicted(model, latent, t, words)
                 guided = guess + scale * (conditional - guess)
-                return scheduler.step(guided, t, latent, return_dict=False)[0]
+                once = copy.copy(scheduler)  # some count their steps, and this one is tried often
+                return once.step(guided, t, latent, return_dict=False)[0]
 
             tolerance = (1e-5 + 1e-3 * i / steps) * variance
             rate = 1e-2 * (1 - i / (2 * steps))
@@ -129,6 +132,15 @@ def _optimise_null(
                 state.save(checkpoint, run)
             stepped(i)
     return state.pivot, torch.cat(state.null), state.losses
+
+
+def _predicted(model: nn.Module, latent: Tensor, t: Tensor, words: dict) -> Tensor:
+    """The model's prediction in float32: a UNet's of the noise, a transformer's of the velocity."""
+    sample = latent.to(model.dtype)
+    if "hidden_states" in words:  # a transformer's latents, which it is told by name
+        words = {**words, "hidden_states": sample, "timestep": t.expand(len(sample))}
+        return model(**words)[0].float()
+    return model(sample, t, **words)[0].float()
 
 
 def _descend(
