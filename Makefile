@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
-NEWEST := another_model.py arguments.py assignments.py batch.py bench.py browser.py checks.py checks_blend.py checks_models.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
+NEWEST := another_model.py arguments.py assignments.py batch.py bench.py browser.py checks.py checks_blend.py checks_joint.py checks_models.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
 	describe.py diagrams.py edits.py exact_inversion.py export.py flow.py gallery.py inversion_damage.py inversion_files.py layout.py maps.py measured.py notebooks.py playground.py playground_edits.py printed.py project.py session.py slides.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data
@@ -83,8 +83,8 @@ lowest: ## run the tests of the package with the oldest version of every depende
 	.venv-lowest/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(addprefix --ignore tests/test_,$(NEWEST)) -k "not precision and not bfloat16 and not killed"
 
-train: $(READY) ## go on training the embedded model (hours on a CPU); checkpoints in runs/
-	for stage in diffusion decoder reader ship; do $(BIN)/python -m p2p_helpers.toyland.training $$stage || exit 1; done
+train: $(READY) ## go on training the embedded models (hours on a CPU); checkpoints in runs/
+	for stage in diffusion decoder transformer reader ship; do $(BIN)/python -m p2p_helpers.toyland.training $$stage || exit 1; done
 
 evaluate: $(READY) ## measure the embedded model on scenes it never saw
 	$(BIN)/python -m p2p_helpers.toyland.evaluate

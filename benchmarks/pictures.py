@@ -25,6 +25,12 @@ SWAPS = (  # source, old and new word, seed
     ("a castle in a meadow", "castle", "cake", 3),
     ("a rabbit in the snow", "rabbit", "panda", 4),
 )
+BY_TRANSFORMER = (
+    ("a fox in a forest", "fox", "castle", 2),
+    ("a house in a meadow", "house", "mushroom", 4),
+    ("a lion in the city", "lion", "owl", 7),
+    ("a castle in a meadow", "castle", "cake", 3),
+)
 PHOTOS = {  # test scenes, each with the kinds of edit it is used for
     "rabbit-beach": (8127, ("swap", "night")),
     "snowman-desert": (7969, ("background", "swap")),
@@ -40,10 +46,10 @@ PHOTOS = {  # test scenes, each with the kinds of edit it is used for
 }
 
 
-def word_swaps(pipe):
+def word_swaps(pipe, swaps=SWAPS):
     """Chosen swaps: the source, the same seed with the new word alone, and the word swap."""
     rows, titles = [[], [], []], []
-    for source, old, new, seed in SWAPS:
+    for source, old, new, seed in swaps:
         target = source.replace(phrase_of(old), phrase_of(new))
         edits = [NO_CONTROL, RECOMMENDED]
         made = p2p.edit(pipe, source, [target] * 2, edits, seed=seed, steps=20, progress=False)
@@ -187,6 +193,8 @@ def main():
     }
     for name, make in made.items():
         (OUT / f"{name}.png").write_bytes(figure_png(make(pipe)))
+    swapped = word_swaps(p2p.load_pipeline("toyland-transformer"), BY_TRANSFORMER)
+    (OUT / "transformer.png").write_bytes(figure_png(swapped))
     film(pipe, OUT / "two-runs.webp")
 
 

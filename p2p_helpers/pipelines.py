@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import safe_open
-from transformers import CLIPTextModel
 from transformers.utils import logging
 
 from .errors import InputError, ModelError
@@ -28,6 +28,7 @@ from diffusers import (  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 logging.set_verbosity(_verbosity)
+EMBEDDED = {"toyland": "pipeline", "toyland-transformer": "transformer"}  # name → its folder
 # What diffusers calls the argument for the weights' type.
 _older = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 40)
 _DTYPE = "torch_dtype" if _older else "dtype"
@@ -79,32 +80,37 @@ def _no_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _embedded(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The embedded model, with every weight of its text encoder taken from its file.
+def _embedded(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """An embedded model, with every weight of its text encoders taken from its files.
 
     Raises:
-        ModelError: this version of transformers calls a weight by another name than the file does.
+        ModelError: this version of transformers calls a weight by another name than a file does.
     """
-    text_encoder, report = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype, output_loading_info=True
-    )
-    # Buffers of positions are worked out, and versions differ in whether they stand in the file.
-    strange = [
-        k
-        for kind in ("missing_keys", "unexpected_keys")
-        for k in report[kind]
-        if not k.endswith("position_ids")
-    ]
-    if strange:
-        raise ModelError(
-            f"This version of transformers does not know the embedded text encoder's weights: {', '.join(sorted(strange)[:3])} … "
-            "Its pictures would be noise. Install a version that pyproject.toml allows."
+    parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    encoders = {}
+    for part in sorted(folder.glob("text_encoder*")):
+        _, kind = parts[part.name]
+        encoders[part.name], report = getattr(transformers, kind).from_pretrained(
+            part, dtype=dtype, output_loading_info=True
         )
-    return StableDiffusionPipeline.from_pretrained(
+        # Buffers of positions are worked out, and versions differ in whether they stand in the file.
+        strange = [
+            k
+            for found in ("missing_keys", "unexpected_keys")
+            for k in report[found]
+            if not k.endswith("position_ids")
+        ]
+        if strange:
+            raise ModelError(
+                f"This version of transformers does not know the embedded text encoder's weights: {', '.join(sorted(strange)[:3])} … "
+                "Its pictures would be noise. Install a version that pyproject.toml allows."
+            )
+    return DiffusionPipeline.from_pretrained(
         folder,
-        text_encoder=text_encoder,
         local_files_only=True,
         low_cpu_mem_usage=False,
+        **encoders,
+        **_absent(folder),
         **{_DTYPE: dtype},
     )
 
@@ -119,11 +125,12 @@ def load_pipeline(
     """Load a text-to-image pipeline, ready to use and to edit.
 
     Args:
-        name: "toyland" (the embedded model, nothing is downloaded), a local folder, a single file as "./model.safetensors"
-            (Stable Diffusion 1, 2 or XL), or a Hugging Face Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5". Only
-            safetensors weights are read, never pickles.
+        name: "toyland" (the embedded model, nothing is downloaded), "toyland-transformer" (another network that paints the same
+            world, in the shape of Stable Diffusion 3), a local folder, a single file as "./model.safetensors" (Stable Diffusion
+            1, 2 or XL), or a Hugging Face Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5". Only safetensors weights
+            are read, never pickles.
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
-        dtype: float32 on the CPU and for the embedded model, float16 on a GPU, when not given. For float16 the model's fp16 variant
+        dtype: float32 on the CPU and for the embedded models, float16 on a GPU, when not given. For float16 the model's fp16 variant
             is loaded if it has one, half the download.
         revision: a branch, tag or commit of a Hub model; give a commit and the model never changes under you.
 
@@ -134,18 +141,18 @@ def load_pipeline(
     device, name = _device(device), str(name)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise InputError(f"dtype={shown(dtype)}: give a torch dtype, as torch.float16.")
-    if name == "toyland":
+    if name in EMBEDDED:
         folder = data_folder("toyland")
         verify_files(folder)
         with _no_bars():
-            return _moved(_embedded(folder / "pipeline", dtype or torch.float32), device)
+            return _moved(_embedded(folder / EMBEDDED[name], dtype or torch.float32), device)
     name = str(Path(name).expanduser()) if name.startswith("~") else name
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     if name.endswith((".safetensors", ".ckpt")):
         return _moved(_single_file(Path(name), dtype), device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(
-            f'There is no model {name!r}. Use "toyland" (the embedded model), the path of a folder with a saved pipeline, '
+            f'There is no model {name!r}. Use "toyland" or "toyland-transformer" (embedded), the path of a folder with a saved pipeline, '
             'or a Hub id of the form "owner/name".'
         )
     for variant in _variants(name, dtype):
@@ -233,7 +240,7 @@ def _not_loaded(name: str, failure: Exception) -> ModelError:
     )
 
 
-def _absent(name: str) -> dict[str, None]:
+def _absent(name: str | Path) -> dict[str, None]:
     """The parts that a saved pipeline does without, such as T5: diffusers wants to be told again that there are none."""
     index = Path(name) / "model_index.json"
     if not index.is_file():

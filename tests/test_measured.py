@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "measured.md"
 BENCHMARK, TOYLAND = ROOT / "data" / "benchmark", ROOT / "data" / "toyland"
 SCENES = BENCHMARK / "inversion.json"  # a list of what is measured, and no result
-RESULTS = [*sorted({*BENCHMARK.glob("*.json")} - {SCENES}), TOYLAND / "evaluation.json"]
+RESULTS = [*sorted({*BENCHMARK.glob("*.json")} - {SCENES}), *TOYLAND.glob("evaluation*.json")]
 
 
 def stored(file: Path) -> dict:
@@ -21,11 +21,11 @@ def stored(file: Path) -> dict:
 
 QUOTED = {  # the file, its mark, and what stands there
     (ROOT / "README.md", "summary"): summary.table,
-    (TOYLAND / "MODEL_CARD.md", "measured"): lambda: evaluate.report(
-        stored(TOYLAND / "evaluation.json")
-    ),
     (PAGE, "editing"): lambda: editing.short(stored(BENCHMARK / "editing.json")),
     (PAGE, "inversion"): lambda: inversion.table(stored(BENCHMARK / "measured.json")["summary"]),
+} | {
+    (TOYLAND / "MODEL_CARD.md", mark): lambda name=name: evaluate.report(stored(TOYLAND / name))
+    for name, mark in evaluate.MEASURED.values()
 }
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +14,7 @@ import p2p_helpers as p2p
 from p2p_helpers.errors import ModelError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.paths import data_folder
+from p2p_helpers.pipelines import EMBEDDED
 from p2p_helpers.prompts.offsets import with_offsets
 from p2p_helpers.toyland import Scene, Thing, load_reader, render, scene_at
 from p2p_helpers.toyland.evaluate import (
@@ -63,6 +64,12 @@ def test_it_is_a_stable_diffusion_pipeline(toyland, tmp_path):
     ] == merges
 
 
+def test_the_transformer_has_the_shape_of_stable_diffusion_3():
+    pipe = p2p.load_pipeline("toyland-transformer", device="cpu")
+    assert type(pipe) is StableDiffusion3Pipeline and pipe.text_encoder_3 is None
+    assert pipe.transformer.dtype == torch.float32
+
+
 def test_the_autoencoder_keeps_a_picture(toyland):
     assert autoencoder_psnr(toyland, [render(scene_at("test", i))[0] for i in range(8)]) > 27
 
@@ -76,11 +83,12 @@ def test_latents_have_unit_scale(toyland):
     assert abs(latents.mean()) < 0.1
 
 
-def test_no_control_moves_things_and_word_swap_keeps_them(toyland, reader):
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_no_control_moves_things_and_word_swap_keeps_them(name, reader):
     """On the first far swaps of the validation split; the model card has it on more of the test split."""
-    cases = swap_cases(6, far=True, split="validation")
+    cases, pipe = swap_cases(6, far=True, split="validation"), p2p.load_pipeline(name, device="cpu")
     alone, swapped, blended = (
-        judge_swaps(toyland, reader, cases, change, local_blend, steps=12)
+        judge_swaps(pipe, reader, cases, change, local_blend, steps=12)
         for change, local_blend in (
             (NO_CONTROL, False),
             (RECOMMENDED, False),
@@ -126,6 +134,8 @@ def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, rename)
         p2p.load_pipeline()
 
 
-def test_weights_have_the_names_that_all_versions_of_transformers_know():
-    file = data_folder("toyland") / "pipeline" / "text_encoder" / "model.safetensors"
-    assert all(key.startswith("text_model.") for key in load_file(file))
+@pytest.mark.parametrize("folder", EMBEDDED.values())
+def test_weights_have_the_names_that_all_versions_of_transformers_know(folder):
+    for file in (data_folder("toyland") / folder).glob("text_encoder*/model.safetensors"):
+        known = ("text_model.", "text_projection.")
+        assert all(key.startswith(known) for key in load_file(file)), file

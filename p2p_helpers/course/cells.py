@@ -1,9 +1,11 @@
 """For the course's notebooks, `%load_ext p2p_helpers.course`.
 
-What only makes sense on the embedded model skips itself on another.
+What only makes sense on an embedded model skips itself on another.
 """
 
 from __future__ import annotations
+
+from ..pipelines import EMBEDDED
 
 ONLY = "# Toyland only"
 
@@ -11,13 +13,13 @@ ONLY = "# Toyland only"
 def skip_elsewhere(lines: list[str], namespace: dict) -> list[str]:
     """A cell as it shall run.
 
-    As it is, or if it begins with "# Toyland only" and MODEL is another model, a line that says so.
+    As it is, or if it begins with "# Toyland only" and MODEL is not embedded, a line that says so.
 
     Args:
         lines: of the cell.
         namespace: of the notebook, with its MODEL.
     """
-    if not lines or not lines[0].startswith(ONLY) or namespace.get("MODEL", "toyland") == "toyland":
+    if not lines or not lines[0].startswith(ONLY) or namespace.get("MODEL", "toyland") in EMBEDDED:
         return lines
     why = lines[0].removeprefix(ONLY).strip(" :\n") or "it needs Toyland"
     said = f"Skipped on {namespace['MODEL']}: {why}"

@@ -14,10 +14,11 @@ CHAPTERS = {  # number → what it is about, and where it stands on the map
     "06": ("real pictures", 610, 25),
     "07": ("which inversion?", 610, 95),
     "08": ("your GPU", 765, 25),
+    "09": ("transformers", 765, 95),
     "10": ("move things", 610, 165),
     "11": ("your own edit", 765, 165),
 }
-ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 05-10 06-07 06-08 07-11 10-11"
+ROADS = "00-01 01-02 02-03 02-04 02-05 03-06 05-06 05-10 06-07 06-08 08-09 07-11 10-11"
 
 
 def chapters(here: str | None = None) -> Drawing:
@@ -26,7 +27,7 @@ def chapters(here: str | None = None) -> Drawing:
         905,
         245,
         "Map of the course: 00 to 02 in a row, then 03, 04 and 05 beside each other, then 06 with 07 and 08, "
-        "10 for moving things, and 11 for an edit of one's own.",
+        "09 for transformers, 10 for moving things, and 11 for an edit of one's own.",
     )
     wide, high = 120, 56
     for road in ROADS.split():
@@ -111,7 +112,7 @@ def attention() -> Drawing:
         (190, 122), (90, 40), "keys K", "words"
     ).box((190, 188), (90, 40), "values V", "words")
     drawing.arrow((280, 65), (347, 90)).arrow((280, 142), (347, 115))
-    drawing.box((350, 75), (150, 55), "softmax(QKᵀ / √d)\nwho listens to whom", "plain")
+    drawing.box((350, 75), (150, 55), "softmax(QKᵀ / √d)\nwho looks at whom", "plain")
     drawing.arrow((500, 102), (557, 102))
     values = [
         [0.1, 0.9, 0.1, 0.1],
@@ -228,26 +229,46 @@ def pivot() -> Drawing:
     )
 
 
+def away_from() -> Drawing:
+    """Guidance pushes away from the empty text's guess; a null text that imitates the source moves that place."""
+    drawing = Drawing(
+        760,
+        260,
+        "Guidance goes from the empty text's guess through the target's and beyond. Where the null text "
+        "imitates the source, it starts near the source's guess, and so goes in another direction.",
+    )
+    for left, title in ((0, "the empty text"), (380, "a null text that imitates the source")):
+        drawing.text((left + 190, 22), f"**{title}**")
+        drawing.box((left + 140, 55), (100, 36), "source: fox", "source")
+        drawing.box((left + 190, 135), (110, 36), "target: panda", "target")
+    drawing.box((25, 205), (80, 36), "nothing", "plain").arrow((105, 213), (188, 165))
+    drawing.arrow((302, 148), (345, 128), dashed=True).text((330, 108), "guided")
+    drawing.box((400, 205), (80, 36), "nothing", "plain")
+    drawing.curve((440, 203), (525, 75), dashed=True).text((430, 130), "optimised", size=12)
+    drawing.arrow((600, 93), (615, 132)).arrow((632, 173), (650, 225), dashed=True)
+    return drawing.text((700, 225), "guided")
+
+
 def joint_attention() -> Drawing:
     """Transformers: text and pixels in one sequence, with one attention for all."""
     drawing = Drawing(
         720,
-        260,
+        250,
         "Joint attention: text and pixels are one sequence of queries and keys; an edit changes only the "
         "block in which pixels look at text, and perhaps the one in which pixels look at pixels.",
     )
-    drawing.box((60, 60), (110, 50), "text asks", "words").box(
-        (60, 110), (110, 110), "pixels ask", "source"
+    drawing.box((50, 55), (110, 110), "pixels look", "source").box(
+        (50, 175), (110, 50), "words look", "words"
     )
-    for x, wide, label in ((180, 140, "text is asked"), (320, 220, "pixels are asked")):
-        drawing.text((x + wide / 2, 42), label)
-    drawing.box((180, 60), (140, 50), "text to text", "plain").box(
-        (320, 60), (220, 50), "text to pixels", "plain"
+    for x, wide, label in ((170, 220, "at pixels"), (400, 150, "at words")):
+        drawing.text((x + wide / 2, 36), label)
+    drawing.box(
+        (170, 55), (220, 110), "pixels at pixels\nself-attention:\nmay be lent, too", "target"
     )
     drawing.box(
-        (180, 110), (140, 110), "**pixels to text**\nthe word maps:\nedits act here", "marked"
+        (400, 55), (150, 110), "**pixels at words**\nthe word maps:\nedits act here", "marked"
     )
-    drawing.box(
-        (320, 110), (220, 110), "pixels to pixels\nself-attention:\nmay be borrowed", "target"
+    drawing.box((170, 175), (220, 50), "words at pixels", "plain").box(
+        (400, 175), (150, 50), "words at words", "plain"
     )
-    return drawing.text((560, 140), "one softmax\nover a whole row", anchor="start")
+    return drawing.text((570, 110), "one softmax\nover a whole row", anchor="start")

@@ -19,7 +19,7 @@ class OpenProcessor:
     """
 
     def __init__(self, rule: Rule):
-        self.rule = rule
+        self.rule, self.acts = rule, True
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs) -> Tensor:
         words = encoder_hidden_states
@@ -34,24 +34,33 @@ class OpenProcessor:
             split(attn.to_v(context)),
         )
         maps = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)  # (row, head, pixel, token)
-        if words is not None:  # rows: source, target without words; source, target with them
+        if words is not None and self.acts:
+            # rows: source, target without words; source, target with them
             maps[3] = self.rule(maps[2], maps[3])
         return attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
 
 
 def opened(
-    pipe, source: str, target: str, rule: Rule, *, seed: int, steps: int
+    pipe, source: str, target: str, rule: Rule, *, seed: int, steps: int, until: float = 1.0
 ) -> list[Image.Image]:
-    """The pictures of source and target from one noise, made with `OpenProcessor` in every layer and step.
+    """The pictures of source and target from one noise, made with `OpenProcessor` in every layer.
 
     For the embedded model, in float32, with its usual guidance. The pipeline is put back as it was.
+
+    Args:
+        until: the share of the steps after which the target uses its own maps.
     """
-    before = dict(pipe.unet.attn_processors)
-    pipe.unet.set_attn_processor(OpenProcessor(rule))
+    before, processor = dict(pipe.unet.attn_processors), OpenProcessor(rule)
+
+    def after_step(pipe, step, timestep, tensors):
+        processor.acts = step + 1 < until * steps
+        return tensors
+
+    pipe.unet.set_attn_processor(processor)
     twins = [torch.Generator().manual_seed(seed) for _ in range(2)]
     scale = pipe.tokenizer.init_kwargs["guidance_scale"]
     how = {"num_inference_steps": steps, "guidance_scale": scale, "generator": twins}
     try:
-        return pipe([source, target], **how).images
+        return pipe([source, target], callback_on_step_end=after_step, **how).images
     finally:
         pipe.unet.set_attn_processor(before)

@@ -1,4 +1,4 @@
-"""Measure the embedded model on scenes it never saw: `python -m p2p_helpers.toyland.evaluate`.
+"""Measure an embedded model on scenes it never saw: `python -m p2p_helpers.toyland.evaluate`.
 
 Writes every figure to a JSON file; `--publish` stores it beside the model and quotes it in the model card.
 """
@@ -315,12 +315,18 @@ def quote(file: Path, mark: str, text: str):
     file.write_text(f"{before}{found}{text}\n<!-- end -->{after}", encoding="utf-8")
 
 
-def publish(figures: dict):
-    """Store the figures beside the model and quote them in its card, between its `measured` marks."""
-    folder = data_folder("toyland")
+MEASURED = {  # embedded model → its figures' file, and the model card's mark where they are quoted
+    "toyland": ("evaluation.json", "measured"),
+    "toyland-transformer": ("evaluation-transformer.json", "measured, transformer"),
+}
+
+
+def publish(figures: dict, model: str = "toyland"):
+    """Store an embedded model's figures beside it and quote them in the model card, between its marks."""
+    folder, (name, mark) = data_folder("toyland"), MEASURED[model]
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    (folder / "evaluation.json").write_text(text, encoding="utf-8")
-    quote(folder / "MODEL_CARD.md", "measured", report(figures))
+    (folder / name).write_text(text, encoding="utf-8")
+    quote(folder / "MODEL_CARD.md", mark, report(figures))
 
 
 def main(arguments: list[str] | None = None):
@@ -376,7 +382,7 @@ def main(arguments: list[str] | None = None):
     (chosen.out / "evaluation.json").write_text(text, encoding="utf-8")
     print(report(figures))
     if chosen.publish:
-        publish(figures)
+        publish(figures, chosen.model)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .inversions import (
     check_frugal,
     check_put_back,
 )
+from .joint import check_joint_rule, check_reverse_euler, check_text_share
 from .models import check_fit, check_last_steps, check_map_bytes, check_size
 from .places import check_fill, check_places, check_shift_matrix
 from .refinements import check_line_up, check_local_edit, check_refine_matrices, check_scores
@@ -38,6 +39,7 @@ __all__ = [
     "check_guidance",
     "check_handin",
     "check_head",
+    "check_joint_rule",
     "check_last_steps",
     "check_line_up",
     "check_local_edit",
@@ -52,10 +54,12 @@ __all__ = [
     "check_plan",
     "check_put_back",
     "check_refine_matrices",
+    "check_reverse_euler",
     "check_row_sums",
     "check_scores",
     "check_seed",
     "check_shift_matrix",
     "check_size",
+    "check_text_share",
     "check_word_mask",
 ]

@@ -45,8 +45,8 @@ def check_plan(name: str, task: Counterfactual, plan: Edit, tokenizer) -> str:
         need(False, f"This edit does not fit your prompts. It says: {error}")
     need(
         bool(taken.any()),
-        "This edit takes nothing from the source: all of S is zero. When should the target listen "
-        "to the source's maps?",
+        "This edit takes nothing from the source: all of S is zero. When should the target use "
+        "the source's maps?",
     )
     return passed(f"“{task.source}” → “{task.target}” by {plan!r}")
 

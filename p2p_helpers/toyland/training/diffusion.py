@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -250,12 +256,18 @@ def diffusion(config: dict, out: Path, device: str):
         save_samples(assemble(average), settings["guidance_scale"], path)
 
     average = fit(model, loss_at, sample, settings, out / settings.get("run", "diffusion"), device)
-    half = assemble(copy.deepcopy(average)).to(torch.float16)
-    half.save_pretrained(out / "pipeline")
-    write_tokenizer(out / "pipeline" / "tokenizer")  # transformers before 5 reads these files
-    weights = out / "pipeline" / "text_encoder" / "model.safetensors"
-    older = (
-        "text_model."  # what their names began with before transformers 5.6, which reads them still
-    )
-    named = {older + key.removeprefix(older): value for key, value in load_file(weights).items()}
-    save_file(named, weights, metadata={"format": "pt"})
+    save(assemble(copy.deepcopy(average)), out / "pipeline")
+
+
+def save(pipe: DiffusionPipeline, folder: Path):
+    """Write a pipeline in float16, so that every version of transformers that the package allows reads it."""
+    pipe.to(torch.float16).save_pretrained(folder)
+    for tokenizer in folder.glob("tokenizer*"):
+        write_tokenizer(tokenizer)  # transformers before 5 reads these files
+    weights = folder / "text_encoder" / "model.safetensors"
+    values, older = load_file(weights), "text_model."
+    if not any(
+        key.startswith(older) for key in values
+    ):  # transformers 5.6 drops it, and reads it still
+        named = {older + key: value for key, value in values.items()}
+        save_file(named, weights, metadata={"format": "pt"})

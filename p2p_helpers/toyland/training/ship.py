@@ -9,26 +9,35 @@ from pathlib import Path
 
 from ...paths import data_folder
 from .diffusion import diffusion
+from .transformer import transformer
 
 
 def ship(config: dict, out: Path, device: str):
-    """Copy the averaged weights of the last checkpoint and the reader, if it is trained, into data/toyland, with their checksums."""
-    if not (out / "diffusion" / "checkpoint.pt").exists():
+    """Copy the averaged weights of the last checkpoints and the reader, as far as they are trained, into data/toyland.
+
+    Its checksums are written anew.
+    """
+    folder, copied = data_folder("toyland"), 0
+    for stage, made, name in (
+        (diffusion, "pipeline", "pipeline"),
+        (transformer, "transformer-pipeline", "transformer"),
+    ):
+        settings = config[stage.__name__]
+        if not (out / stage.__name__ / "checkpoint.pt").exists():
+            continue
+        stage({**config, stage.__name__: {**settings, "steps": 0}}, out, device)  # saves only
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(out / made, folder / name)
+        copied += 1
+    if not copied:
         raise SystemExit(
-            f"{out}/diffusion has no checkpoint. Train first: python -m p2p_helpers.toyland.training diffusion"
+            f"{out} has no checkpoint. Train first: python -m p2p_helpers.toyland.training diffusion"
         )
-    diffusion(
-        {**config, "diffusion": {**config["diffusion"], "steps": 0}}, out, device
-    )  # no step is taken: only loads and saves
-    folder = data_folder("toyland")
-    shutil.rmtree(folder / "pipeline", ignore_errors=True)
-    shutil.copytree(out / "pipeline", folder / "pipeline")
     reader = out / "reader.safetensors"
     if reader.exists():
         shutil.copy(reader, folder)
-    files = sorted(
-        f for f in [*folder.glob("pipeline/**/*"), *folder.glob("reader.*")] if f.is_file()
-    )
+    wanted = ["pipeline/**/*", "transformer/**/*", "reader.*"]
+    files = sorted(f for pattern in wanted for f in folder.glob(pattern) if f.is_file())
     sums = {
         f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
     }

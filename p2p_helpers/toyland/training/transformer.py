@@ -23,7 +23,7 @@ from ...paths import data_folder
 from ..tokenizer import MAX_TOKENS
 from .captions import mixed
 from .data import latents, truths
-from .diffusion import Batches, new_tokenizer, save_samples, text_config, trained_vae
+from .diffusion import Batches, new_tokenizer, save, save_samples, text_config, trained_vae
 from .fit import fast_dtype, fit, generators
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
@@ -164,4 +164,4 @@ def transformer(config: dict, out: Path, device: str):
         save_samples(assemble(average), config["diffusion"]["guidance_scale"], path)
 
     average = fit(model, loss_at, sample, settings, out / "transformer", device)
-    assemble(copy.deepcopy(average)).to(torch.float16).save_pretrained(out / "transformer-pipeline")
+    save(assemble(copy.deepcopy(average)), out / "transformer-pipeline")
