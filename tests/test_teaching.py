@@ -93,7 +93,7 @@ def test_a_quiz_has_a_question_for_each_outcome_and_its_key_explains_every_answe
     asked = re.findall(r"^\*\*(\d+)\.\*\*(?:.*\n)+?((?:- [A-D]\. .+\n?){4})", asked, re.M)
     rows = re.findall(r"^\| (\d+) \| ([A-D]) \| (.+) \|$", answers, re.M)
     numbers = [str(n) for n in range(1, len(outcomes) + 1)]
-    assert [n for n, _ in asked] == [n for n, *_ in rows] == numbers
+    assert [n for n, _ in asked] == [n for n, *_ in rows] == numbers and len(numbers) == 11
     for number, right, why in rows:
         explained = set(re.findall(r"\b([A-D])(?=:| and [A-D]:)", why))
         assert explained == set("ABCD") - {right}, (which, number)

@@ -266,8 +266,8 @@ def save(pipe: DiffusionPipeline, folder: Path):
         write_tokenizer(tokenizer)  # transformers before 5 reads these files
     weights = folder / "text_encoder" / "model.safetensors"
     values, older = load_file(weights), "text_model."
-    if not any(
-        key.startswith(older) for key in values
-    ):  # transformers 5.6 drops it, and reads it still
-        named = {older + key: value for key, value in values.items()}
-        save_file(named, weights, metadata={"format": "pt"})
+    if any(key.startswith(older) for key in values):
+        return
+    # transformers 5.6 drops this from the names, and reads them with it still
+    named = {older + key: value for key, value in values.items()}
+    save_file(named, weights, metadata={"format": "pt"})
