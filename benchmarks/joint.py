@@ -3,10 +3,11 @@
 The attention alone, in the shapes of Stable Diffusion 3.5 medium (24 heads of 64, 333 tokens of text) and Flux.1 (24 heads of 128,
 512 tokens) at 512 and 1024 pixels: one call of a step with one source and one target, random numbers, float32 (bfloat16 on a GPU).
 Then three blocks of Stable Diffusion 3.5 medium's width with random weights, a step of the whole pipeline at 512 pixels. Every run
-has a plain one beside it, and the median ratio counts.
+has a plain one beside it. Two parts, `attention` and `blocks`; both when none is named.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from p2p_helpers.attention.layers import Layer
 from p2p_helpers.attention.phases import Wish
 from p2p_helpers.attention.terms import attend
 from p2p_helpers.attention.transformers import Flux, StableDiffusion3
+from p2p_helpers.batch.memory import measured
 from tests.transformers import build
 
 from .editing import GPU, timed
@@ -44,13 +46,16 @@ def wishes(tokens: int) -> dict[str, Wish]:
     }
 
 
-def ratio(run, plain, times: int) -> float:
-    """The median of pairs in turn."""
+def ratio(run, plain, times: int) -> str:
+    """How often the plain run's time, the median of pairs in turn, and how often its peak memory above what both begin with."""
     run(), plain()
-    return statistics.median(timed(run) / timed(plain) for _ in range(times))
+    pairs = [[measured(DEVICE, lambda f=f: timed(f)) for f in (run, plain)] for _ in range(times)]
+    seconds = statistics.median(own / other for (own, _), (other, _) in pairs)
+    peaks = [max(peak or 0 for _, peak in one) for one in zip(*pairs, strict=True)]
+    return f"{seconds:.2f}; memory {peaks[0] / peaks[1]:.2f}" if all(peaks) else f"{seconds:.2f}"
 
 
-def attention(name: str, pixels: int, times: int) -> dict[str, float]:
+def attention(name: str, pixels: int, times: int) -> dict[str, str]:
     """Ratios of every edit to one plain call."""
     heads, width, tokens, order, rows = SHAPES[name]
     side = pixels // 8
@@ -74,7 +79,7 @@ def attention(name: str, pixels: int, times: int) -> dict[str, float]:
     return found
 
 
-def blocks(times: int) -> dict[str, float]:
+def blocks(times: int) -> dict[str, str]:
     """Ratios of a step of the whole pipeline, with three blocks."""
     pipe = build("sd3.5", Path(tempfile.mkdtemp()), **WIDE).to(DEVICE, DTYPE)
     prompts = ["a cat on the beach", "a dog on the beach"]
@@ -107,14 +112,16 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.joint", description=__doc__.split("\n")[0]
     )
+    parser.add_argument("parts", nargs="*", default=["attention", "blocks"])
     parser.add_argument("--times", type=int, default=5, help="pairs for each figure")
-    times = parser.parse_args().times
-    for name in SHAPES:
-        for pixels in (512, 1024):
-            for edit, found in attention(name, pixels, times).items():
-                print(f"{name}, attention alone, {pixels} px | {edit} | {found:.2f}", flush=True)
-    for edit, found in blocks(times).items():
-        print(f"three blocks of Stable Diffusion 3.5 medium, 512 px | {edit} | {found:.2f}")
+    chosen = parser.parse_args()
+    if "attention" in chosen.parts:
+        for name, pixels in itertools.product(SHAPES, (512, 1024)):
+            for edit, found in attention(name, pixels, chosen.times).items():
+                print(f"{name}, attention alone, {pixels} px | {edit} | {found}", flush=True)
+    if "blocks" in chosen.parts:
+        for edit, found in blocks(chosen.times).items():
+            print(f"three blocks of Stable Diffusion 3.5 medium, 512 px | {edit} | {found}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from .edits.layout import Placement
 
 CORE = 0.35  # share of a refined word map's maximum: the object
 CARRIED = 0.25  # and what goes along at its rim
+SPECK = 0.2  # share of the largest piece of an object that another piece has at least
+FAINT = 1e-3  # how much a hole continues another object, where 1 is what lies behind
 FILLED = 0.3  # share of the steps in which the hole is filled; later the model paints it
 
 
@@ -26,6 +28,8 @@ def widened(mask: Bool[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
 class Continuation:
     """The smoothest continuation of what surrounds a hole into it (Laplace's equation), for any values.
 
+    Other objects that touch the hole count next to nothing: what lies behind goes on behind them.
+
     Args:
         inside, around: numbers of the hole's cells, and of those that touch it.
         weights: (inside, around), which sum to 1.
@@ -36,8 +40,14 @@ class Continuation:
     weights: Float[Tensor, "inside around"]
 
     @classmethod
-    def of(cls, hole: Bool[Tensor, "row column"]) -> Continuation:
-        """Solve for a hole; one that has nothing around it is left as it is."""
+    def of(
+        cls, hole: Bool[Tensor, "row column"], others: Bool[Tensor, "row column"] | None = None
+    ) -> Continuation:
+        """Solve for a hole; one that has nothing around it is left as it is.
+
+        Args:
+            others: where other objects are, outside of the hole.
+        """
         padded = F.pad(torch.arange(hole.numel()).reshape(hole.shape), (1, 1, 1, 1), value=-1)
         sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
         inside = hole.flatten().nonzero()[:, 0]
@@ -50,12 +60,16 @@ class Continuation:
         place = torch.full((hole.numel(),), -1)
         place[inside] = torch.arange(len(inside))
         place[touched] = torch.arange(len(touched))
-        laplacian = torch.diag((neighbours >= 0).sum(1).double())
+        strength = torch.ones(hole.numel() + 1, dtype=torch.float64)
+        strength[-1] = 0  # outside of the picture
+        if others is not None:
+            strength[:-1][others.flatten()] = FAINT
+        laplacian = torch.diag(strength[neighbours].sum(1))
         border = torch.zeros(len(inside), len(touched), dtype=torch.float64)
         for side in neighbours.T:
             for matrix, wanted, sign in ((laplacian, True, -1.0), (border, False, 1.0)):
                 row = ((side >= 0) & (is_in[side] == wanted)).nonzero()[:, 0]
-                matrix[row, place[side[row]]] += sign
+                matrix[row, place[side[row]]] += sign * strength[side[row]]
         return cls(inside, touched, torch.linalg.solve(laplacian, border).float())
 
     def fill(self, values: Float[Tensor, "*channel row column"]) -> Tensor:
@@ -69,11 +83,30 @@ class Continuation:
 def core_of(
     soft: Float[Tensor, "row column"], rivals: Sequence[Float[Tensor, "row column"]]
 ) -> Bool[Tensor, "row column"]:
-    """Where an object is; a cell belongs to the word that looks at it most."""
+    """Where an object is; a cell belongs to the word that looks most at it and its neighbours."""
     core = soft > CORE
     for rival in rivals:
-        core = core & ~((rival > CORE) & (rival > soft))
-    return core if core.any() else soft > CORE
+        near = blurred(rival)
+        core = core & ~((near > CORE) & (near > blurred(soft)))
+    return without_specks(core if core.any() else soft > CORE)
+
+
+def blurred(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
+    """The mean of a cell and its eight neighbours."""
+    return F.avg_pool2d(x[None], 3, 1, 1, count_include_pad=False)[0]
+
+
+def without_specks(mask: Bool[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
+    """The pieces of a mask that have at least `SPECK` of the cells of the largest one; corners connect.
+
+    Where objects touch, a word looks at single cells of the other's rim.
+    """
+    labels = torch.arange(1.0, mask.numel() + 1).reshape(mask.shape) * mask
+    while not torch.equal(spread := F.max_pool2d(labels[None], 3, 1, 1)[0] * mask, labels):
+        labels = spread
+    pieces = labels.long()
+    cells = torch.bincount(pieces[mask], minlength=mask.numel() + 1)
+    return mask & (cells[pieces] >= SPECK * cells.max())
 
 
 class Layout:
@@ -98,19 +131,26 @@ class Layout:
         # A cell of two is that one's whose word looks at it most.
         most = torch.stack(list(soft)).amax(0)
         cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]
+        # Other objects, which stay as they are, but for what they hide.
+        self.others = torch.zeros(rows, columns, dtype=torch.bool)
+        for map_, theirs in zip(soft, others, strict=True):
+            for rival in theirs:
+                self.others |= core_of(rival, [map_])
+        for core in cores:
+            self.others &= ~core
         # Where objects were that do not stay; where each is; row and column of the source for every cell, (row, column, 2).
         self.old = torch.zeros(rows, columns, dtype=torch.bool)
         self.new: list[Tensor] = []
         self.origins: list[Tensor] = []
         for edit, core, map_ in zip(edits, cores, soft, strict=True):
             origin = self._origin(edit, core)
-            carried = core | ((map_ > CARRIED) & widened(core))
+            carried = core | ((map_ > CARRIED) & widened(core) & ~self.others)
             new = sampled(carried.float()[None], origin)[0] > 0.5
             still = torch.equal(origin, self._cells())
             if edit.goes or still:
                 new = torch.zeros_like(new)  # nowhere, or where it is
             if edit.goes or not (edit.stays or still):
-                self.old |= widened(core)
+                self.old |= widened(core) & ~self.others
             self.origins.append(origin)
             self.new.append(new)
         anew = torch.stack(self.new).any(0)
@@ -144,7 +184,8 @@ class Layout:
             basis = torch.eye(pixels).reshape(
                 pixels, *grid
             )  # a map's row for each pixel, as a picture
-            made = Continuation.of(_shrunk(self.old, grid)).fill(basis).flatten(1).T
+            old, others = _shrunk(self.old, grid), _shrunk(self.others, grid)
+            made = Continuation.of(old, others & ~old).fill(basis).flatten(1).T
             ratio = torch.tensor([grid[0] / self.size[0], grid[1] / self.size[1]])
             for new, origin in zip(self.new, self.origins, strict=True):
                 small = F.adaptive_avg_pool2d(origin.permute(2, 0, 1)[None], grid)[0]
@@ -189,7 +230,7 @@ class Placed:
         self.layout, self.known = layout, known
         self._signals: list[float] = []
         clean = known[-1].float()
-        self.filled = Continuation.of(layout.left).fill(clean)
+        self.filled = Continuation.of(layout.left, layout.others).fill(clean)
         self.composite = composite
 
     def after(

@@ -45,9 +45,9 @@ def placed(
         InputError: its map shows it nowhere.
     """
     size = (known.shape[-2], known.shape[-1])
-    heats = [maps[one.phrase] for one in placements]
-    soft = [_refined(heat, size) for heat in heats]
-    layout = Layout(placements, soft, [_rivals(maps, heat, size) for heat in heats])
+    seen = [_seen(maps, maps[one.phrase], size) for one in placements]
+    soft = [own for own, _ in seen]
+    layout = Layout(placements, soft, [rivals for _, rivals in seen])
     for one, new in zip(placements, layout.new, strict=True):
         if not new.any() and not one.goes and one.shift != (0.0, 0.0):
             raise InputError(f"{one!r}: the object would be outside of the picture.")
@@ -71,9 +71,11 @@ def composed(
         more = {} if mode == "nearest" else {"align_corners": False}
         return F.interpolate(x[None].float(), (high, wide), mode=mode, **more)[0]
 
-    hole = enlarged(widened(layout.old)[None], "nearest") > 0
+    wide_hole = widened(layout.old) & ~layout.others
+    hole = enlarged(wide_hole[None], "nearest") > 0
     small = F.interpolate(pixels[None], layout.size, mode="area")[0]
-    smooth = enlarged(Continuation.of(widened(layout.old)).fill(small), "bilinear")
+    filled = Continuation.of(wide_hole, layout.others).fill(small)
+    smooth = enlarged(filled, "bilinear")
     out = torch.where(hole, smooth, pixels)
     for edit, map_, origin in zip(layout.edits, soft, layout.origins, strict=True):
         if edit.goes:
@@ -116,30 +118,33 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
     for phrase, heat in zip(own, heats, strict=True):
         if heat.name.lower() in SMALL or not any(c.isalnum() for c in heat.name):
             continue
-        soft = _refined(heat, size)
-        core = core_of(soft, _rivals(source, heat, size))
+        soft, rivals = _seen(source, heat, size)
+        core = core_of(soft, rivals)
         if 0 < core.float().mean() < BEHIND:
             found.append(Whereabouts(phrase, core, soft))
     return found
 
 
-def _rivals(maps: OnePrompt, own: Heatmap, size: tuple[int, int]) -> list[Tensor]:
-    """The maps of other objects: of words that name something, outside of this object's own phrase.
+def _seen(maps: OnePrompt, own: Heatmap, size: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
+    """An object's map, and the maps of others: of words that name something, outside of this object's own phrase.
 
-    A word whose map covers more of the picture than objects do says what is behind.
+    A word whose map covers more of the picture than objects do says what is behind, and what stands before "of" says what kind of
+    picture it is: "a photo of".
     """
-    found, phrase = [], False
+    found: list[Tensor] = []
+    phrase = False
     for heat in maps.words:
         name = heat.name.lower()
         if name in ARTICLES:
             phrase = _phrase_of(maps, heat, own)
         elif name in JOINS:
             phrase = False
+            found = [] if name == "of" else found
         elif not phrase and not set(heat.tokens) & set(own.tokens):
             soft = _refined(heat, size)
             if (soft > CORE).float().mean() < BEHIND:
                 found.append(soft)
-    return found
+    return _refined(own, size), found
 
 
 def _phrase_of(maps: OnePrompt, article: Heatmap, own: Heatmap) -> bool:

@@ -63,7 +63,8 @@ def edit(
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
-            Returns the dictionary, changed or not.
+            Returns the dictionary, changed or not. A layout edit takes several runs, the first for the source alone; it is called
+            in all of them, from step 0 each time, with the latents of that run's prompts.
         progress: whether to show a progress bar.
         **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 
@@ -107,7 +108,7 @@ def edit(
             before,
             local_blend=None if places and request.stages else local_blend,
             record=record if after is None else record or True,
-            callback=callback if after is None else None,
+            callback=callback,
             progress=progress,
         )
         runs.append(plan)

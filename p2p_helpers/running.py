@@ -95,14 +95,16 @@ class Before:
     picture: Image.Image
 
 
-def _placed(pipe, request: Request, before: Before | None, progress: bool) -> list[Placed | None]:
+def _placed(
+    pipe, request: Request, before: Before | None, callback, progress: bool
+) -> list[Placed | None]:
     """Where the targets' objects go; to find them, the source is made first, and is known from then on."""
     wanted = [placements(change) for change in request.edits]
     if not any(wanted):
         return [None] * len(wanted)
     if before is None:
         alone = request.alone()
-        plan = _planned(pipe, alone, None, True, None, [])
+        plan = _planned(pipe, alone, None, True, callback, [])
         picture = _run(pipe, alone, plan, progress)[0]
         before = plan.picture(0, picture)
         request.known = before.trajectory
@@ -216,7 +218,7 @@ def run(
     """
     if before is not None:
         request.known = before.trajectory
-    where = _placed(pipe, request, before, progress)
+    where = _placed(pipe, request, before, callback, progress)
     plan = _planned(pipe, request, local_blend, record, callback, where)
     images = _run(pipe, request, plan, progress)
     if request.inversion is None:

@@ -52,6 +52,12 @@ def takes_several_runs(edit: Edit) -> bool:
     return len(_grouped(edit)) > 1
 
 
+def runs_of(edit: Edit) -> int:
+    """How often the pipeline runs: once for each stage, and for the source alone before a layout edit that comes first."""
+    groups = _grouped(edit)
+    return len(groups) + bool(placements(groups[0]))
+
+
 def _rewords(edit: Edit) -> bool:
     """Whether an edit lines up two prompts: all but layout edits and faders."""
     return not all(isinstance(part, (Placement, Reweight)) for part in _parts(edit))

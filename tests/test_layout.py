@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
-from p2p_helpers.layout import Continuation, Layout, signals
-from p2p_helpers.stages import stages_of
+from p2p_helpers.layout import Continuation, Layout, signals, widened, without_specks
+from p2p_helpers.stages import runs_of, stages_of
 from p2p_helpers.toyland import photos
 from p2p_helpers.toyland.reader import load_reader
 
@@ -42,6 +42,46 @@ def test_a_continuation_is_a_mean_of_what_surrounds_the_hole(seed, rows, columns
         inner[1:-1, 1:-1] = True  # a slope goes on as a slope, away from the picture's edges
         if inner.any():
             assert torch.allclose(Continuation.of(inner).fill(ramp), ramp, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hole", "other"),
+    [
+        (blob(slice(4, 9), slice(4, 8)), blob(slice(3, 10), slice(8, 12))),  # side by side
+        (blob(slice(4, 9), slice(4, 8)), blob(slice(4, 9), slice(2, 4))),
+        (blob(slice(0, 4), slice(0, 4)), blob(slice(4, 6), slice(0, 8))),  # in a corner
+    ],
+)
+def test_a_hole_continues_what_lies_behind_and_not_another_object(hole, other):
+    hole, other = hole > 0, other > 0
+    filled = Continuation.of(hole, other).fill(torch.where(other, 5.0, 1.0))
+    assert (filled[hole] - 1).abs().max() < 0.05
+    alone = Continuation.of(hole, ~hole).fill(torch.where(other, 5.0, 1.0))
+    assert alone[hole].max() > 1.5  # where nothing else is there, the other objects
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_specks_are_no_part_of_an_object(seed):
+    generator = torch.Generator().manual_seed(seed)
+    specks = torch.rand(16, 16, generator=generator) < 0.05
+    object_ = blob(slice(3, 9), slice(2, 8)) > 0
+    kept = without_specks(object_ | specks)
+    assert kept[object_].all() and not (kept & ~(object_ | specks)).any()
+    apart = specks & ~widened(widened(widened(object_)))
+    assert not (kept & apart).any()
+    two = object_ | (blob(slice(11, 15), slice(9, 13)) > 0)
+    assert torch.equal(without_specks(two), two)
+
+
+def test_an_object_that_leaves_takes_nothing_of_its_neighbour():
+    cat, dog = blob(slice(4, 12), slice(2, 8)), 0.9 * blob(slice(4, 12), slice(8, 14))
+    for edit in (p2p.Move("cat", dy=0.2), p2p.Remove("cat"), p2p.Resize("cat", 0.6)):
+        layout = Layout([edit], [cat], [[dog]])
+        assert layout.old[cat > 0].all() and not layout.old[dog > 0].any()
+        assert torch.equal(layout.others, dog > 0)
+    both = Layout([p2p.Remove("cat"), p2p.Remove("dog")], [cat, dog], [[dog], [cat]])
+    assert both.old[cat + dog > 0].all() and not both.others.any()
 
 
 @given(st.integers(-6, 6), st.integers(-3, 3), st.sampled_from([(16, 16), (8, 8), (4, 4)]))
@@ -213,6 +253,27 @@ def test_two_objects_change_places_in_one_run(toyland):
         for picture in (result.source, result.image)
     )
     assert before == ["lion", "mushroom"] and after == ["mushroom", "lion"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pictures"),
+    [
+        (p2p.Reweight({"cat": 2}), [2]),
+        (p2p.Move("cat", dx=0.2), [1, 2]),
+        (p2p.Reweight({"cat": 2}) | p2p.Move("cat", dx=0.2), [2, 2]),
+        (p2p.Move("cat", dx=0.2) | p2p.Reweight({"cat": 2}), [1, 2, 2]),
+    ],
+)
+def test_the_callback_sees_every_run(toyland, change, pictures):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, len(tensors["latents"])))
+        return tensors
+
+    p2p.edit(toyland, CAT, CAT, change, steps=2, callback=callback, progress=False)
+    assert seen == [(step, count) for count in pictures for step in range(2)]
+    assert runs_of(change) == len(pictures)
 
 
 def test_a_generator_moves_on_as_in_one_run(toyland):

@@ -56,6 +56,21 @@ def test_where_the_prompts_are_the_same_the_layout_edit_stands_alone(studio, pla
     assert (np.asarray(result.image) != np.asarray(result.source)).any()
 
 
+def test_the_bar_moves_in_every_run_and_each_can_be_cancelled(studio):
+    run(studio)
+    dragged(studio, "cat", dx=0.25)
+    seen = []
+    studio.bar.observe(lambda change: seen.append(change["new"]), "value")
+    result = run(studio)
+    steps = studio.settings.steps
+    runs = 3  # the swap, the move; the target without control is known
+    assert studio.bar.max == runs * steps and seen[-1] == runs * steps
+    assert [value for value in seen if value][: 2 * steps] == list(range(1, 2 * steps + 1))
+    studio.target.value = studio.source.value  # now the source alone comes first
+    studio.bar.observe(lambda change: studio.stop() if change["new"] == 2 else None, "value")
+    assert run(studio) is result and studio.bar.value == 0 and not studio.error.value
+
+
 def test_undo_and_another_word_keep_what_was_moved(studio):
     run(studio)
     dragged(studio, "cat", dx=0.25)

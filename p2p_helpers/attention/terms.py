@@ -53,15 +53,6 @@ def multiplied(matrix: Tensor | str | None, x: Tensor) -> Tensor:
     return matrix.to(x.dtype) @ x
 
 
-def _values(term: Term, value: Tensor, keys: Mapping[str, slice]) -> Tensor:
-    """S V_t of one term, segment by segment: (head, key, width)."""
-    if len(keys) == 1:
-        (name,) = keys
-        return multiplied(term.values.get(name), value)
-    parts = [multiplied(term.values.get(name), value[:, where]) for name, where in keys.items()]
-    return torch.cat(parts, dim=1)
-
-
 def rows_of(x: Shaped[Tensor, "row head key width"], rows: Sequence[int]) -> Tensor:
     """Some rows of a batch, laid out as processors do it: the heads of a token side by side.
 
@@ -69,6 +60,19 @@ def rows_of(x: Shaped[Tensor, "row head key width"], rows: Sequence[int]) -> Ten
     """
     side_by_side = x.transpose(1, 2)
     return torch.stack([side_by_side[row] for row in rows]).transpose(1, 2)
+
+
+def _values(
+    value: Tensor, rows: Sequence[int], terms: Sequence[Term | None], keys: Mapping[str, slice]
+) -> Tensor:
+    """S V_t of some rows with a term each, segment by segment; of a row without one its values."""
+    found = rows_of(value, rows)
+    for one, row, term in zip(found, rows, terms, strict=True):
+        for name, where in keys.items():
+            matrix = SAME if term is None else term.values.get(name)
+            if not isinstance(matrix, str):
+                one[:, where] = multiplied(matrix, value[row][:, where])
+    return found
 
 
 def _mask_of(mask: Tensor | None, rows: Sequence[int], batch: int) -> Tensor | None:
@@ -151,13 +155,10 @@ def _summed(query, key, value, terms, places: Places, mask, options) -> Tensor:
         rows = [row for row, own in terms.items() if len(own) > number]
         chosen = [terms[row][number] for row in rows]
         lent, texts = [term.row for term in chosen], [term.text for term in chosen]
-        values = torch.stack(
-            [_values(term, value[row], places.keys) for row, term in zip(rows, chosen, strict=True)]
-        )
         more = F.scaled_dot_product_attention(
             rows_of(query, lent),
             _keys(key, lent, texts, places),
-            values,
+            _values(value, rows, chosen, places.keys),
             attn_mask=_masks(mask, lent, texts, places, batch),
             **options,
         )
@@ -176,11 +177,7 @@ def _first(query, key, value, terms, places: Places, mask, options) -> Tensor:
         query, key = rows_of(query, lent), _keys(key, lent, texts, places)
         mask = _masks(mask, lent, texts, places, batch)
     if any(own and not _keeps_values(own[0], places.keys) for own in terms.values()):
-        rows = [
-            _values(terms[row][0], value[row], places.keys) if terms.get(row) else value[row]
-            for row in range(batch)
-        ]
-        value = torch.stack(rows)
+        value = _values(value, range(batch), first, places.keys)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     for row, own in terms.items():
         if not own:

@@ -18,6 +18,7 @@ from ..inversion.methods import invert
 from ..placing import Whereabouts, whereabouts
 from ..result import EditResult
 from ..run import edit
+from ..stages import runs_of
 from .html import mask_picture, message, url
 from .settings import KINDS, Settings
 from .shown import Shown
@@ -67,13 +68,9 @@ class Studio(Uploads):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
         number, before, settings, photo = self._wanted, self._thread, self.settings, self._photo
-        self.error.value, self.bar.value, self.bar.max, self.cancel.disabled = (
-            "",
-            0,
-            (1 + settings.frees)
-            * max(settings.steps, 1),  # the edit, and the target without control
-            False,
-        )
+        runs = runs_of(settings.edit) + settings.frees  # and the target without control
+        self.error.value, self.bar.value = "", 0
+        self.bar.max, self.cancel.disabled = runs * max(settings.steps, 1), False
         self._thread = threading.Thread(
             target=self._work, args=(number, before, settings, photo), daemon=True
         )
@@ -107,7 +104,7 @@ class Studio(Uploads):
             self.bar.value = step + 1
 
         def after_step(pipe, step, timestep, tensors):
-            stepped(step)
+            stepped(self.bar.value)
             if "mask" in tensors:
                 said = f"step {step + 1}: white may change"
                 self.mask.value = (
@@ -115,15 +112,12 @@ class Studio(Uploads):
                 )
             return tensors
 
-        def after_free_step(pipe, step, timestep, tensors):
-            stepped(settings.steps + step)
-            return tensors
-
         made = "the edit"
         try:
             if number != self._wanted:
                 return
             source, more = self._from(settings, photo, stepped)
+            self.bar.value = 0
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}
             before = self.history[-1] if self.history else None
             known = before if before and before.start == (settings.start, photo) else None
@@ -141,7 +135,7 @@ class Studio(Uploads):
             if done.free is None and settings.frees:
                 made = "the picture without control"
                 off = KINDS[settings.kind](cross_steps=0.0, self_steps=0.0)
-                how = {"callback": after_free_step, "progress": False}
+                how = {"callback": after_step, "progress": False}
                 free = edit(self.pipe, done.result, settings.target, off, **how).image
                 with self._lock:
                     done.free = free
