@@ -18,6 +18,7 @@ from .inversion.fingerprint import fingerprint
 from .result import EditResult
 
 PACKAGES = ("torch", "diffusers", "transformers")
+SIZES = ("height", "width")  # of the picture, where they were asked for
 SAID = "p2p_helpers"  # the entry of a PNG's metadata that holds everything, as JSON
 
 
@@ -60,6 +61,12 @@ def settings_of(result: EditResult, number: int | None = None) -> dict:
         "guidance_scale": result.guidance_scale,
         "negative_prompt": result.negative_prompt,
     }
+    if result.origin is not None:
+        inversion, asked = result.origin.inversion, result.origin.arguments
+        said |= {name: asked[name] for name in SIZES if name in asked}
+        if inversion is not None:
+            picture = inversion.facts["image sha256"]
+            said["inversion"] = {"method": inversion.method, "image sha256": picture}
     if number is not None:
         said["target"] = result.target_prompts[number]
         said["edit"] = repr(result.edits[number])

@@ -15,6 +15,7 @@ import torch
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, Worker, memory, read_jobs, results, run_jobs, store
+from p2p_helpers.batch.cluster import share_of
 from p2p_helpers.inversion import files
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
@@ -242,6 +243,41 @@ def test_a_disk_that_is_full_ends_the_run_and_nothing_is_half_there(small_disk):
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert sleeping(jobs_of(200), small_disk).now == 200 - len(finished)
     assert len(whole(small_disk)) == 200
+
+
+def test_a_retry_that_is_killed_midway_leaves_nothing_half_there(tmp_path, monkeypatch):
+    fails = Job(source="source 0", target="poison")
+    assert sleeping([fails], tmp_path).failed == 1
+
+    def killed(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sleeping([fails], tmp_path, retry=True)
+    monkeypatch.undo()
+    assert not store.Store(tmp_path).has(fails.name)
+    assert sleeping([fails], tmp_path).now == 1
+    whole(tmp_path, parts=False)
+
+
+def test_workers_of_one_machine_share_its_memory():
+    assert share_of(0, count=2, nodes=1) == 0.5 and share_of(0, count=3, nodes=2) == 0.5
+    assert share_of(0, count=2, nodes=2) == 1.0
+    assert share_of(0.5, count=2, nodes=1) == 0.5 and share_of(1, count=8, nodes=2) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"ray": "auto", "device": "cpu"}, "Ray gives every worker its GPU"),
+        ({"workers": 2}, "are for a cluster"),
+        ({"gpus": 0.5}, "are for a cluster"),
+    ],
+)
+def test_what_a_run_would_ignore_is_refused(tmp_path, given, says):
+    with pytest.raises(p2p.InputError, match=says):
+        run_jobs(jobs_of(1), tmp_path, **given)
 
 
 def test_another_process_that_was_faster_is_not_overwritten(tmp_path):

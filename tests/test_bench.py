@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Worker, results
@@ -186,6 +187,19 @@ def test_what_changes_elsewhere_is_measured_over_all_pixels(measure):
     assert found["background ssim"] < 1 and found["background lpips"] > 0
 
 
+def test_psnr_and_clip_are_those_of_the_libraries(measure):
+    before, after, mask = pictures()
+    found = measure(before, after, "a cat on the beach", ~mask)
+    planes = [torch.tensor(p).permute(2, 0, 1)[None] / 255 for p in (before, after)]
+    theirs = peak_signal_noise_ratio(*planes[::-1], data_range=1.0)
+    assert found["background psnr"] == pytest.approx(theirs.item(), abs=1e-3)
+    tokens = measure.tokenizer(["a cat on the beach"], return_tensors="pt")
+    pixels = measure.processor(images=[after], return_tensors="pt")["pixel_values"]
+    said = measure.clip(**tokens, pixel_values=pixels)
+    cosine = said.logits_per_image.item() / measure.clip.logit_scale.exp().item()
+    assert found["clip whole"] == pytest.approx(100 * max(cosine, 0), abs=1e-2)
+
+
 def test_the_same_picture_has_the_same_structure(measure):
     before, _, mask = pictures()
     found = measure(before, before, "a cat", mask)
@@ -307,9 +321,12 @@ def test_the_command_writes_a_table_and_a_figure(
 
 def test_published_numbers_stand_beside_all_pictures_only(quick_run_on, tmp_path):
     found = quick_run_on(tmp_path, methods=["ddim"])
-    whole = {**found, "pictures": 700}
+    asked = {**found["arguments"], "steps": 50, "guidance_scale": 7.5, "refine": True}
+    whole = {**found, "pictures": 700, "arguments": asked}
     row = "| ddim, published | 700 | – | 69.43 | 17.87 | 208.80 | 219.88 | 71.14 | 25.01 | 22.44 |"
     assert row in pie_table(whole) and "published" not in pie_table(found)
+    for other in ({"steps": 10}, {"guidance_scale": 4.0}, {"refine": False}):
+        assert "published" not in pie_table({**whole, "arguments": {**asked, **other}})
     points = [
         [line.get_xdata()[0] for line in pie_figure(one).axes[0].lines] for one in (found, whole)
     ]

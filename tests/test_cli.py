@@ -109,7 +109,9 @@ def test_a_photograph_is_described_inverted_and_edited(p2p_says):
     assert code == 0 and "It shows: " in said and "photo.safetensors: comes back with" in said
     prompt = p2p.Inversion.load("photo.safetensors").prompt
     code, said, _ = p2p_says("edit", "photo.safetensors", f"{prompt} at night", "-e", "Refine()")
-    assert code == 0 and read_png("edited.png")["source"] == prompt
+    said = read_png("edited.png")
+    assert code == 0 and said["source"] == prompt and said["inversion"]["method"] == "direct"
+    assert len(said["inversion"]["image sha256"]) == 64
 
 
 def test_maps_are_a_figure(p2p_says):
@@ -131,6 +133,8 @@ def test_maps_are_a_figure(p2p_says):
         (["batch", "no.jsonl"], "There is no file no.jsonl"),
         (["bench", "pie", "--data", "nowhere"], "There is no nowhere/mapping_file.json"),
         (["study", "nowhere"], "holds no study"),
+        (["maps", "a cat", "--steps", "0"], "steps=0: it must be a whole number from 1"),
+        (["maps", "a cat", "--seed", "-1"], "seed=-1: it must be a whole number from 0"),
     ],
 )
 def test_errors_are_messages_and_the_exit_code_is_1(p2p_says, arguments, says):

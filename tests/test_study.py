@@ -147,6 +147,13 @@ def served(folder):
     thread.join()
 
 
+def test_a_port_that_is_taken_is_a_message(served):
+    folder, address = served
+    for port in (int(address.split(":")[-1].strip("/")), 99_999):
+        with pytest.raises(p2p.InputError, match=f"served at 127.0.0.1:{port}.*Take another port"):
+            serve(folder, port=port)
+
+
 @pytest.mark.usefixtures("untyped")
 def test_the_server_gives_the_page_and_not_the_key(served):
     folder, address = served

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 
-from ..errors import BatchError, InputError
+from ..errors import BatchError, InputError, ModelError, P2PError
 from .jobs import Job, job_of
 
 BLOCKS = (
@@ -30,7 +31,7 @@ def cluster_rows(
         address, workers, gpus: see `run_jobs`.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster at the address.
+        InputError: Ray is not installed, or there is no cluster at the address; a worker refused its model.
         BatchError: a worker could not write its results, or the cluster went away.
     """
     try:
@@ -61,6 +62,7 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
     gpus = min(1.0, has.get("GPU", 0.0)) if gpus is None else gpus
     room = has.get("GPU", 0.0) / gpus if gpus else has.get("CPU", 1.0)
     count = max(1, min(int(room) if workers is None else workers, len(groups)))
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -68,7 +70,7 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
     blocks = min(len(texts), count * BLOCKS)
     made = ray.data.from_items(texts, override_num_blocks=blocks).map_batches(
         _Actor,
-        fn_constructor_args=(*given, gpus),
+        fn_constructor_args=(*given, share_of(gpus, count, nodes)),
         batch_size=1,
         num_gpus=gpus or None,
         compute=ray.data.ActorPoolStrategy(size=count),
@@ -77,14 +79,24 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
         for row in made.iter_rows():
             yield json.loads(row["row"])
     except ray.exceptions.RayError as error:
-        raise BatchError(_cause(error)) from None
+        raise _said(error) from None
+
+
+def share_of(gpus: float, count: int, nodes: int) -> float:
+    """How much of the memory a worker may fill: of its GPU, or without one of its machine.
+
+    Args:
+        gpus: for each worker.
+        count: workers, spread evenly.
+        nodes: machines of the cluster.
+    """
+    return min(1.0, gpus) if gpus else 1 / math.ceil(count / max(1, nodes))
 
 
 class _Actor:
     """A worker, with rows as Ray Data passes them on."""
 
-    def __init__(self, worker: type, model: str, out: str, gpus: float):
-        share = gpus if 0 < gpus < 1 else 1.0
+    def __init__(self, worker: type, model: str, out: str, share: float):
         self.worker = worker(model, out, share=share)
 
     def __call__(self, batch: dict) -> Iterator[dict]:
@@ -93,8 +105,11 @@ class _Actor:
                 yield {"row": [json.dumps(row, default=str)]}
 
 
-def _cause(error: BaseException) -> str:
-    """What a worker said of results that it could not write, or the last line of what Ray says."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = [line.partition("BatchError: ")[2] for line in lines]
-    return next(filter(None, said), f"The cluster stopped: {lines[-1]}")
+def _said(error: BaseException) -> P2PError:
+    """What a worker said, all of its lines; or the last line of what Ray says."""
+    text = str(error).strip() or type(error).__name__
+    for kind in (BatchError, InputError, ModelError):
+        _, found, message = text.rpartition(f"{kind.__name__}: ")
+        if found:
+            return kind(message)
+    return BatchError(f"The cluster stopped: {text.splitlines()[-1]}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import InputError
 from ..pipelines import best_device
 from .engine import Worker
 from .jobs import Job, Refused
@@ -61,8 +62,10 @@ def run_jobs(
 
     Args:
         jobs: e.g. from `read_jobs`.
-        out: a folder for the results of one model. Many machines need a file system that they share.
-        model, device: as for `load_pipeline`.
+        out: a folder for the results of one model, which one call at a time writes to. Many machines need a file system that they
+            share.
+        model: as for `load_pipeline`; a folder of this machine must be there on all machines.
+        device: as for `load_pipeline`, without a cluster.
         retry: whether to try jobs again that failed before.
         ray: the address of a Ray cluster, "auto" for this machine's; no Ray when not given.
         workers: on the cluster; as many as it has room for when not given.
@@ -72,9 +75,18 @@ def run_jobs(
         worker: the class that does the jobs.
 
     Raises:
-        ModelError, InputError: as `Worker`. InputError: Ray is not installed or not reached.
+        ModelError, InputError: as `Worker`. InputError: Ray is not installed or not reached; a device is given for a cluster, or
+            workers or gpus without one.
         BatchError: the results cannot be written. What is finished is kept.
     """
+    if ray is not None and device is not None:
+        raise InputError(
+            f"device={device!r} is for this machine. On a cluster Ray gives every worker its GPU: take gpus=1, or gpus=0 for none."
+        )
+    if ray is None and (workers is not None or gpus is not None):
+        raise InputError(
+            'workers= and gpus= are for a cluster. Name it: ray="auto", or its address.'
+        )
     store, plan = Store(out), _Plan()
     for job in jobs:
         plan.add(store, job, retry)
@@ -84,7 +96,8 @@ def run_jobs(
         from .cluster import cluster_rows
 
         left = [jobs for jobs in groups if jobs]
-        made = cluster_rows(left, worker, (model, str(store.out)), ray, workers, gpus)
+        there = str(Path(model).absolute()) if Path(model).is_dir() else model
+        made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus)
     else:
         made = _local_rows(groups, worker, (model, str(store.out)), device)
     now = 0

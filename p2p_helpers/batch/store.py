@@ -47,7 +47,7 @@ class Store:
 
     def has(self, name: str) -> bool:
         """Whether a job is finished, with pictures or with an error."""
-        return self.folder(name).is_dir()
+        return (self.folder(name) / ROW).exists()
 
     def row(self, name: str) -> dict:
         """What is said of a finished job."""
@@ -58,8 +58,10 @@ class Store:
         return self.out / INVERSIONS / f"{group}.safetensors"
 
     def forget(self, name: str):
-        """Remove the results of a job."""
-        shutil.rmtree(self.folder(name), ignore_errors=True)
+        """Remove the results of a job, all at once."""
+        part = self.out / PARTS / secrets.token_hex(8)
+        os.rename(self.folder(name), part)
+        shutil.rmtree(part, ignore_errors=True)
 
     def write(self, row: Mapping, pictures: Mapping[str, Callable[[Path], None]]) -> dict:
         """Write a job's row and pictures, all of them or nothing; what is there already stays.
@@ -79,7 +81,7 @@ class Store:
                 save(part / name)
             text = json.dumps(row, ensure_ascii=False, default=str)
             (part / ROW).write_text(text + "\n", encoding="utf-8")
-            for file in part.iterdir():
+            for file in [*part.iterdir(), part]:
                 _to_disk(file)
             place.parent.mkdir(exist_ok=True)
             os.rename(part, place)

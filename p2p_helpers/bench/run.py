@@ -16,7 +16,7 @@ from ..batch.run import own_device
 from ..batch.store import Store
 from ..errors import BatchError, InputError, InversionError
 from ..images import load_image
-from ..inversion import METHODS
+from ..inversion import METHODS, usual_guidance
 from ..inversion.methods import _method
 from ..pipelines import load_pipeline
 from ..provenance import machine, model_facts
@@ -101,7 +101,13 @@ def run_pie(
     results = {
         "benchmark": "PIE-Bench",
         "pictures": len(edits),
-        "arguments": {"model": model, "methods": chosen, **settings, "refine": refine},
+        "arguments": {
+            "model": model,
+            "methods": chosen,
+            "steps": steps,
+            "guidance_scale": usual_guidance(pipe) if guidance_scale is None else guidance_scale,
+            "refine": refine,
+        },
         "model": facts,
         "networks": measure.facts(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

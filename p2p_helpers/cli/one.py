@@ -147,13 +147,17 @@ def maps(
     from PIL import Image
 
     from ..inversion import usual_guidance
+    from ..inversion.samplers import MAX_TIMES
     from ..maps.record import record
     from ..pipelines import load_pipeline
     from ..provenance import model_facts, save_png
+    from ..values import whole_number
     from ..view.figures import figure_png
     from ..view.map_figures import word_maps
 
     _check_folder(out)
+    whole_number("steps", steps, 1, MAX_TIMES, "30 are usual.")
+    whole_number("seed", seed, 0, 2**64 - 1, "0 is as good as any.")
     pipe = load_pipeline(model, device=device)
     scale = usual_guidance(pipe) if guidance is None else guidance
     given = {"num_inference_steps": steps, "guidance_scale": scale}

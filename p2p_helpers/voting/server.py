@@ -101,9 +101,14 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> ThreadingH
     """A server for a study, which `serve_forever` runs.
 
     Raises:
-        InputError: the folder holds no study.
+        InputError: the folder holds no study; the port is in use or none.
     """
     if not (folder / KEY).exists():
         raise InputError(f"{folder} holds no study. Make one with p2p_helpers.study().")
     handler = type("Handler", (_Handler,), {"folder": folder})
-    return ThreadingHTTPServer((host, port), handler)
+    try:
+        return ThreadingHTTPServer((host, port), handler)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"Nothing can be served at {host}:{port}: {getattr(error, 'strerror', None) or error}. Take another port."
+        ) from error
