@@ -19,7 +19,7 @@ import numpy as np
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, Worker, run_jobs
-from p2p_helpers.batch.memory import measured
+from p2p_helpers.memory import measured
 from tests.sleeping import Sleeping
 
 STEPS = 10

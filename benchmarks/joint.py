@@ -20,7 +20,7 @@ from p2p_helpers.attention.layers import Layer
 from p2p_helpers.attention.phases import Wish
 from p2p_helpers.attention.terms import attend
 from p2p_helpers.attention.transformers import Flux, StableDiffusion3
-from p2p_helpers.batch.memory import measured
+from p2p_helpers.memory import measured
 from tests.transformers import build
 
 from .editing import GPU, timed

@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from PIL import Image
 
+from .attention.families import family_of
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.words import Replace
@@ -51,11 +52,12 @@ USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
 def check_pipeline(pipe):
-    """Refuse what is no pipeline."""
+    """Refuse what is no pipeline, and one whose model no family knows."""
     if not isinstance(pipe, DiffusionPipeline):
         raise AttentionControlError(
             f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline()."
         )
+    family_of(pipe)
 
 
 def check_source(source):

@@ -1,4 +1,4 @@
-"""Load a pipeline: the embedded model, or any Stable Diffusion."""
+"""Load a pipeline: an embedded model, a folder, a file or a model of the Hub."""
 
 from __future__ import annotations
 
@@ -130,8 +130,9 @@ def load_pipeline(
             1, 2 or XL), or a Hugging Face Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5". Only safetensors weights
             are read, never pickles.
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
-        dtype: float32 on the CPU and for the embedded models, float16 on a GPU, when not given. For float16 the model's fp16 variant
-            is loaded if it has one, half the download.
+        dtype: when not given, float32 on the CPU and for the embedded models; on a GPU bfloat16 for models of flow matching (Stable
+            Diffusion 3, Flux.1, Chroma), which are published in it, and float16 for others. For float16 the model's fp16 variant is
+            loaded if it has one, half the download.
         revision: a branch, tag or commit of a Hub model; give a commit and the model never changes under you.
 
     Raises:
@@ -147,14 +148,14 @@ def load_pipeline(
         with _no_bars():
             return _moved(_embedded(folder / EMBEDDED[name], dtype or torch.float32), device)
     name = str(Path(name).expanduser()) if name.startswith("~") else name
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     if name.endswith((".safetensors", ".ckpt")):
-        return _moved(_single_file(Path(name), dtype), device)
+        return _moved(_single_file(Path(name), dtype or _usual_dtype(None, device)), device)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ModelError(
             f'There is no model {name!r}. Use "toyland" or "toyland-transformer" (embedded), the path of a folder with a saved pipeline, '
             'or a Hub id of the form "owner/name".'
         )
+    dtype = dtype or _usual_dtype(name, device, revision)
     for variant in _variants(name, dtype):
         try:
             pipe = DiffusionPipeline.from_pretrained(
@@ -247,6 +248,20 @@ def _absent(name: str | Path) -> dict[str, None]:
         return {}
     parts = json.loads(index.read_text(encoding="utf-8"))
     return {part: None for part, kind in parts.items() if kind == [None, None]}
+
+
+def _usual_dtype(name: str | None, device: str, revision: str | None = None) -> torch.dtype:
+    """The weights' type on a device; by the model's scheduler, where a model of several files is named."""
+    if torch.device(device).type == "cpu":
+        return torch.float32
+    if name is None:
+        return torch.float16
+    try:
+        parts = DiffusionPipeline.load_config(name, revision=revision)
+    except (OSError, ValueError):  # loading says what is wrong
+        return torch.float16
+    flows = "FlowMatch" in str(parts.get("scheduler"))
+    return torch.bfloat16 if flows else torch.float16
 
 
 def _variants(name: str, dtype: torch.dtype) -> list[str | None]:

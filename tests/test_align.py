@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2p_helpers as p2p
+from p2p_helpers.prompts.several import Tokenizers
 from p2p_helpers.toyland import OBJECTS, Scene, Thing, caption, scene_at
 
 from .test_tokens import pieces
@@ -190,3 +191,19 @@ def test_different_word_counts_show_both_prompts(tokenizer):
         p2p.PromptMismatch, match=r"source, 2 words: a \| cat\n.*target, 3 words: a \| red \| cat"
     ):
         p2p.replacement_matrix(tokenizer, "a cat", "a red cat")
+
+
+@pytest.mark.parametrize(
+    ("align", "target"),
+    [
+        (lambda *given: p2p.refinement_alignment(*given)[0], "a cat on the beach at night"),
+        (p2p.replacement_matrix, "a snowman on the beach"),
+    ],
+)
+def test_several_encoders_have_a_block_each(tokenizer, align, target):
+    source = "a cat on the beach"
+    one = align(tokenizer, source, target)
+    two = align(Tokenizers((tokenizer, tokenizer)), source, target)
+    assert torch.equal(two, torch.block_diag(one, one))
+    empty = align(Tokenizers((tokenizer, 3)), source, target)  # positions that no encoder fills
+    assert torch.equal(empty, torch.block_diag(one, torch.eye(3)))

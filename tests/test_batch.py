@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import p2p_helpers as p2p
-from p2p_helpers.batch import Job, Worker, memory, read_jobs, results, run_jobs, store
+from p2p_helpers import memory
+from p2p_helpers.batch import Job, Worker, read_jobs, results, run_jobs, store
 from p2p_helpers.batch.cluster import share_of
 from p2p_helpers.inversion import files
 from p2p_helpers.provenance import read_png

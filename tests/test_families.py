@@ -1,7 +1,9 @@
 """Layers and processors of every kind behave as without us, and what is not the prompts is refused."""
 
 import copy
+import inspect
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -181,6 +184,23 @@ def test_animations_are_refused_at_the_first_call(random_pipe):
     pipe.set_progress_bar_config(disable=True)
     with pytest.raises(p2p.AttentionControlError, match="AnimateDiff"):
         p2p.edit(pipe, CAT, DOG, steps=1, num_frames=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (diffusers.QwenImagePipeline, "template"),
+        (diffusers.Flux2Pipeline, "chat template"),
+        (diffusers.ZImagePipeline, "unequal length"),
+    ],
+)
+def test_pipelines_that_no_family_can_know_yet_are_refused_with_the_reason(kind, reason):
+    parts = inspect.signature(kind.__init__).parameters
+    pipe = kind(**{name: None for name in parts if name != "self"})
+    with pytest.raises(p2p.AttentionControlError, match=f"{kind.__name__} cannot.*{reason}"):
+        p2p.edit(pipe, CAT, DOG, steps=1, progress=False)
+    with pytest.raises(p2p.P2PError, match=f"{kind.__name__}"):
+        p2p.invert(pipe, Image.new("RGB", (64, 64)), CAT)
 
 
 class Frames(AttnProcessor2_0):

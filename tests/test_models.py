@@ -1,5 +1,7 @@
 """Stable Diffusion 1.x, 2.x and XL: small pipelines of the real topology, saved to disk and loaded as a user loads one."""
 
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import p2p_helpers as p2p
+from p2p_helpers.pipelines import _usual_dtype
 
 from . import materialised
 from .pipelines import build
@@ -39,6 +42,17 @@ def real(folder):
     pipe = p2p.load_pipeline(str(folder), device="cpu")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def test_the_usual_type_of_weights_is_that_of_the_published_ones(folder, tmp_path):
+    flow = {
+        "_class_name": "FluxPipeline",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(flow))
+    kinds = {str(folder): torch.float16, str(tmp_path): torch.bfloat16, None: torch.float16}
+    for name, kind in kinds.items():
+        assert _usual_dtype(name, "cuda") == kind and _usual_dtype(name, "cpu") == torch.float32
 
 
 EDITS = {

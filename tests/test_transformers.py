@@ -59,7 +59,7 @@ def extra(pipe, count=None):
     return {"true_cfg_scale": 3.0, "negative_prompt": ["blurry"] * count if count else "blurry"}
 
 
-def uncontrolled(pipe):
+def uncontrolled(pipe, **more):
     """Both prompts' pictures as the plain pipeline makes them."""
     return pipe(
         [CAT, GIRAFFE],
@@ -67,6 +67,7 @@ def uncontrolled(pipe):
         num_inference_steps=STEPS,
         **size(pipe),
         **extra(pipe, 2),
+        **more,
     ).images
 
 
@@ -197,6 +198,9 @@ def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
     common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
     np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+    if not isinstance(family_of(pipe), DeepFloydIF):  # its pictures are its latents
+        latents = uncontrolled(pipe, output_type="latent")
+        assert torch.equal(result.origin.trajectory[-1], latents[0])
     again = p2p.edit(pipe, result, GIRAFFE, p2p.Replace(), progress=False)  # its source is known
     assert np.abs(pixels(again.image) - pixels(result.image)).max() <= 1
     np.testing.assert_array_equal(pixels(again.source), pixels(result.source))

@@ -16,13 +16,13 @@ from ..edits.edit import Edit
 from ..errors import BatchError
 from ..images import load_image
 from ..inversion import Inversion, invert
+from ..memory import fitting, free_bytes, is_of_memory, measured
 from ..pipelines import load_pipeline
 from ..provenance import model_facts, save_png, settings_of
 from ..result import EditResult
 from ..run import edit
 from ..stages import takes_several_runs
 from .jobs import Job
-from .memory import fitting, free_bytes, is_of_memory, measured
 from .rows import metrics_of, row_of
 from .store import Store
 

@@ -15,6 +15,7 @@ from ..attention.layers import Layer, halved, map_level, text_levels
 from ..attention.observe import Geometry
 from ..attention.session import Session
 from ..errors import InputError
+from ..memory import free_bytes
 from ..prompts.words import as_read, word_tokens
 from .heatmap import POOLED
 from .recorded import AttentionMaps, Record
@@ -51,17 +52,36 @@ class Recorder:
             self.maps.columns = word_tokens(self.maps.tokenizer, self._prompts)
             wanted = [*self.maps.columns, geometry.tokens]  # the last stands for the whole text
             self.tokens = torch.tensor(wanted).to(geometry.device)
-        for layer in geometry.layers:
-            if self.watches(layer, 0):
-                self._layers[layer.name] = layer
-                self._make_room(layer)
+        self._layers = {x.name: x for x in geometry.layers if self.watches(x, 0)}
+        if self.record.everything:
+            self._check_room()
+        for layer in self._layers.values():
+            self._make_room(layer)
+
+    def _keys(self, layer: Layer, pixels: int) -> int:
+        """How many columns of a layer's maps are kept."""
+        if not layer.reads_text:
+            return pixels
+        return self._geometry.tokens if self.tokens is None else len(self.tokens)
+
+    def _check_room(self):
+        """Refuse to keep everything where it does not fit."""
+        run, wanted = self._geometry, 0
+        for layer in self._layers.values():
+            rows, columns = layer.grid(*run.size)
+            pixels = rows * columns
+            wanted += 2 * run.steps * run.prompts * layer.heads * pixels * self._keys(layer, pixels)
+        free = free_bytes("cpu")
+        if free is not None and wanted > free:
+            raise InputError(
+                f"Record(everything=True) would keep {wanted / 1e9:.0f} GB of maps, and {free / 1e9:.0f} GB of memory are free. Take "
+                "record=True, fewer steps or a smaller picture."
+            )
 
     def _make_room(self, layer: Layer):
         run, grid = self._geometry, layer.grid(*self._geometry.size)
         pixels = grid[0] * grid[1]
-        keys = pixels
-        if layer.reads_text:
-            keys = run.tokens if self.tokens is None else len(self.tokens)
+        keys = self._keys(layer, pixels)
         if self.record.everything:
             shape = (run.steps, run.prompts, layer.heads, pixels, keys)
             self._all[layer.name] = torch.zeros(shape, dtype=torch.float16)
@@ -147,12 +167,13 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
     """Record the attention of whatever a pipeline runs in a `with` block; the last run counts.
 
     Args:
-        pipe: a Stable Diffusion pipeline; it is left as it was found.
+        pipe: a diffusers pipeline; it is left as it was found.
         record: what to keep; see `Record`.
 
     Raises:
         AttentionControlError: as `edit`.
-        InputError: in the block, by a run with prompt_embeds in place of the prompt's text.
+        InputError: in the block, by a run with prompt_embeds in place of the prompt's text; everything is wanted, and memory is too
+            small for it.
     """
     maps = AttentionMaps(None, [], record or Record())
 
