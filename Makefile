@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+HOST ?= 127.0.0.1
 PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
@@ -60,8 +61,8 @@ docs: $(READY) ## build the course web site into docs/_build/html
 site: TAGS := -t playground
 site: docs ## build the web site with the editor in it, and serve it on this machine (downloads two libraries from npm)
 	$(BIN)/python docs/playground/build.py docs/_build/html/playground
-	@echo "http://127.0.0.1:8000/playground/ until Ctrl-C"
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+	@echo "http://$(HOST):8000/playground/ until Ctrl-C"
+	$(BIN)/python -m http.server --bind $(HOST) --directory docs/_build/html 8000
 
 slides: $(READY) ## make slides with notes in runs/slides: the talk of 2 × 45 minutes, and every notebook
 	$(BIN)/python -m teaching.slides

@@ -102,12 +102,25 @@ def python_pictures(pipe, settings: dict, source=None, **more) -> list[np.ndarra
     return [np.asarray(image, np.int16) for image in found]
 
 
-def edited_photo(page, pipe, photo, settings: dict) -> list[np.ndarray]:
-    """Put a photo on the page and edit it there; gives what Python makes of it."""
-    set_to(page, settings)
+def load_photo(page, photo):
+    """The page with a picture of one's own, once it is edited."""
     page.evaluate("document.getElementById('status').textContent = ''")
     page.get_by_label("a picture or drawing of your own").set_input_files(photo.path)
     done(page)
+
+
+def saved(page, path: Path) -> dict:
+    """What a picture that the page saves says of itself."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save picture").click()
+    download.value.save_as(path)
+    return read_png(path)
+
+
+def edited_photo(page, pipe, photo, settings: dict) -> list[np.ndarray]:
+    """Put a photo on the page and edit it there; gives what Python makes of it."""
+    set_to(page, settings)
+    load_photo(page, photo)
     given = {"method": "direct", "steps": settings["steps"], "progress": False}
     inversion = p2p.invert(pipe, p2p.load_image(photo.path), photo.prompt, **given)
     return python_pictures(pipe, settings, inversion)
@@ -130,15 +143,29 @@ def test_an_edit_on_the_page_is_pythons(page, toyland, change):
 
 
 @pytest.mark.parametrize("blend", ["", "cat, dog"])
-def test_a_picture_of_ones_own_is_inverted_and_edited_as_in_python(page, toyland, blend):
+def test_a_picture_of_ones_own_is_inverted_and_edited_as_in_python(page, toyland, tmp_path, blend):
     photo = photos()["cat-snow"]
     settings = {**FIRST, "source": photo.prompt, "target": photo.prompt.replace("cat", "dog")}
     settings |= {"blend": blend, "steps": 4}
     compare(page, edited_photo(page, toyland, photo, settings), NAMES[:2])
     assert "p2p.invert" in page.locator("#python").text_content()
+    said = saved(page, tmp_path / "dog.png")
+    assert (said["inversion"], said["seed"], said["target"]) == ("direct", None, settings["target"])
     page.evaluate("document.getElementById('status').textContent = ''")
     page.get_by_role("button", name="Back to generated pictures").click()
     done(page)
+
+
+def test_an_example_leaves_the_picture_of_ones_own(page, toyland):
+    set_to(page, {**FIRST, "steps": 2})
+    load_photo(page, photos()["cat-snow"])
+    back = page.get_by_role("button", name="Back to generated pictures")
+    expect(back).to_be_visible()
+    page.get_by_role("link", name="a fox becomes a panda").click()
+    expect(back).to_be_hidden()
+    assert page.locator("#own").input_value() == ""
+    set_to(page, FIRST)
+    compare(page, python_pictures(toyland, FIRST))
 
 
 def test_a_drawing_is_inverted_and_edited(page):
@@ -173,10 +200,21 @@ def test_a_word_shows_where_the_picture_looks_and_a_slider_turns_it(page):
     page.get_by_label("weight of dog").focus()
     page.keyboard.press("ArrowRight")
     done(page)
-    assert '["dog",1.5]' in page.evaluate(
+    assert '["dog",1.25]' in page.evaluate(
         "new URLSearchParams(location.hash.slice(1)).get('weights')"
     )
     assert (picture(page, "edit") != before).any()
+
+
+def test_sliders_under_words_hold_the_weights_of_a_link(page):
+    page.get_by_role("link", name="more snow").click()
+    for word in ("falling", "snow"):
+        slider = page.get_by_label(f"weight of {word}")
+        expect(slider).to_have_value("1.75")
+        expect(slider.locator("xpath=following-sibling::output")).to_have_text("1.75")
+    set_to(page, {**FIRST, "weights": [["dog", 6.5], ["beach", -3]]})
+    expect(page.get_by_label("weight of dog")).to_have_value("6.5")
+    expect(page.get_by_label("weight of beach")).to_have_value("-3")
 
 
 def test_a_link_restores_everything(page, browser, address):
@@ -215,6 +253,22 @@ def test_other_sentences_choose_their_kind_of_edit_and_a_wrong_one_is_explained(
     done(page)
 
 
+def test_an_unknown_word_is_marked_and_a_known_one_can_replace_it(page):
+    set_to(page, {**FIRST, "target": "a zebra on the beach"})
+    assert page.locator("#aligned").get_attribute("aria-live") == "polite"
+    strange = page.get_by_role("button", name="zebra", exact=True)
+    expect(strange).to_have_attribute("title", "unknown to this model")
+    assert "dotted" in strange.evaluate("button => getComputedStyle(button).textDecoration")
+    page.get_by_text("words that this model knows").click()
+    page.locator("#known").get_by_role("button", name="owl", exact=True).click()
+    expect(page.get_by_label("target", exact=True)).to_have_value("a owl on the beach")
+    expect(page.locator("#aligned")).not_to_contain_text("never seen")
+    assert page.locator("#known").get_by_role("button").count() == 0
+    assert page.evaluate("document.activeElement.id") == "known-title"
+    page.get_by_text("words that this model knows").click()
+    done(page)
+
+
 def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 11}))
     expect(page.locator("#step")).to_contain_text("of 100", timeout=PATIENCE)
@@ -226,18 +280,11 @@ def test_cancel_ends_a_long_run_and_the_next_one_works(page):
 
 def test_a_saved_picture_says_what_made_it(page, tmp_path):
     set_to(page, {**FIRST, "weights": [["dog", 2]], "blend": "dog"})
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save picture").click()
-    download.value.save_as(tmp_path / "dog.png")
-    said = read_png(tmp_path / "dog.png")
+    said = saved(page, tmp_path / "dog.png")
     wanted = p2p.Replace(cross_steps=0.8, self_steps=0.4) | p2p.Reweight({"dog": 2})
     assert p2p.read_edit(said["edit"]) == wanted
-    assert (said["source"], said["target"], said["seed"], said["local_blend"]) == (
-        CAT,
-        DOG,
-        3,
-        ["dog"],
-    )
+    assert (said["source"], said["target"], said["seed"]) == (CAT, DOG, 3)
+    assert (said["local_blend"], said["inversion"]) == (["dog"], None)
 
 
 def test_no_request_leaves_the_host_and_threads_are_allowed(opened, address):
@@ -269,6 +316,29 @@ def test_it_works_without_a_network_once_it_was_there(page):
         done(page)
     finally:
         page.context.set_offline(False)
+
+
+def test_one_thread_gives_the_same_pictures(page, browser, address):
+    set_to(page, FIRST)
+    wanted = [picture(page, name) for name in NAMES]
+    context = browser.new_context(service_workers="block")
+    other = context.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(f"{address}index.html#{link(FIRST)}")
+    done(other)
+    assert other.evaluate("document.body.dataset.loaded").endswith("threads: 1")
+    compare(other, wanted)
+    context.close()
+
+
+def test_a_browser_without_webassembly_is_a_sentence(browser, address):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.add_init_script("delete window.WebAssembly")
+    page.goto(f"{address}index.html")
+    expect(page.get_by_role("alert")).to_contain_text("does not run WebAssembly")
+    assert page.locator("#unstarted").count() == 0
+    context.close()
 
 
 def test_a_model_that_does_not_come_is_a_sentence(browser, address):

@@ -5,8 +5,8 @@ import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { keepOffline } from "./offline.js";
 import { find, page, problem, say, sayStep } from "./page.js";
 import { preparePad } from "./pad.js";
-import { placeWanted, rememberPlace } from "./places.js";
-import { show, showMade, showSentences } from "./sentences.js";
+import { lastChoice, placeWanted, rememberChoice } from "./places.js";
+import { show, showKnown, showMade, showSentences } from "./sentences.js";
 import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
 import { copyLink, save } from "./take.js";
 import { Reading } from "./tokens.js";
@@ -40,7 +40,7 @@ function refresh() {
     for (const name of /** @type {const} */ (["source", "target"]))
       if (!settings[name].trim()) throw new Sentence(`The ${name} is empty. Say what the picture shows.`);
     const { source, target } = page.readings = { source: model.read(settings.source), target: model.read(settings.target) };
-    showSentences(changed);
+    showSentences(changed, set);
     editOf(request())(source, target, 1);
     return true;
   } catch (error) {
@@ -90,7 +90,6 @@ function leavePicture() {
   page.own = null;
   find("own").value = "";
   find("without").hidden = true;
-  changed();
 }
 
 // What the worker makes.
@@ -126,17 +125,17 @@ const HEARD = {
   model({ model, words, config }) {
     const tokenizer = new Tokenizer(words, config);
     page.model = { facts: model, read: prompt => new Reading(tokenizer, prompt, model.text[0], config.pad_token) };
-    find("known").textContent = model.known_words.join(", ");
+    showKnown(model.known_words);
     refresh();
   },
   loading({ share }) {
     find("progress").value = share;
     sayStep(`${Math.round(100 * share)} %. It is kept for the next time.`);
   },
-  loaded({ seconds, place, threads }) {
+  loaded({ seconds, place, gpu, threads }) {
     loaded = true;
     document.body.dataset.loaded = `${seconds.toFixed(2)} s, ${place}, threads: ${threads}`;
-    rememberPlace(place);
+    if (!placeWanted()) rememberChoice({ place, gpu });
     const where = place === "webgpu" ? "the graphics processor" : `${threads} thread${threads > 1 ? "s" : ""}`;
     ended(`The model is here, after ${seconds.toFixed(1)} s; it uses ${where}.`);
     make();
@@ -156,7 +155,7 @@ const HEARD = {
   },
   failed({ number, message, fatal }) {
     if (number && number !== running) return;
-    rememberPlace(null); // the next visit tries what works
+    rememberChoice(null); // the next visit tries what works
     if (fatal) broken = message;
     problem(message);
     ended("");
@@ -171,12 +170,13 @@ function listen() {
   find("link").onclick = async () => say(await copyLink(page.own !== null));
   find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
   find("own").onchange = () => takePicture(find("own").files[0]);
-  find("without").onclick = leavePicture;
+  find("without").onclick = () => { leavePicture(); changed(); };
   preparePad(() => page.made && find("picture-source"), takePicture);
-  onhashchange = () => { page.settings = fromLink(location.hash); fill(); make(); };
+  onhashchange = () => { leavePicture(); page.settings = fromLink(location.hash); fill(); make(); };
 }
 
 async function start() {
+  find("unstarted").remove();
   fill();
   listen();
   if (typeof WebAssembly === "undefined") return problem(NO_WASM);
@@ -185,7 +185,7 @@ async function start() {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => HEARD[data.name]?.(data);
   worker.onerror = () => problem("The model's part of this page could not start. Check the connection, then load the page again.");
-  worker.postMessage({ name: "load", wanted: placeWanted() });
+  worker.postMessage({ name: "load", wanted: placeWanted(), last: lastChoice() });
 }
 
 start();

@@ -3,6 +3,7 @@
 /**
  * @typedef {"wasm" | "webgpu"} Place
  * @typedef {import("./engine.js").Engine} Engine
+ * @typedef {{ place: Place, gpu: string | null }} Choice the faster place, and the GPU that it was timed with
  */
 
 const LIBRARIES = { wasm: "./lib/ort.wasm.min.mjs", webgpu: "./lib/ort.webgpu.min.mjs" };
@@ -25,30 +26,33 @@ export const options = (place, part) => ({
 });
 
 /**
- * An engine in the place that is wanted, or in the faster one.
+ * An engine in the place that is wanted, or in the faster one. Where the GPU is not that of the last visit, both are timed again.
  * @param {(place: Place) => Promise<Engine>} make
  * @param {Place | null} wanted
- * @returns {Promise<{ engine: Engine, place: Place }>}
+ * @param {Choice | null} last
+ * @returns {Promise<Choice & { engine: Engine }>}
  */
-export async function fastest(make, wanted) {
-  if (wanted) try {
-    return { engine: await make(wanted), place: wanted };
+export async function fastest(make, wanted, last) {
+  const gpu = await gpuName(), known = wanted ?? (last?.gpu === gpu ? last.place : null);
+  if (known) try {
+    return { engine: await make(known), place: known, gpu };
   } catch { /* it worked another time; what works now? */ }
   const engine = await make("wasm");
-  if (!(await hasGpu())) return { engine, place: "wasm" };
+  if (!gpu) return { engine, place: "wasm", gpu };
   try {
     const other = await make("webgpu"), there = await seconds(other), here = await seconds(engine);
-    return there < here ? { engine: other, place: "webgpu" } : { engine, place: "wasm" };
+    return there < here ? { engine: other, place: "webgpu", gpu } : { engine, place: "wasm", gpu };
   } catch {
-    return { engine, place: "wasm" }; // drivers fail in many ways, and the other place works
+    return { engine, place: "wasm", gpu }; // drivers fail in many ways, and the other place works
   }
 }
 
-/** Whether there is a GPU, and not a program that plays one. */
-async function hasGpu() {
+/** What the browser says of its GPU; null where there is none, or a program that plays one. */
+async function gpuName() {
   const { gpu } = /** @type {any} */ (navigator);
-  const adapter = await gpu?.requestAdapter().catch(() => null);
-  return !!adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
+  const adapter = await gpu?.requestAdapter().catch(() => null), info = adapter?.info ?? {};
+  if (!adapter || (info.isFallbackAdapter ?? adapter.isFallbackAdapter)) return null;
+  return JSON.stringify([info.vendor, info.architecture, info.device, info.description]);
 }
 
 /** Of a step, after one to warm up. @param {Engine} engine */
@@ -62,14 +66,17 @@ async function seconds(engine) {
   return (performance.now() - begun) / 1000 / STEPS;
 }
 
-/** The place that the address asks for, as ?on=wasm, or that was the faster one in an earlier visit. */
+/** The place that the address asks for, as ?on=wasm. */
 export function placeWanted() {
-  const said = new URLSearchParams(location.search).get("on") ?? stored(() => localStorage.getItem("place"));
+  const said = new URLSearchParams(location.search).get("on");
   return said === "wasm" || said === "webgpu" ? said : null;
 }
 
-/** @param {Place | null} place to begin with the next time, or none */
-export const rememberPlace = place => stored(() => place ? localStorage.setItem("place", place) : localStorage.removeItem("place"));
+/** @returns {Choice | null} of an earlier visit */
+export const lastChoice = () => stored(() => JSON.parse(localStorage.getItem("place") ?? "null"));
+
+/** @param {Choice | null} choice to begin with the next time, or none */
+export const rememberChoice = choice => stored(() => localStorage.setItem("place", JSON.stringify(choice)));
 
 /** What a store answers that private windows may not have. @template T @param {() => T} ask */
 function stored(ask) {

@@ -11,20 +11,39 @@ let shown = ""; // what the words on the page were made for
 
 const key = () => JSON.stringify([page.settings.source, page.settings.target, page.settings.kind, page.settings.weights]);
 
-/** Words, their sliders and what lines them up, for new sentences. @param {() => void} changed called when a slider is let go */
-export function showSentences(changed) {
+/**
+ * Words, their sliders and what lines them up, for new sentences.
+ * @param {() => void} changed called when a slider is let go
+ * @param {(name: "source" | "target", text: string) => void} set called with another sentence
+ */
+export function showSentences(changed, set) {
   if (!page.readings || shown === key()) return;
   shown = key();
   const { source, target } = page.readings, same = unchanged(source, target), { kind, weights } = page.settings;
   const kept = [new Set(same.map(([i]) => i)), new Set(same.map(([, j]) => j))];
   const others = [source, target].map((reading, i) => new Set(reading.words.map((_, n) => n).filter(n => !kept[i].has(n))));
   const values = target.phrases.map(phrase => weights.find(([p]) => String(p) === String(phrase))?.[1] ?? 1);
-  showWords(find("source-words"), source, others[0], point("source"));
-  showWords(find("target-words"), target, others[1], point("edit"), { weights: values, turn: (word, weight) => turn(word, weight, changed) });
-  const known = page.model?.facts.known_words ?? [];
-  const strange = [...new Set([source, target].flatMap(reading => unknown(reading, known)))].map(word => `“${word}”`).join(", ");
+  const known = page.model?.facts.known_words ?? [], strange = { source: unknown(source, known), target: unknown(target, known) };
+  showWords(find("source-words"), source, others[0], strange.source, point("source"));
+  showWords(find("target-words"), target, others[1], strange.target, point("edit"), { weights: values, turn: (word, weight) => turn(word, weight, changed) });
+  const names = [...new Set([...strange.source, ...strange.target].map(word => `“${word.text}”`))].join(", ");
   find("aligned").textContent = alignedText(source, target, same, kind === "swap")
-    + (strange && ` This small model has never seen ${strange}; expect anything.`);
+    + (names && ` This small model has never seen ${names}; expect anything, or choose another word from the list below.`);
+  const name = strange.target.length ? "target" : "source", { text } = page.readings[name], word = strange[name].at(-1);
+  showKnown(known, word, chosen => {
+    if (word) set(name, text.slice(0, word.place) + chosen + text.slice(word.place + word.text.length));
+    find("known-title").focus(); // the button is gone
+  });
+}
+
+/**
+ * The words that the model knows. While a sentence has one that it does not know, each is a button that replaces it.
+ * @param {string[]} known @param {import("./tokens.js").Word} [word] to be replaced @param {(chosen: string) => void} [replace]
+ */
+export function showKnown(known, word, replace) {
+  if (!word) return find("known").replaceChildren(known.join(", "));
+  find("known").replaceChildren(`Replace “${word.text}” with: `, ...known.map(text =>
+    Object.assign(document.createElement("button"), { type: "button", textContent: text, onclick: () => replace?.(text) })));
 }
 
 /** @param {number} word @param {number} weight @param {() => void} changed */

@@ -2,7 +2,7 @@
 import { Sentence } from "./errors.js";
 
 /**
- * @typedef {{ text: string, spelling: string, tokens: number[] }} Word
+ * @typedef {{ text: string, spelling: string, place: number, tokens: number[] }} Word and where it begins in the prompt
  * @typedef {string | [string, number]} Phrase "cat" every time it occurs; ["cat", 2] the second
  * @typedef {{ encode(text: string): { ids: number[], tokens: string[] }, token_to_id(token: string): number | undefined }} Tokenizer
  */
@@ -37,6 +37,7 @@ export class Reading {
     const text = prompt.normalize("NFC");
     const { ids, tokens } = tokenizer.encode(text);
     this.prompt = prompt;
+    this.text = text;
     this.length = length;
     /** @type {number} the position of the end token */
     this.end = ids.length - 1;
@@ -104,7 +105,7 @@ function owned(text, tokens) {
   const spans = [...text.matchAll(WORD)].map(match => {
     const start = at;
     at += bytes(match[0].toLowerCase());
-    return { text: match[0], spelling: spelling(match[0]), start, end: at, tokens: /** @type {number[]} */ ([]) };
+    return { text: match[0], spelling: spelling(match[0]), place: match.index, start, end: at, tokens: /** @type {number[]} */ ([]) };
   });
   let done = 0;
   tokens.forEach((token, number) => {
@@ -115,7 +116,7 @@ function owned(text, tokens) {
     owner?.tokens.push(number + 1);
   });
   if (done !== at) throw new Sentence(`“${text}” has characters that this page cannot read. Write plain letters.`);
-  return spans.filter(span => span.tokens.length).map(({ text, spelling, tokens }) => ({ text, spelling, tokens }));
+  return spans.filter(span => span.tokens.length).map(({ text, spelling, place, tokens }) => ({ text, spelling, place, tokens }));
 }
 
 /** @param {number} count @param {number} length @param {Word[]} words */
@@ -127,4 +128,4 @@ function tooLong(count, length, words) {
 
 /** Words that the model has never seen. @param {Reading} reading @param {string[]} known none where the model does not say */
 export const unknown = (reading, known) => known.length
-  ? reading.words.map(word => word.text).filter(text => IS_LETTER.test(text) && !known.includes(text.toLowerCase())) : [];
+  ? reading.words.filter(({ text }) => IS_LETTER.test(text) && !known.includes(text.toLowerCase())) : [];

@@ -41,15 +41,17 @@ function greyed(pixels) {
  * @param {HTMLElement} place
  * @param {Reading} reading
  * @param {Set<number>} changed
+ * @param {import("./tokens.js").Word[]} strange words that the model has never seen
  * @param {(word: number | null, keep: boolean) => void} point
  * @param {{ weights: number[], turn: (word: number, weight: number) => void } | null} [faders]
  */
-export function showWords(place, reading, changed, point, faders = null) {
+export function showWords(place, reading, changed, strange, point, faders = null) {
   place.replaceChildren(...reading.words.map((word, number) => {
     const box = Object.assign(document.createElement("div"), { className: changed.has(number) ? "word changed" : "word" });
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: word.text });
     button.setAttribute("aria-pressed", "false");
     button.style.setProperty("--word", wordColour(word.text));
+    if (strange.includes(word)) Object.assign(button, { className: "strange", title: "unknown to this model" });
     button.onpointerenter = event => { if (event.pointerType === "mouse") point(number, false); };
     button.onpointerleave = button.onblur = () => point(null, false);
     button.onfocus = () => point(number, false);
@@ -60,13 +62,17 @@ export function showWords(place, reading, changed, point, faders = null) {
   }));
 }
 
+/** A weight with as many decimals as it needs, two at most. @param {number} weight */
+const weightText = weight => String(Number(weight.toFixed(2)));
+
 /** @param {string} name @param {number} weight @param {(weight: number) => void} turn */
 function fader(name, weight, turn) {
-  const slider = Object.assign(document.createElement("input"), { type: "range", min: "-2", max: "4", step: "0.5", value: String(weight) });
+  const low = Math.min(-2, Math.floor(weight)), high = Math.max(4, Math.ceil(weight));
+  const slider = Object.assign(document.createElement("input"), { type: "range", min: `${low}`, max: `${high}`, step: "0.25", value: `${weight}` });
   slider.setAttribute("aria-label", `weight of ${name}`);
-  const said = Object.assign(document.createElement("output"), { value: weight.toFixed(1) });
+  const said = Object.assign(document.createElement("output"), { value: weightText(weight) });
   said.setAttribute("aria-live", "off"); // the slider says it
-  slider.oninput = () => said.value = (+slider.value).toFixed(1);
+  slider.oninput = () => said.value = weightText(+slider.value);
   slider.onchange = () => turn(+slider.value);
   slider.ondblclick = () => { slider.value = said.value = "1"; turn(1); };
   return [slider, said];

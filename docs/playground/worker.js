@@ -48,8 +48,8 @@ async function bytes(path, came) {
   }
 }
 
-/** @param {Place | null} wanted where the UNet is to run, if that is known already */
-async function load(wanted) {
+/** @param {Place | null} wanted where the UNet is to run @param {import("./places.js").Choice | null} last of an earlier visit */
+async function load(wanted, last) {
   const begun = performance.now();
   const json = async (/** @type {string} */ path) => (await fetched(path)).json();
   const [model, words, config] = await Promise.all(["model/model.json", "model/tokenizer.json", "model/tokenizer_config.json"].map(json));
@@ -66,9 +66,9 @@ async function load(wanted) {
     const sessions = {};
     for (const part of PARTS) sessions[part] = await ort.InferenceSession.create(graphs[part], options(place, part));
     return new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
-  }, wanted);
+  }, wanted, last);
   engine = found.engine;
-  say("loaded", { seconds: (performance.now() - begun) / 1000, place: found.place, threads });
+  say("loaded", { seconds: (performance.now() - begun) / 1000, place: found.place, gpu: found.gpu, threads });
 }
 
 /** @param {number} number @param {Request} request */
@@ -95,7 +95,7 @@ function sentence(error) {
 onmessage = async ({ data }) => {
   newest = data.number ?? newest;
   try {
-    if (data.name === "load") await load(data.wanted);
+    if (data.name === "load") await load(data.wanted, data.last);
     if (data.name === "edit") await edit(data.number, data.request);
   } catch (error) {
     if (error instanceof Cancelled) say("cancelled", { number: data.number });
