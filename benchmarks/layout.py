@@ -132,7 +132,7 @@ def measure(pipe, reader, kind: str, count: int, first: int, steps: int) -> dict
         for name, (make, wanted, shift) in edits_of(seen[word].box, rng).items():
             more = {} if kind == "painted" else {"seed": 0, "steps": steps}
             result = p2p.edit(pipe, source, prompt, make(word), progress=False, **more)
-            row = judge(reader, result.source, result.image, word, seen[word], wanted, shift)
+            row = judge(reader, picture, result.image, word, seen[word], wanted, shift)
             if kind == "painted":
                 try:
                     truth, masks = render(true_scene(scene, name, shift))

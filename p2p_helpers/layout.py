@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
 from .edits.layout import Placement
@@ -218,6 +219,8 @@ class Placed:
     Args:
         layout: its geometry.
         known: the source's latents after every step, as pictures.
+        picture: the source with the objects in their new places and sizes.
+        opaque: where the objects are in it, 0…255.
         composite: the clean latent with the objects in their new sizes, if a size changes.
     """
 
@@ -225,9 +228,12 @@ class Placed:
         self,
         layout: Layout,
         known: Float[Tensor, "step channel row column"],
+        picture: Image.Image,
+        opaque: Image.Image,
         composite: Float[Tensor, "channel row column"] | None = None,
     ):
         self.layout, self.known = layout, known
+        self.picture, self.opaque = picture, opaque
         self._signals: list[float] = []
         clean = known[-1].float()
         self.filled = Continuation.of(layout.left, layout.others).fill(clean)

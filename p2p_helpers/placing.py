@@ -51,18 +51,17 @@ def placed(
     for one, new in zip(placements, layout.new, strict=True):
         if not new.any() and not one.goes and one.shift != (0.0, 0.0):
             raise InputError(f"{one!r}: the object would be outside of the picture.")
-    composite = None
+    (whole, opaque), composite = composed(picture, layout, soft), None
     if any(one.scale != 1 for one in placements):
-        whole = composed(picture, layout, soft)
         pixels = pipe.image_processor.preprocess(whole).to(pipe._execution_device)
         composite = encode(pipe, pixels)[0].cpu()
-    return Placed(layout, known, composite)
+    return Placed(layout, known, whole, opaque, composite)
 
 
 def composed(
     picture: Image.Image, layout: Layout, soft: Sequence[Float[Tensor, "row column"]]
-) -> Image.Image:
-    """The picture with its objects in their new places and sizes, and the holes filled."""
+) -> tuple[Image.Image, Image.Image]:
+    """The picture with its objects in their new places and sizes, and the holes filled; and where the objects are, 0…255."""
     high, wide = picture.height, picture.width
     pixels = torch.from_numpy(np.asarray(picture, np.float32).copy()).permute(2, 0, 1)
     ratio = torch.tensor([high / layout.size[0], wide / layout.size[1]])
@@ -76,16 +75,23 @@ def composed(
     small = F.interpolate(pixels[None], layout.size, mode="area")[0]
     filled = Continuation.of(wide_hole, layout.others).fill(small)
     smooth = enlarged(filled, "bilinear")
-    out = torch.where(hole, smooth, pixels)
-    for edit, map_, origin in zip(layout.edits, soft, layout.origins, strict=True):
+    out, objects = torch.where(hole, smooth, pixels), torch.zeros(1, high, wide)
+    places = zip(layout.edits, soft, layout.origins, layout.new, strict=True)
+    for edit, map_, origin, new in places:
         if edit.goes:
             continue
+        there = enlarged(widened(new)[None], "nearest")
         centres = enlarged(origin.permute(2, 0, 1), "bilinear").permute(1, 2, 0)
         at = (centres + 0.5) * ratio - 0.5
-        edge = ((enlarged(map_[None], "bicubic") - CARRIED) / 0.1 + 0.5).clamp(0, 1)
-        opaque, own = sampled(edge, at), sampled(pixels, at, "border")
-        out = out * (1 - opaque) + own * opaque
-    return Image.fromarray(out.permute(1, 2, 0).round().clamp(0, 255).byte().numpy())
+        share = enlarged(map_[None], "bicubic")
+        opaque, core = (
+            sampled(((share - least) / 0.1 + 0.5).clamp(0, 1), at) * there
+            for least in (CARRIED, CORE)
+        )
+        out = out * (1 - opaque) + sampled(pixels, at, "border") * opaque
+        objects = torch.maximum(objects, core)
+    whole = out.permute(1, 2, 0).round().clamp(0, 255).byte()
+    return Image.fromarray(whole.numpy()), Image.fromarray((255 * objects[0]).byte().numpy())
 
 
 @dataclass(frozen=True, eq=False)

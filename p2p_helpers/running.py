@@ -105,8 +105,9 @@ def _placed(
     if before is None:
         alone = request.alone()
         plan = _planned(pipe, alone, None, True, callback, [])
-        picture = _run(pipe, alone, plan, progress)[0]
-        before = plan.picture(0, picture)
+        made = _run(pipe, alone, plan, progress)[0]
+        real = request.inversion
+        before = plan.picture(0, made if real is None else real.image)
         request.known = before.trajectory
     known = family_of(pipe).unpacked(before.trajectory, before.size).float()
     found = (before.maps, known, before.picture)
@@ -211,7 +212,7 @@ def run(
 ) -> tuple[Planned, list[Image.Image]]:
     """Make the pictures of a request, source first. Raises what `edit` does.
 
-    A real picture's own pixels come back outside of where the targets may differ.
+    A real picture's own pixels come back outside of where the targets may differ, and inside of the objects that are moved.
 
     Args:
         before: the source, where an earlier run has made it.
@@ -225,7 +226,17 @@ def run(
         return plan, images
     base = request.inversion.image if before is None else before.picture
     edited = [
-        image if mask is None else restored(base, image, mask)
-        for image, mask in zip(images[1:], plan.masks, strict=True)
+        _restored(base, image, mask, own)
+        for image, mask, own in zip(images[1:], plan.masks, where, strict=True)
     ]
     return plan, [images[0], *edited]
+
+
+def _restored(
+    base: Image.Image, image: Image.Image, mask: Tensor | None, own: Placed | None
+) -> Image.Image:
+    """A picture with the pixels of the one before: where nothing may change, and inside of objects that were moved."""
+    if mask is None:
+        return image
+    image = restored(base, image, mask)
+    return image if own is None else Image.composite(own.picture, image, own.opaque)

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
@@ -304,6 +305,18 @@ def test_a_painted_picture_keeps_its_own_pixels_elsewhere(toyland):
     result = p2p.edit(toyland, inversion, photo.prompt, p2p.Move("cat", dx=0.2), progress=False)
     same = (pixels(result.image) == pixels(picture)).all(-1)
     assert 0.2 < same.mean() < 1
+
+
+@pytest.mark.parametrize("edit", [p2p.Move("cat", dx=0.25), p2p.Duplicate("cat", dx=0.25)])
+def test_an_object_of_a_painted_picture_takes_its_own_pixels_along(toyland, edit):
+    photo = photos()["cat-snow"]
+    picture = p2p.load_image(photo.path, toyland)
+    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
+    result = p2p.edit(toyland, inversion, photo.prompt, edit, progress=False)
+    mask = pixels(Image.open(photo.path.with_suffix(".mask-cat.png"))) > 0
+    rows, columns = np.nonzero(mask[:, :96])
+    moved = pixels(result.image)[rows, columns + 32]
+    assert (moved == pixels(picture)[rows, columns]).all(-1).mean() > 0.6
 
 
 def test_several_targets_and_an_edit_that_moves_nothing(toyland):

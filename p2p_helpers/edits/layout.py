@@ -22,7 +22,7 @@ class Placement(Edit):
 
     In the object's new place a row of G picks the source's pixel that the object came from; where it
     left, a row is the mean of what surrounds the hole; elsewhere G is the identity. The object's
-    latents go along. `edit` makes the source first, to find the object by its word's map.
+    latents go along, and in a real picture its own pixels. `edit` makes the source first, to find the object by its word's map.
 
     Chained with edits of words, each goes on from the picture before it: `Replace() | Move("dog")`
     moves the dog that the cat has become, `Move("cat") | Replace()` makes the moved cat a dog. That
