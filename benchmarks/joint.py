@@ -47,7 +47,7 @@ def wishes(tokens: int) -> dict[str, Wish]:
 
 
 def ratio(run, plain, times: int) -> str:
-    """How often the plain run's time, the median of pairs in turn, and how often its peak memory above what both begin with."""
+    """Seconds and peak memory, each as a multiple of the plain run's: medians of pairs in turn, and the largest peaks."""
     run(), plain()
     pairs = [[measured(DEVICE, lambda f=f: timed(f)) for f in (run, plain)] for _ in range(times)]
     seconds = statistics.median(own / other for (own, _), (other, _) in pairs)

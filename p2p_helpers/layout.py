@@ -15,8 +15,8 @@ from .edits.layout import Placement
 
 CORE = 0.35  # share of a refined word map's maximum: the object
 CARRIED = 0.25  # and what goes along at its rim
-SPECK = 0.2  # share of the largest piece of an object that another piece has at least
-FAINT = 1e-3  # how much a hole continues another object, where 1 is what lies behind
+SPECK = 0.2  # an object's pieces have at least this share of the cells of its largest one
+FAINT = 1e-3  # how much another object counts in the continuation, beside 1 for what lies behind
 FILLED = 0.3  # share of the steps in which the hole is filled; later the model paints it
 
 
@@ -129,16 +129,16 @@ class Layout:
         rows, columns = self.size
         others = [()] * len(soft) if rivals is None else rivals
         cores = [core_of(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
-        # A cell of two is that one's whose word looks at it most.
-        most = torch.stack(list(soft)).amax(0)
-        cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]
-        # Other objects, which stay as they are, but for what they hide.
+        # Where objects are that have no layout edit.
         self.others = torch.zeros(rows, columns, dtype=torch.bool)
         for map_, theirs in zip(soft, others, strict=True):
             for rival in theirs:
                 self.others |= core_of(rival, [map_])
         for core in cores:
             self.others &= ~core
+        # A cell of two is that one's whose word looks at it most.
+        most = torch.stack(list(soft)).amax(0)
+        cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]
         # Where objects were that do not stay; where each is; row and column of the source for every cell, (row, column, 2).
         self.old = torch.zeros(rows, columns, dtype=torch.bool)
         self.new: list[Tensor] = []

@@ -130,9 +130,9 @@ def load_pipeline(
             1, 2 or XL), or a Hugging Face Hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5". Only safetensors weights
             are read, never pickles.
         device: "cpu", "cuda", "mps"; the fastest there is when not given.
-        dtype: when not given, float32 on the CPU and for the embedded models; on a GPU bfloat16 for models of flow matching (Stable
-            Diffusion 3, Flux.1, Chroma), which are published in it, and float16 for others. For float16 the model's fp16 variant is
-            loaded if it has one, half the download.
+        dtype: when not given, float32 on the CPU and for the embedded models. On a GPU it is bfloat16 for models of flow matching
+            (Stable Diffusion 3, Flux.1, Chroma), whose activations are large, where the GPU computes in it; else float16. For
+            float16 the model's fp16 variant is loaded if it has one, half the download.
         revision: a branch, tag or commit of a Hub model; give a commit and the model never changes under you.
 
     Raises:
@@ -261,7 +261,14 @@ def _usual_dtype(name: str | None, device: str, revision: str | None = None) -> 
     except (OSError, ValueError):  # loading says what is wrong
         return torch.float16
     flows = "FlowMatch" in str(parts.get("scheduler"))
-    return torch.bfloat16 if flows else torch.float16
+    return torch.bfloat16 if flows and _takes_bfloat16(device) else torch.float16
+
+
+def _takes_bfloat16(device: str) -> bool:
+    """Whether a GPU computes in bfloat16 itself."""
+    if torch.device(device).type != "cuda":
+        return False
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _variants(name: str, dtype: torch.dtype) -> list[str | None]:

@@ -76,14 +76,15 @@ def composed(
     filled = Continuation.of(wide_hole, layout.others).fill(small)
     smooth = enlarged(filled, "bilinear")
     out, objects = torch.where(hole, smooth, pixels), torch.zeros(1, high, wide)
+    pixel = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
+    centres = (torch.stack(pixel, -1) + 0.5) / ratio - 0.5  # of pixels, in cells
     places = zip(layout.edits, soft, layout.origins, layout.new, strict=True)
     for edit, map_, origin, new in places:
         if edit.goes:
             continue
         there = enlarged(widened(new)[None], "nearest")
-        centres = enlarged(origin.permute(2, 0, 1), "bilinear").permute(1, 2, 0)
-        at = (centres + 0.5) * ratio - 0.5
-        share = enlarged(map_[None], "bicubic")
+        at = (origin[0, 0] + centres / edit.scale + 0.5) * ratio - 0.5
+        share = enlarged((map_ * ~layout.others)[None], "bicubic")
         opaque, core = (
             sampled(((share - least) / 0.1 + 0.5).clamp(0, 1), at) * there
             for least in (CARRIED, CORE)
@@ -102,11 +103,13 @@ class Whereabouts:
         phrase: its word, as layout edits take it.
         core: its cells, on the latent's grid.
         soft: the word's refined map, 0…1.
+        others: cells of other objects, which stay.
     """
 
     phrase: Phrase
     core: Bool[Tensor, "row column"]
     soft: Float[Tensor, "row column"]
+    others: Bool[Tensor, "row column"]
 
 
 def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]:
@@ -127,30 +130,37 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
         soft, rivals = _seen(source, heat, size)
         core = core_of(soft, rivals)
         if 0 < core.float().mean() < BEHIND:
-            found.append(Whereabouts(phrase, core, soft))
+            others = torch.zeros_like(core)
+            for rival in rivals:
+                others |= core_of(rival, [soft]) & ~core
+            found.append(Whereabouts(phrase, core, soft, others))
     return found
 
 
 def _seen(maps: OnePrompt, own: Heatmap, size: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
-    """An object's map, and the maps of others: of words that name something, outside of this object's own phrase.
+    """An object's map, and the maps of others. A word whose map covers more of the picture than objects do says what is behind."""
+    others = [_refined(heat, size) for heat in others_of(maps, own)]
+    return _refined(own, size), [one for one in others if (one > CORE).float().mean() < BEHIND]
 
-    A word whose map covers more of the picture than objects do says what is behind, and what stands before "of" says what kind of
-    picture it is: "a photo of".
+
+def others_of(maps: OnePrompt, own: Heatmap) -> list[Heatmap]:
+    """The maps of words that may name other objects: outside of this object's own phrase.
+
+    What a prompt begins with before "of" says what kind of picture it is: "a photo of".
     """
-    found: list[Tensor] = []
-    phrase = False
+    found: list[Heatmap] = []
+    phrase = joined = False
     for heat in maps.words:
         name = heat.name.lower()
         if name in ARTICLES:
             phrase = _phrase_of(maps, heat, own)
         elif name in JOINS:
-            phrase = False
-            found = [] if name == "of" else found
+            if name == "of" and not joined:
+                found = []
+            phrase, joined = False, True
         elif not phrase and not set(heat.tokens) & set(own.tokens):
-            soft = _refined(heat, size)
-            if (soft > CORE).float().mean() < BEHIND:
-                found.append(soft)
-    return _refined(own, size), found
+            found.append(heat)
+    return found
 
 
 def _phrase_of(maps: OnePrompt, article: Heatmap, own: Heatmap) -> bool:

@@ -65,7 +65,7 @@ def settings_of(result: EditResult, number: int | None = None) -> dict:
         inversion, asked = result.origin.inversion, result.origin.arguments
         said |= {name: asked[name] for name in SIZES if name in asked}
         if inversion is not None:
-            picture = inversion.facts["image sha256"]
+            picture = inversion.facts.get("image sha256")  # the first files lack it
             said["inversion"] = {"method": inversion.method, "image sha256": picture}
     if number is not None:
         said["target"] = result.target_prompts[number]

@@ -64,8 +64,9 @@ def edit(
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
-            Returns the dictionary, changed or not. A layout edit takes several runs, the first for the source alone; it is called
-            in all of them, from step 0 each time, with the latents of that run's prompts.
+            Returns the dictionary, changed or not. A layout edit takes several runs, and where it comes first, one of the
+            source alone; the callback is called in all of them, from step 0 each time, with the latents of that run's prompts and
+            with "mask" only where that run has the blend.
         progress: whether to show a progress bar.
         **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 
@@ -73,7 +74,7 @@ def edit(
         PromptError: a prompt is empty or too long, or a word of the edit or of the local blend is not in it.
         PromptMismatch: the edit cannot line up the prompts.
         AttentionControlError: the pipeline's attention cannot be controlled.
-        InputError: layers that the model does not have;
+        InputError: layers that the model does not have; `Record(everything=True)` without the memory for it;
             a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
             does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an

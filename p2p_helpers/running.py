@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from .attention.families import family_of, layers_of
@@ -239,4 +239,9 @@ def _restored(
     if mask is None:
         return image
     image = restored(base, image, mask)
-    return image if own is None else Image.composite(own.picture, image, own.opaque)
+    if own is None:
+        return image
+    allowed = (
+        Image.fromarray(mask.numpy()).convert("L").resize(image.size, Image.Resampling.NEAREST)
+    )
+    return Image.composite(own.picture, image, ImageChops.multiply(own.opaque, allowed))

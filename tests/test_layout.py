@@ -13,6 +13,7 @@ from PIL import Image
 import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, signals, widened, without_specks
+from p2p_helpers.placing import others_of
 from p2p_helpers.stages import runs_of, stages_of
 from p2p_helpers.toyland import photos
 from p2p_helpers.toyland.reader import load_reader
@@ -59,6 +60,23 @@ def test_a_hole_continues_what_lies_behind_and_not_another_object(hole, other):
     assert (filled[hole] - 1).abs().max() < 0.05
     alone = Continuation.of(hole, ~hole).fill(torch.where(other, 5.0, 1.0))
     assert alone[hole].max() > 1.5  # where nothing else is there, the other objects
+
+
+RIVALS = {
+    ("a photo of a cat and a dog", "cat"): ["dog"],
+    ("a cat in front of a dog", "dog"): ["cat", "front"],
+    ("a cat and a dog in front of a house", "cat"): ["dog", "front", "house"],
+    ("an old photo of a red cat on the beach", "cat"): ["beach"],
+}
+
+
+@pytest.mark.parametrize(("prompt", "phrase"), RIVALS)
+@pytest.mark.filterwarnings("ignore::p2p_helpers.UnknownWordWarning")
+def test_the_other_objects_of_a_prompt(toyland, prompt, phrase):
+    with p2p.record(toyland) as maps:
+        toyland([prompt], num_inference_steps=1, output_type="latent")
+    others = others_of(maps.of(0), maps.of(0)[phrase])
+    assert [heat.name for heat in others] == RIVALS[prompt, phrase]
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -44,13 +44,18 @@ def real(folder):
     return pipe
 
 
-def test_the_usual_type_of_weights_is_that_of_the_published_ones(folder, tmp_path):
+@pytest.mark.parametrize("has", [True, False])
+def test_models_of_flow_matching_take_bfloat16_where_the_gpu_has_it(
+    folder, tmp_path, monkeypatch, has
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
     flow = {
         "_class_name": "FluxPipeline",
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     }
     (tmp_path / "model_index.json").write_text(json.dumps(flow))
-    kinds = {str(folder): torch.float16, str(tmp_path): torch.bfloat16, None: torch.float16}
+    wanted = torch.bfloat16 if has else torch.float16
+    kinds = {str(folder): torch.float16, str(tmp_path): wanted, None: torch.float16}
     for name, kind in kinds.items():
         assert _usual_dtype(name, "cuda") == kind and _usual_dtype(name, "cpu") == torch.float32
 

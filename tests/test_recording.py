@@ -43,7 +43,7 @@ def test_everything_is_refused_where_memory_is_too_small(toyland, monkeypatch):
     monkeypatch.setattr("p2p_helpers.maps.record.free_bytes", lambda device: 1_000_000)
     change = p2p.Replace()
     for record in (p2p.Record(everything=True), p2p.Record(everything=True, before=True)):
-        with pytest.raises(p2p.InputError, match=r"would keep \d+ GB of maps.*Take record=True"):
+        with pytest.raises(p2p.InputError, match=r"would keep [\d.]+ GB of maps.*Take record=True"):
             p2p.edit(toyland, SOURCE, TARGET, change, record=record, **RUN)
     p2p.edit(toyland, SOURCE, TARGET, change, record=True, **{**RUN, "steps": 1})
 

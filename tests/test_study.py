@@ -150,7 +150,9 @@ def served(folder):
 def test_a_port_that_is_taken_is_a_message(served):
     folder, address = served
     for port in (int(address.split(":")[-1].strip("/")), 99_999):
-        with pytest.raises(p2p.InputError, match=f"served at 127.0.0.1:{port}.*Take another port"):
+        with pytest.raises(
+            p2p.InputError, match=f"served at 127.0.0.1:{port}.*Take another port or host"
+        ):
             serve(folder, port=port)
 
 

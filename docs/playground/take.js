@@ -17,7 +17,7 @@ export async function save({ pictures, settings, isOwn }, [rows, columns]) {
   const canvas = new OffscreenCanvas(columns, rows);
   canvas.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(pictures.edit), columns, rows), 0, 0);
   const said = { source: settings.source, target: settings.target, edit: editText(settings), seed: isOwn ? null : settings.seed, steps: settings.steps,
-    guidance_scale: settings.guidance, inversion: isOwn ? "direct" : null, local_blend: blendWords(settings.blend) };
+    guidance_scale: settings.guidance, inversion: isOwn ? { method: "direct" } : undefined, local_blend: blendWords(settings.blend) };
   const texts = { Software: "p2p_helpers in a browser", Description: settings.target, p2p_helpers: JSON.stringify(said) };
   const file = await withText(await canvas.convertToBlob(), texts), href = URL.createObjectURL(file);
   Object.assign(document.createElement("a"), { href, download: `${settings.target.replace(/\W+/g, "-")}.png` }).click();

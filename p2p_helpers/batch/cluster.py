@@ -62,7 +62,7 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
     gpus = min(1.0, has.get("GPU", 0.0)) if gpus is None else gpus
     room = has.get("GPU", 0.0) / gpus if gpus else has.get("CPU", 1.0)
     count = max(1, min(int(room) if workers is None else workers, len(groups)))
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -88,7 +88,7 @@ def share_of(gpus: float, count: int, nodes: int) -> float:
     Args:
         gpus: for each worker.
         count: workers, spread evenly.
-        nodes: machines of the cluster.
+        nodes: machines of the cluster that can have workers.
     """
     return min(1.0, gpus) if gpus else 1 / math.ceil(count / max(1, nodes))
 

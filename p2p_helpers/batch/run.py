@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from ..pipelines import best_device
+from ..pipelines import EMBEDDED, best_device
 from .engine import Worker
 from .jobs import Job, Refused
 from .rows import row_of
@@ -96,7 +96,8 @@ def run_jobs(
         from .cluster import cluster_rows
 
         left = [jobs for jobs in groups if jobs]
-        there = str(Path(model).absolute()) if Path(model).is_dir() else model
+        is_file = model not in EMBEDDED and Path(model).exists()
+        there = str(Path(model).absolute()) if is_file else model
         made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus)
     else:
         made = _local_rows(groups, worker, (model, str(store.out)), device)
@@ -127,7 +128,7 @@ class _Plan:
         if job.name in self._seen:
             return
         self._seen.add(job.name)
-        if retry and store.has(job.name) and store.row(job.name)["error"] is not None:
+        if retry and store.failed(job.name):
             store.forget(job.name)
         done = store.has(job.name)
         self.before += done

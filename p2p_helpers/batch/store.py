@@ -53,14 +53,30 @@ class Store:
         """What is said of a finished job."""
         return json.loads((self.folder(name) / ROW).read_text(encoding="utf-8"))
 
+    def failed(self, name: str) -> bool:
+        """Whether a job is finished with an error."""
+        try:
+            return self.row(name)["error"] is not None
+        except FileNotFoundError:
+            return False
+
     def inversion(self, group: str) -> Path:
         """Where the inversion of a source is kept."""
         return self.out / INVERSIONS / f"{group}.safetensors"
 
     def forget(self, name: str):
-        """Remove the results of a job, all at once."""
+        """Remove the results of a job, all at once.
+
+        Raises:
+            BatchError: they cannot be removed.
+        """
         part = self.out / PARTS / secrets.token_hex(8)
-        os.rename(self.folder(name), part)
+        try:
+            os.rename(self.folder(name), part)
+        except FileNotFoundError:  # another process was faster
+            return
+        except OSError as error:
+            raise self._unwritten(error) from error
         shutil.rmtree(part, ignore_errors=True)
 
     def write(self, row: Mapping, pictures: Mapping[str, Callable[[Path], None]]) -> dict:
@@ -84,6 +100,8 @@ class Store:
             for file in [*part.iterdir(), part]:
                 _to_disk(file)
             place.parent.mkdir(exist_ok=True)
+            if not self.has(place.name):
+                self.forget(place.name)  # what an older version left when it was killed
             os.rename(part, place)
             _to_disk(place.parent)
         except OSError as error:

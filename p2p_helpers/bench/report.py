@@ -17,9 +17,9 @@ TITLES = {
     "clip whole": ("CLIP, whole ↑", 1.0, 2),
     "clip edited": ("CLIP, edited part ↑", 1.0, 2),
 }
-# Prompt-to-Prompt with Stable Diffusion 1.4, 50 steps, guidance 7.5: Ju et al. 2023 (arXiv
-# 2310.01506), table 1, as several later papers quote it; in the units of the titles.
-THEIRS = {"steps": 50, "guidance_scale": 7.5, "refine": True}
+THEIRS = {"steps": 50, "guidance_scale": 7.5, "refine": True}  # and Stable Diffusion 1.4
+# Prompt-to-Prompt: Ju et al. 2023 (arXiv 2310.01506), table 1, as several later papers quote it; in the
+# units of the titles.
 PUBLISHED = {
     "ddim": (69.43, 17.87, 208.80, 219.88, 71.14, 25.01, 22.44),
     "null-text": (13.44, 27.03, 60.67, 35.86, 84.11, 24.75, 21.86),

@@ -74,7 +74,7 @@ class Recorder:
         free = free_bytes("cpu")
         if free is not None and wanted > free:
             raise InputError(
-                f"Record(everything=True) would keep {wanted / 1e9:.0f} GB of maps, and {free / 1e9:.0f} GB of memory are free. Take "
+                f"Record(everything=True) would keep {wanted / 1e9:.1f} GB of maps, and {free / 1e9:.1f} GB of memory are free. Take "
                 "record=True, fewer steps or a smaller picture."
             )
 

@@ -115,9 +115,10 @@ def drawn(picture: Image.Image, one: Whereabouts) -> dict:
         2, 0, 1
     )
     size = (picture.height, picture.width)
-    hole = widened(one.core)
+    hole = widened(one.core) & ~one.others
     small = F.interpolate(pixels[None], one.core.shape, mode="area")[0]
-    filled = _enlarged(Continuation.of(widened(hole)).fill(small), size)
+    filled = Continuation.of(widened(hole) & ~one.others, one.others).fill(small)
+    filled = _enlarged(filled, size)
     edge = ((_enlarged(one.soft * hole, size, "bicubic") - CARRIED) / 0.1 + 0.5).clamp(0, 1)
     return {
         "box": [round(float(side), 4) for side in sides],

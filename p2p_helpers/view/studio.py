@@ -68,9 +68,7 @@ class Studio(Uploads):
         """Begin an edit with the present settings; a run that is under way ends after its step."""
         self.stop()
         number, before, settings, photo = self._wanted, self._thread, self.settings, self._photo
-        runs = runs_of(settings.edit) + settings.frees  # and the target without control
-        self.error.value, self.bar.value = "", 0
-        self.bar.max, self.cancel.disabled = runs * max(settings.steps, 1), False
+        self.error.value, self.bar.value, self.cancel.disabled = "", 0, False
         self._thread = threading.Thread(
             target=self._work, args=(number, before, settings, photo), daemon=True
         )
@@ -116,6 +114,8 @@ class Studio(Uploads):
         try:
             if number != self._wanted:
                 return
+            runs = runs_of(settings.edit) + settings.frees  # and the target without control
+            self.bar.max = runs * max(settings.steps, 1)
             source, more = self._from(settings, photo, stepped)
             self.bar.value = 0
             more |= {"local_blend": settings.local_blend, "callback": after_step, "progress": False}

@@ -101,7 +101,7 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> ThreadingH
     """A server for a study, which `serve_forever` runs.
 
     Raises:
-        InputError: the folder holds no study; the port is in use or none.
+        InputError: the folder holds no study; the host or the port cannot be used.
     """
     if not (folder / KEY).exists():
         raise InputError(f"{folder} holds no study. Make one with p2p_helpers.study().")
@@ -110,5 +110,5 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> ThreadingH
         return ThreadingHTTPServer((host, port), handler)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"Nothing can be served at {host}:{port}: {getattr(error, 'strerror', None) or error}. Take another port."
+            f"Nothing can be served at {host}:{port}: {getattr(error, 'strerror', None) or error}. Take another port or host."
         ) from error
