@@ -16,13 +16,14 @@ from p2p_helpers.errors import SceneError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import caption, load_reader, render, scene_at
-from p2p_helpers.toyland.evaluate import generate
+from p2p_helpers.toyland.evaluate import generate, quote
 from p2p_helpers.toyland.layout import overlap
 from p2p_helpers.toyland.world import SIZE
 
 from .inversion import interval
 
 OUT = Path("runs/benchmarks/layout.json")
+MEASURED = Path(__file__).parent.parent / "data" / "benchmark" / "layout.json"
 CELL = 8  # pixels of one latent pixel
 FAR = 3  # cells an object is moved at least
 SCALES = {"smaller": 0.7, "larger": 1.4}
@@ -156,6 +157,33 @@ def summary(rows: dict[str, list[dict]]) -> dict:
     return found
 
 
+def table(results: dict) -> str:
+    """Markdown: a row for each kind of picture and edit."""
+    heads = ("", "done", "old place clear", "overlap", "object, dB", "background, dB", "scenes")
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+
+    def said(one: dict, key: str, scale: float, digits: int) -> str:
+        if key not in one:
+            return "–"
+        mean, half = one[key]
+        return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}"
+
+    for kind in ("generated", "painted"):
+        for name, one in results[kind].items():
+            figures = [said(one, "done", 100, 0), said(one, "clear", 100, 0)]
+            figures += [said(one, "overlap", 1, 2), said(one, "truth", 1, 1)]
+            figures += [said(one, "background", 1, 1), str(one["scenes"])]
+            rows.append("| " + " | ".join([f"{kind}, {name}", *figures]) + " |")
+    return "\n".join(rows)
+
+
+def publish():
+    """Store the last run's figures, and quote them in docs/measured.md."""
+    results = json.loads(OUT.read_text(encoding="utf-8"))
+    MEASURED.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    quote(MEASURED.parent.parent.parent / "docs" / "measured.md", "layout", table(results))
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -164,7 +192,11 @@ def main():
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", default=["generated", "painted"])
+    parser.add_argument("--publish", action="store_true", help="store the last run's figures")
     chosen = parser.parse_args()
+    if chosen.publish:
+        publish()
+        return
     OUT.parent.mkdir(parents=True, exist_ok=True)
     pipe, reader = p2p.load_pipeline("toyland"), load_reader()
     results: dict = {"machine": machine()}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import editing, inversion, summary
+from benchmarks import editing, inversion, layout, resolutions, summary
 from p2p_helpers.toyland import evaluate
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "measured.md"
+PAGE, RESOLUTIONS = ROOT / "docs" / "measured.md", ROOT / "docs" / "resolutions.md"
 BENCHMARK, TOYLAND = ROOT / "data" / "benchmark", ROOT / "data" / "toyland"
 SCENES = BENCHMARK / "inversion.json"  # a list of what is measured, and no result
 RESULTS = [*sorted({*BENCHMARK.glob("*.json")} - {SCENES}), *TOYLAND.glob("evaluation*.json")]
@@ -22,6 +22,11 @@ def stored(file: Path) -> dict:
 QUOTED = {  # the file, its mark, and what stands there
     (ROOT / "README.md", "summary"): summary.table,
     (PAGE, "editing"): lambda: editing.short(stored(BENCHMARK / "editing.json")),
+    (PAGE, "layout"): lambda: layout.table(stored(BENCHMARK / "layout.json")),
+    (RESOLUTIONS, "edits"): lambda: resolutions.edit_table(stored(BENCHMARK / "resolutions.json")),
+    (RESOLUTIONS, "trained"): lambda: resolutions.trained_table(
+        stored(BENCHMARK / "resolutions.json")
+    ),
     (PAGE, "inversion"): lambda: inversion.table(stored(BENCHMARK / "measured.json")["summary"]),
 } | {
     (TOYLAND / "MODEL_CARD.md", mark): lambda name=name: evaluate.report(stored(TOYLAND / name))
@@ -36,7 +41,7 @@ def test_a_table_between_marks_is_what_the_stored_figures_give(file, mark):
 
 
 def test_every_table_between_marks_is_known():
-    for file in (ROOT / "README.md", PAGE, TOYLAND / "MODEL_CARD.md"):
+    for file in (ROOT / "README.md", PAGE, RESOLUTIONS, TOYLAND / "MODEL_CARD.md"):
         ends = file.read_text(encoding="utf-8").count("<!-- end -->")
         assert ends == sum(quoted == file for quoted, _ in QUOTED)
 
