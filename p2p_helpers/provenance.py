@@ -54,7 +54,7 @@ def _processor() -> str:
 
 def settings_of(result: EditResult, number: int | None = None) -> dict:
     """The settings of a result, for one of its edited pictures or, without a number, its source."""
-    said = {
+    said: dict[str, object] = {
         "source": result.source_prompt,
         "seed": result.seed,
         "steps": result.steps,
