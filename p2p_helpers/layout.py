@@ -92,6 +92,16 @@ def core_of(
     return without_specks(core if core.any() else soft > CORE)
 
 
+def cores_of(
+    rivals: Sequence[Float[Tensor, "row column"]], soft: Float[Tensor, "row column"]
+) -> Bool[Tensor, "row column"]:
+    """Where other objects are, beside the one whose map is `soft`."""
+    found = torch.zeros_like(soft, dtype=torch.bool)
+    for rival in rivals:
+        found |= core_of(rival, [soft])
+    return found
+
+
 def blurred(x: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
     """The mean of a cell and its eight neighbours."""
     return F.avg_pool2d(x[None], 3, 1, 1, count_include_pad=False)[0]
@@ -130,12 +140,8 @@ class Layout:
         others = [()] * len(soft) if rivals is None else rivals
         cores = [core_of(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
         # Where objects are that have no layout edit.
-        self.others = torch.zeros(rows, columns, dtype=torch.bool)
-        for map_, theirs in zip(soft, others, strict=True):
-            for rival in theirs:
-                self.others |= core_of(rival, [map_])
-        for core in cores:
-            self.others &= ~core
+        theirs = [cores_of(rivals, map_) for map_, rivals in zip(soft, others, strict=True)]
+        self.others = torch.stack(theirs).any(0) & ~torch.stack(cores).any(0)
         # A cell of two is that one's whose word looks at it most.
         most = torch.stack(list(soft)).amax(0)
         cores = [core & (map_ >= most) for core, map_ in zip(cores, soft, strict=True)]

@@ -1,4 +1,4 @@
-"""How many targets fit in one call: from the memory that is free, and what a first call took."""
+"""The memory that is free, what a call takes, and how many targets fit in one."""
 
 from __future__ import annotations
 

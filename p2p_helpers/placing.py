@@ -15,7 +15,17 @@ from torch import Tensor
 from .edits.layout import ARTICLES, JOINS, Placement
 from .errors import InputError
 from .inversion.pivot import encode
-from .layout import CARRIED, CORE, Continuation, Layout, Placed, core_of, sampled, widened
+from .layout import (
+    CARRIED,
+    CORE,
+    Continuation,
+    Layout,
+    Placed,
+    core_of,
+    cores_of,
+    sampled,
+    widened,
+)
 from .maps.heatmap import Heatmap
 from .maps.one_prompt import OnePrompt
 from .maps.recorded import AttentionMaps
@@ -130,10 +140,7 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
         soft, rivals = _seen(source, heat, size)
         core = core_of(soft, rivals)
         if 0 < core.float().mean() < BEHIND:
-            others = torch.zeros_like(core)
-            for rival in rivals:
-                others |= core_of(rival, [soft]) & ~core
-            found.append(Whereabouts(phrase, core, soft, others))
+            found.append(Whereabouts(phrase, core, soft, cores_of(rivals, soft) & ~core))
     return found
 
 
