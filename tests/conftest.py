@@ -92,6 +92,7 @@ def toyland():
 def start_browser():
     """Starts Debian's Chromium, or Playwright's own."""
     sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=60_000)  # ms: two cores do everything
     with sync_api.sync_playwright() as playwright:
 
         def start():
