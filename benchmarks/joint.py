@@ -2,8 +2,8 @@
 
 The attention alone, in the shapes of Stable Diffusion 3.5 medium (24 heads of 64, 333 tokens of text) and Flux.1 (24 heads of 128,
 512 tokens) at 512 and 1024 pixels: one call of a step with one source and one target, random numbers, float32 (bfloat16 on a GPU).
-Then three blocks of Stable Diffusion 3.5 medium's width with random weights, a step of the whole pipeline at 512 pixels. Every run
-has a plain one beside it. Two parts, `attention` and `blocks`; both when none is named.
+Then three blocks of Stable Diffusion 3.5 medium's width with random weights, a step of the whole pipeline. Every run has a plain one
+beside it, whose seconds stand there, too. Two parts, `attention` and `blocks`; both when none is named.
 """
 
 import argparse
@@ -50,9 +50,11 @@ def ratio(run, plain, times: int) -> str:
     """Seconds and peak memory, each as a multiple of the plain run's: medians of pairs in turn, and the largest peaks."""
     run(), plain()
     pairs = [[measured(DEVICE, lambda f=f: timed(f)) for f in (run, plain)] for _ in range(times)]
-    seconds = statistics.median(own / other for (own, _), (other, _) in pairs)
+    times_as_long = statistics.median(own / other for (own, _), (other, _) in pairs)
+    alone = statistics.median(other for _, (other, _) in pairs)
     peaks = [max(peak or 0 for _, peak in one) for one in zip(*pairs, strict=True)]
-    return f"{seconds:.2f}; memory {peaks[0] / peaks[1]:.2f}" if all(peaks) else f"{seconds:.2f}"
+    memory = f"; memory {peaks[0] / peaks[1]:.2f}" if all(peaks) else ""
+    return f"{times_as_long:.2f}; plain {alone:.2f} s{memory}"
 
 
 def attention(name: str, pixels: int, times: int) -> dict[str, str]:
@@ -79,16 +81,18 @@ def attention(name: str, pixels: int, times: int) -> dict[str, str]:
     return found
 
 
-def blocks(times: int) -> dict[str, str]:
+def blocks(pixels: int, times: int) -> dict[str, str]:
     """Ratios of a step of the whole pipeline, with three blocks."""
     pipe = build("sd3.5", Path(tempfile.mkdtemp()), **WIDE).to(DEVICE, DTYPE)
     prompts = ["a cat on the beach", "a dog on the beach"]
-    common = {"height": 512, "width": 512, "guidance_scale": 4.0}
+    common = {"height": pixels, "width": pixels, "guidance_scale": 4.0}
     edits = {
         "swap, pixels injected": p2p.Replace(cross_steps=1.0, self_steps=1.0),
         "refine, pixels injected": p2p.Refine(cross_steps=1.0, self_steps=1.0),
         "swap, own pixels": p2p.Replace(cross_steps=1.0, self_steps=0.0),
         "pixels injected alone": p2p.Replace(cross_steps=0.0, self_steps=1.0),
+        "a fader": p2p.Reweight({"beach": 2.0}, cross_steps=1.0, self_steps=1.0),
+        "InjectQK": p2p.InjectQK(self_steps=1.0),
     }
 
     def plain():
@@ -96,6 +100,8 @@ def blocks(times: int) -> dict[str, str]:
 
     def edited(change, **more):
         target = f"{prompts[0]} at night" if isinstance(change, p2p.Refine) else prompts[1]
+        if isinstance(change, p2p.Reweight):
+            target = prompts[0]
         p2p.edit(pipe, prompts[0], target, change, steps=1, progress=False, **common, **more)
 
     found = {
@@ -120,8 +126,10 @@ def main():
             for edit, found in attention(name, pixels, chosen.times).items():
                 print(f"{name}, attention alone, {pixels} px | {edit} | {found}", flush=True)
     if "blocks" in chosen.parts:
-        for edit, found in blocks(chosen.times).items():
-            print(f"three blocks of Stable Diffusion 3.5 medium, 512 px | {edit} | {found}")
+        for pixels in (512, 1024):
+            for edit, found in blocks(pixels, chosen.times).items():
+                name = "three blocks of Stable Diffusion 3.5 medium"
+                print(f"{name}, {pixels} px | {edit} | {found}", flush=True)
 
 
 if __name__ == "__main__":

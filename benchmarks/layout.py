@@ -1,8 +1,10 @@
-"""How well objects are moved, resized and removed: `python -m benchmarks.layout`. Prints a table and writes `runs/benchmarks/layout.json`.
+"""How well objects are moved, resized, doubled, removed and swapped: `python -m benchmarks.layout`.
 
-Scenes with one object that no training saw, generated ones (judged by the reader: where it finds the object, and by the source's own
-pixels) and painted ones (whose true result is painted, too). In place: the boxes of the object found and of the wanted one have an
-intersection over union of at least a half. Clear: of the place that it left at most a tenth is read as an object.
+Prints a table and writes `runs/benchmarks/layout.json`. The scenes were in no training, and the reader sees in them what their
+caption says; they have one object, or two that change places. Generated ones are judged by the reader (where it finds the object)
+and by the source's own pixels, painted ones by their true result, too. In place: the boxes of the object found and of the wanted one
+have an intersection over union of at least a half; a doubled one fills most of both places. Clear: of the place that it left at most
+a tenth is read as an object.
 """
 
 import argparse
@@ -10,13 +12,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest
 
 import p2p_helpers as p2p
 from p2p_helpers.errors import SceneError
 from p2p_helpers.metrics import psnr
 from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import caption, load_reader, render, scene_at
-from p2p_helpers.toyland.evaluate import generate, quote
+from p2p_helpers.toyland.evaluate import quote
 from p2p_helpers.toyland.layout import overlap
 from p2p_helpers.toyland.world import SIZE
 
@@ -27,6 +30,7 @@ MEASURED = Path(__file__).parent.parent / "data" / "benchmark" / "layout.json"
 CELL = 8  # pixels of one latent pixel
 FAR = 3  # cells an object is moved at least
 SCALES = {"smaller": 0.7, "larger": 1.4}
+ONE = ("moved", *SCALES, "removed", "doubled")  # edits of one object
 
 
 def a_move(box, rng) -> tuple[int, int] | None:
@@ -70,10 +74,11 @@ def edits_of(box, rng) -> dict:
             wanted_box(box, shift),
             shift,
         )
+        found["doubled"] = (lambda word: p2p.Duplicate(word, dx=right, dy=down), None, shift)
     return found
 
 
-def judge(reader, source, image, name, old, wanted, shift) -> dict:
+def judge(reader, source, image, word, old, name, wanted, shift) -> dict:
     """What the reader finds, and how much is as it was."""
     reading = reader.read([image])[0]
     found = {one.name: one for one in reading.objects}
@@ -84,10 +89,15 @@ def judge(reader, source, image, name, old, wanted, shift) -> dict:
     )
     row = {}
     kept = ~inside(old.box, CELL)
-    if wanted is None:
-        row["done"] = name not in found and cells[old.cells].mean() <= 0.1
+    if name == "doubled":  # most of both places is read as the object
+        there = np.roll(old.cells, (shift[1], shift[0]), (0, 1))
+        mine = found[word].cells if word in found else np.zeros((16, 16), bool)
+        row["done"] = bool(min(mine[old.cells].mean(), mine[there].mean()) >= 0.5)
+        kept &= ~inside(wanted_box(old.box, shift), CELL)
+    elif wanted is None:
+        row["done"] = bool(word not in found and cells[old.cells].mean() <= 0.1)
     else:
-        row["overlap"] = overlap(found[name].box, wanted) if name in found else 0.0
+        row["overlap"] = overlap(found[word].box, wanted) if word in found else 0.0
         row["done"] = row["overlap"] >= 0.5
         kept &= ~inside(wanted, CELL)
         left = old.cells & ~(inside(wanted, CELL).reshape(16, CELL, 16, CELL).mean((1, 3)) > 0.25)
@@ -95,7 +105,7 @@ def judge(reader, source, image, name, old, wanted, shift) -> dict:
     before, after = np.asarray(source), np.asarray(image)
     if kept.any():
         row["background"] = psnr(before, after, kept)
-    if shift is not None:
+    if name == "moved":
         rows, columns = np.nonzero(old.cells.repeat(CELL, 0).repeat(CELL, 1))
         y, x = rows + shift[1] * CELL, columns + shift[0] * CELL
         there = (y >= 0) & (y < SIZE) & (x >= 0) & (x < SIZE)
@@ -108,7 +118,7 @@ def judge(reader, source, image, name, old, wanted, shift) -> dict:
 def true_scene(scene, name, shift):
     """The painted scene after an edit, or None where the world cannot paint it."""
     thing = scene.things[0]
-    if name == "moved":
+    if name in ("moved", "doubled"):
         changes = {"x": thing.x + shift[0] * CELL, "y": thing.y + shift[1] * CELL}
     elif name in SCALES:
         changes = {"size": round(thing.size * SCALES[name])}
@@ -118,43 +128,96 @@ def true_scene(scene, name, shift):
 
 
 def measure(pipe, reader, kind: str, count: int, first: int, steps: int) -> dict[str, list[dict]]:
-    """Edit → a row of figures for each scene."""
-    rows, number = {}, first
-    while len(rows.get("moved", ())) < count:
-        scene, number = scene_at("test", number, objects=1), number + 1
-        word, prompt, rng = scene.things[0].name, caption(scene), np.random.default_rng(number)
-        picture = render(scene)[0] if kind == "painted" else generate(pipe, [prompt], steps)[0]
-        seen = {one.name: one for one in reader.read([picture])[0].objects}
-        if list(seen) != [word]:
-            continue
-        source = prompt
-        if kind == "painted":
-            source = p2p.invert(pipe, picture, prompt, method="direct", steps=steps, progress=False)
-        for name, (make, wanted, shift) in edits_of(seen[word].box, rng).items():
-            more = {} if kind == "painted" else {"seed": 0, "steps": steps}
-            result = p2p.edit(pipe, source, prompt, make(word), progress=False, **more)
-            row = judge(reader, picture, result.image, word, seen[word], wanted, shift)
-            if kind == "painted":
-                try:
-                    truth, masks = render(true_scene(scene, name, shift))
-                    if len(masks) and masks[0].any():
-                        row["truth"] = psnr(np.asarray(truth), np.asarray(result.image), masks[0])
-                except SceneError:
-                    pass
-            rows.setdefault(name, []).append(row)
+    """Edit → a row of figures for each of so many scenes in which the reader sees what the caption says, and which have room."""
+    rows: dict[str, list[dict]] = {name: [] for name in (*ONE, "places swapped")}
+    for objects, names in ((1, ONE), (2, ("places swapped",))):
+        number = first
+        while min(len(rows[name]) for name in names) < count:
+            scene, number = scene_at("test", number, objects=objects), number + 1
+            things = [thing.name for thing in scene.things]
+            source, picture = source_of(pipe, scene, kind, steps)
+            seen = {one.name: one for one in reader.read([picture])[0].objects}
+            if sorted(seen) != sorted(things):
+                continue
+            if objects == 2:
+                rows["places swapped"] += swapped(pipe, reader, scene, source, picture, seen)
+                continue
+            rng = np.random.default_rng(number)
+            for name, (make, wanted, shift) in edits_of(seen[things[0]].box, rng).items():
+                if len(rows[name]) >= count:
+                    continue
+                result = p2p.edit(pipe, source, caption(scene), make(things[0]), progress=False)
+                row = judge(
+                    reader, picture, result.image, things[0], seen[things[0]], name, wanted, shift
+                )
+                if kind == "painted":
+                    row |= against_truth(result.image, scene, name, shift)
+                rows[name].append(row)
     return rows
 
 
+def source_of(pipe, scene, kind: str, steps: int):
+    """A scene's picture, recorded once, and as it was before the model saw it."""
+    prompt, how = caption(scene), {"record": True, "progress": False}
+    if kind == "generated":
+        made = p2p.edit(pipe, prompt, prompt, seed=0, steps=steps, **how)
+        return made, made.source
+    picture = render(scene)[0]
+    found = p2p.invert(pipe, picture, prompt, method="direct", steps=steps, progress=False)
+    return p2p.edit(pipe, found, prompt, **how), picture
+
+
+def against_truth(image, scene, name: str, shift) -> dict[str, float]:
+    """The object against the renderer's own answer, where it can paint one."""
+    try:
+        truth, masks = render(true_scene(scene, name, shift))
+    except SceneError:
+        return {}
+    if not len(masks) or not masks[0].any():
+        return {}
+    return {"truth": psnr(np.asarray(truth), np.asarray(image), masks[0])}
+
+
+def swapped(pipe, reader, scene, source, picture, seen) -> list[dict]:
+    """Two objects change their places from left to right: the figures of both, as one row; none if one would leave the picture."""
+    one, other = (seen[thing.name] for thing in scene.things)
+    middles = [(box[0] + box[2]) / 2 for box in (one.box, other.box)]
+    cells = round((middles[1] - middles[0]) / CELL)
+    shifts = (cells, 0), (-cells, 0)
+    wanted = [wanted_box(x.box, shift) for x, shift in zip((one, other), shifts, strict=True)]
+    if abs(cells) < FAR or any(box[0] < 0 or box[2] > SIZE for box in wanted):
+        return []
+    far = cells * CELL / SIZE
+    edit = p2p.Move(one.name, dx=far) | p2p.Move(other.name, dx=-far)
+    image = p2p.edit(pipe, source, caption(scene), edit, progress=False).image
+    found = {x.name: x for x in reader.read([image])[0].objects}
+    overlaps = [
+        overlap(found[x.name].box, box) if x.name in found else 0.0
+        for x, box in zip((one, other), wanted, strict=True)
+    ]
+    row = {"overlap": float(np.mean(overlaps)), "done": min(overlaps) >= 0.5}
+    kept = ~np.any([inside(box, CELL) for box in (one.box, other.box, *wanted)], axis=0)
+    if kept.any():
+        row["background"] = psnr(np.asarray(picture), np.asarray(image), kept)
+    return [row]
+
+
 def summary(rows: dict[str, list[dict]]) -> dict:
-    """Mean and half of the 95 % interval of every figure."""
+    """Every figure: a mean and half of its 95 % interval, or a share and its interval's two ends (Wilson 1927)."""
     found = {}
     for name, ones in rows.items():
         keys = sorted({key for one in ones for key in one})
-        found[name] = {
-            key: interval([float(one[key]) for one in ones if key in one]) for key in keys
-        }
-        found[name]["scenes"] = len(ones)
+        found[name] = {"scenes": len(ones)}
+        for key in keys:
+            values = [one[key] for one in ones if key in one]
+            found[name][key] = shares(values) if key in ("done", "clear") else interval(values)
     return found
+
+
+def shares(values: list[bool]) -> tuple[float, float, float]:
+    """The share of what is true, and the ends of its 95 % interval."""
+    ends = binomtest(sum(values), len(values)).proportion_ci(method="wilson")
+    return sum(values) / len(values), float(ends.low), float(ends.high)
 
 
 def table(results: dict) -> str:
@@ -162,17 +225,19 @@ def table(results: dict) -> str:
     heads = ("", "done", "old place clear", "overlap", "object, dB", "background, dB", "scenes")
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
 
-    def said(one: dict, key: str, scale: float, digits: int) -> str:
+    def said(one: dict, key: str, digits: int) -> str:
         if key not in one:
             return "–"
+        if len(one[key]) == 3:
+            share, low, high = one[key]
+            return f"{share:.0%} ({low:.0%} to {high:.0%})"
         mean, half = one[key]
-        return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}"
+        return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
     for kind in ("generated", "painted"):
         for name, one in results[kind].items():
-            figures = [said(one, "done", 100, 0), said(one, "clear", 100, 0)]
-            figures += [said(one, "overlap", 1, 2), said(one, "truth", 1, 1)]
-            figures += [said(one, "background", 1, 1), str(one["scenes"])]
+            figures = [said(one, "done", 0), said(one, "clear", 0), said(one, "overlap", 2)]
+            figures += [said(one, "truth", 1), said(one, "background", 1), str(one["scenes"])]
             rows.append("| " + " | ".join([f"{kind}, {name}", *figures]) + " |")
     return "\n".join(rows)
 

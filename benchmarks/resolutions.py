@@ -225,9 +225,9 @@ def main():
     )
     parser.add_argument("what", choices=("edits", "train", "compare", "pictures"))
     parser.add_argument("highest", nargs="?", type=int, choices=(8, 16))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument("--swaps", type=int, default=32, help="near ones, and as many far ones")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--swaps", type=int, default=20, help="near ones, and as many far ones")
     chosen = parser.parse_args()
     if chosen.what == "train":
         train(chosen.highest, chosen.steps)

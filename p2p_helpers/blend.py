@@ -6,7 +6,6 @@ import numbers
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -16,6 +15,7 @@ from torch import Tensor
 from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
+from .masks import Mask, as_mask, on_latent
 from .prompts.words import Phrase, find_words
 from .values import shown
 
@@ -57,7 +57,7 @@ class LocalBlend:
     words: Phrase | Sequence[Phrase] = ()
     _: KW_ONLY
     exclude: Phrase | Sequence[Phrase] = ()
-    mask: Image.Image | np.ndarray | Tensor | None = field(default=None, compare=False)
+    mask: Mask | None = field(default=None, compare=False)
     threshold: float = 0.3
     exclude_threshold: float = 0.3
     start: float = 0.2
@@ -74,14 +74,7 @@ class LocalBlend:
             if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
                 raise InputError(f"{name}={shown(value)}: it must be a share, 0…1.")
         if self.mask is not None:
-            given = self.mask.detach().float().cpu() if isinstance(self.mask, Tensor) else self.mask
-            mask = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
-            if mask.ndim != 2 or not np.isfinite(mask).all():
-                raise InputError(
-                    f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}."
-                )
-            mask = mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
-            object.__setattr__(self, "mask", mask)
+            object.__setattr__(self, "mask", as_mask(self.mask))
 
 
 class BlendRun:
@@ -163,17 +156,7 @@ class BlendRun:
     def _fitted(self, size: tuple[int, int]) -> Bool[Tensor, "1 height width"]:
         """The user's mask for latents of a size."""
         picture = (size[0] * self.scale, size[1] * self.scale)
-        if self.blend.mask.shape not in (size, picture):
-            raise InputError(
-                f"The mask is {self.blend.mask.shape} (height, width); the picture is {picture} and its latent {size}. "
-                "Give the mask one of these sizes."
-            )
-        return (
-            F.interpolate(torch.from_numpy(self.blend.mask).float()[None, None], size, mode="area")[
-                0
-            ]
-            > 0.5
-        )
+        return on_latent(self.blend.mask, size, picture)[None] > 0.5
 
     def watches(self, layer: Layer, step: int) -> bool:
         """The chosen layers, at every step."""

@@ -12,7 +12,7 @@ from PIL import Image
 from .attention.families import family_of
 from .errors import InputError, ModelError, PromptError
 from .prompts.words import vocabulary, words
-from .values import shown
+from .values import first_line, shown
 
 CAPTIONER = "Salesforce/blip-image-captioning-base"
 MOST_TOKENS = 60  # of a caption
@@ -27,13 +27,14 @@ def describe(image: Image.Image, pipe, *, model: str | Path = CAPTIONER) -> str:
     Args:
         image: e.g. from `load_image(file, pipe)`.
         pipe: the pipeline that will get the prompt.
-        model: a name on the Hugging Face Hub or a folder, of any image-to-text model that
-            transformers knows; BLIP (Li et al. 2022, arXiv 2201.12086) when not given.
+        model: a name on the Hugging Face Hub or a folder, of an image-to-text model that transformers
+            knows and that needs no question, as BLIP, GIT and BLIP-2; BLIP (Li et al. 2022, arXiv
+            2201.12086) when not given. For others hand your own caption to `invert` or `edit`.
 
     Raises:
         InputError: no picture, or for the embedded model another size than its own, or a picture in
             which its reader names nothing.
-        ModelError: the image-to-text model cannot be loaded.
+        ModelError: the image-to-text model cannot be loaded, or writes no caption of a picture alone.
     """
     if not isinstance(image, Image.Image):
         raise InputError(
@@ -87,9 +88,9 @@ def _captioner(model: str, device: str):
             AutoProcessor.from_pretrained(model),
             AutoModelForImageTextToText.from_pretrained(model).to(device).eval(),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"The image-to-text model {model!r} cannot be loaded: {str(error).splitlines()[0]} Without a network give a folder, "
+            f"The image-to-text model {model!r} cannot be loaded: {first_line(error)} Without a network give a folder, "
             "describe(image, pipe, model='./blip'), where AutoModelForImageTextToText.save_pretrained put one; or write the "
             "prompt yourself."
         ) from error
@@ -98,9 +99,15 @@ def _captioner(model: str, device: str):
 @torch.no_grad()
 def _captioned(image: Image.Image, model: str, device: str) -> str:
     processor, network = _captioner(model, device)
-    inputs = processor(images=image, return_tensors="pt").to(device)
-    tokens = network.generate(**inputs, max_new_tokens=MOST_TOKENS)
-    text = processor.batch_decode(tokens, skip_special_tokens=True)[0]
+    try:
+        inputs = processor(images=image, return_tensors="pt").to(device)
+        tokens = network.generate(**inputs, max_new_tokens=MOST_TOKENS)
+        text = processor.batch_decode(tokens, skip_special_tokens=True)[0]
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        raise ModelError(
+            f"The image-to-text model {model!r} ({type(network).__name__}) writes no caption of a picture alone: {first_line(error)} "
+            f"It may want a question beside it. Take another, e.g. {CAPTIONER!r}, or write the prompt yourself."
+        ) from error
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .errors import InputError, ModelError
 from .paths import data_folder
-from .values import shown
+from .values import first_line, shown
 
 _verbosity = logging.get_verbosity()
 logging.set_verbosity_error()  # or this import prints advice about torchvision, which nothing here needs
@@ -181,7 +181,7 @@ def _device(name: str | torch.device | None) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+        said = first_line(error)
         raise InputError(
             f"device={shown(name)} cannot be used here: {said} This machine has {best_device()!r}."
         ) from None
@@ -230,7 +230,7 @@ def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
 
 def _not_loaded(name: str, failure: Exception) -> ModelError:
     """What to say of a model that could not be loaded."""
-    said = next(iter(str(failure).splitlines()), type(failure).__name__)
+    said = first_line(failure)
     if _is_of_memory(failure):
         return ModelError(
             f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16."

@@ -29,6 +29,7 @@ from .layout import (
 from .maps.heatmap import Heatmap
 from .maps.one_prompt import OnePrompt
 from .maps.recorded import AttentionMaps
+from .masks import on_latent
 from .prompts.words import Phrase, phrases, words
 
 SMALL = {*ARTICLES, *JOINS}  # words that name nothing
@@ -52,10 +53,15 @@ def placed(
 
     Raises:
         PromptError: the source's prompt does not name the object.
-        InputError: its map shows it nowhere.
+        InputError: its mask has another size than the picture; it would be outside of the picture.
     """
     size = (known.shape[-2], known.shape[-1])
     seen = [_seen(maps, maps[one.phrase], size) for one in placements]
+    for number, one in enumerate(placements):
+        if one.mask is not None:
+            mine = on_latent(one.mask, size, (picture.height, picture.width))
+            theirs = [rival * (mine <= CORE) for rival in seen[number][1]]
+            seen[number] = mine, theirs
     soft = [own for own, _ in seen]
     layout = Layout(placements, soft, [rivals for _, rivals in seen])
     for one, new in zip(placements, layout.new, strict=True):
@@ -94,12 +100,17 @@ def composed(
             continue
         there = enlarged(widened(new)[None], "nearest")
         at = (origin[0, 0] + centres / edit.scale + 0.5) * ratio - 0.5
-        share = enlarged((map_ * ~layout.others)[None], "bicubic")
+        if edit.mask is not None and edit.mask.shape == (high, wide):
+            share = torch.from_numpy(edit.mask)[None].float()
+        else:
+            share = enlarged((map_ * ~layout.others)[None], "bicubic")
         opaque, core = (
             sampled(((share - least) / 0.1 + 0.5).clamp(0, 1), at) * there
             for least in (CARRIED, CORE)
         )
-        out = out * (1 - opaque) + sampled(pixels, at, "border") * opaque
+        kind = "bicubic" if edit.scale > 1 else "bilinear"
+        own = sampled(pixels, at, "border", kind).clamp(0, 255)
+        out = out * (1 - opaque) + own * opaque
         objects = torch.maximum(objects, core)
     whole = out.permute(1, 2, 0).round().clamp(0, 255).byte()
     return Image.fromarray(whole.numpy()), Image.fromarray((255 * objects[0]).byte().numpy())

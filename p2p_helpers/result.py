@@ -25,6 +25,7 @@ class Origin:
 
     Args:
         trajectory: the source's latents after every step.
+        size: of the latent, its height and width.
         inversion: the real picture's, if it was one.
         state: of a generator that was given in a seed's place, before the run, and its device.
         arguments: other arguments of the pipeline.
@@ -33,6 +34,7 @@ class Origin:
     """
 
     trajectory: Float[Tensor, "step ..."]
+    size: tuple[int, int]
     inversion: Inversion | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]

@@ -18,7 +18,7 @@ from .maps.recorded import Record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
-from .running import Planned, run
+from .running import Before, Planned, run
 
 
 def edit(
@@ -65,8 +65,8 @@ def edit(
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
             Returns the dictionary, changed or not. A layout edit takes several runs, and where it comes first, one of the
-            source alone; the callback is called in all of them, from step 0 each time, with the latents of that run's prompts and
-            with "mask" only where that run has the blend.
+            source alone, if no earlier result has its maps; the callback is called in all of them, from step 0 each time, with
+            the latents of that run's prompts and with "mask" only where that run has the blend.
         progress: whether to show a progress bar.
         **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 
@@ -101,7 +101,7 @@ def edit(
     runs: list[Planned] = []
     requests = request.in_stages()
     pictures: list[Image.Image] = []
-    before = None
+    before = _recorded(source, requests[0])
     for stage, after in zip(requests, [*requests[1:], None], strict=True):
         places = any(map(placements, stage.edits))
         plan, images = run(
@@ -117,6 +117,17 @@ def edit(
         pictures = [*(pictures or images)[:1], *images[1:]]
         before = None if after is None else plan.picture(1, images[1])
     return _result(pipe, request, runs, pictures)
+
+
+def _recorded(source: str | Inversion | EditResult, first: Request) -> Before | None:
+    """The source with its maps, where an earlier result has both: a layout edit then need not make it to find its objects."""
+    if not isinstance(source, EditResult) or source.maps is None or source.origin is None:
+        return None
+    if not any(map(placements, first.edits)):
+        return None
+    origin = source.origin
+    picture = source.source if origin.inversion is None else origin.inversion.image
+    return Before(source.maps.of(0), origin.trajectory, origin.size, picture)
 
 
 def _result(
@@ -141,6 +152,7 @@ def _result(
         maps=joined(recorded[0], maps) if maps is not None and len(runs) > 1 else maps,
         origin=Origin(
             trajectory=runs[0].trajectory(0),
+            size=runs[0].size,
             inversion=request.inversion,
             state=request.state,
             arguments=request.arguments,

@@ -212,7 +212,8 @@ def run(
 ) -> tuple[Planned, list[Image.Image]]:
     """Make the pictures of a request, source first. Raises what `edit` does.
 
-    A real picture's own pixels come back outside of where the targets may differ, and inside of the objects that are moved.
+    A real picture's own pixels come back outside of where the targets may differ. Objects that are moved or resized take the
+    pixels of the picture before along.
 
     Args:
         before: the source, where an earlier run has made it.
@@ -222,25 +223,18 @@ def run(
     where = _placed(pipe, request, before, callback, progress)
     plan = _planned(pipe, request, local_blend, record, callback, where)
     images = _run(pipe, request, plan, progress)
-    if request.inversion is None:
-        return plan, images
-    base = request.inversion.image if before is None else before.picture
-    edited = [
-        _restored(base, image, mask, own)
-        for image, mask, own in zip(images[1:], plan.masks, where, strict=True)
-    ]
+    real = request.inversion
+    edited = []
+    for image, mask, own in zip(images[1:], plan.masks, where, strict=True):
+        if real is not None and mask is not None:
+            base = real.image if before is None else before.picture
+            image = restored(base, image, mask)
+        edited.append(image if own is None else _with_its_objects(image, mask, own))
     return plan, [images[0], *edited]
 
 
-def _restored(
-    base: Image.Image, image: Image.Image, mask: Tensor | None, own: Placed | None
-) -> Image.Image:
-    """A picture with the pixels of the one before: where nothing may change, and inside of objects that were moved."""
-    if mask is None:
-        return image
-    image = restored(base, image, mask)
-    if own is None:
-        return image
+def _with_its_objects(image: Image.Image, mask: Tensor, own: Placed) -> Image.Image:
+    """A picture in which moved and resized objects have the pixels of the picture before, where the mask lets it change."""
     allowed = (
         Image.fromarray(mask.numpy()).convert("L").resize(image.size, Image.Resampling.NEAREST)
     )

@@ -20,6 +20,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def plain(value: object) -> object:
     """A value with Python's own numbers in place of NumPy's, which print as np.float64(0.5)."""
     if isinstance(value, Mapping):

@@ -74,7 +74,17 @@ def blip(tmp_path_factory):
 def test_another_models_prompt_comes_from_an_image_to_text_model(blip, tmp_path):
     pipe = build("sd1", tmp_path)
     text = p2p.describe(Image.new("RGB", (64, 64), "red"), pipe, model=blip)
-    assert isinstance(text, str) and len(p2p.words(pipe.tokenizer, text)) >= 0
+    assert text and set(text.split()) <= set(WORDS)
+    assert p2p.words(pipe.tokenizer, text)
+
+
+def test_a_model_that_wants_a_question_is_said(blip, tmp_path, monkeypatch):
+    def ask(self, images, text, **more):
+        raise AssertionError
+
+    monkeypatch.setattr(BlipProcessor, "__call__", ask)
+    with pytest.raises(p2p.ModelError, match="writes no caption of a picture alone.*a question"):
+        p2p.describe(Image.new("RGB", (64, 64)), build("sd1", tmp_path), model=blip)
 
 
 def test_a_text_is_cut_to_what_the_model_reads(tmp_path):
@@ -87,7 +97,9 @@ def test_a_text_is_cut_to_what_the_model_reads(tmp_path):
     assert _cut(tokenizer, "a cat") == "a cat"
 
 
-def test_a_model_that_is_not_there_is_said(tmp_path):
-    pipe = build("sd1", tmp_path)
+@pytest.mark.parametrize("named", ["folder", "name"])
+def test_a_model_that_is_not_there_is_said(tmp_path, monkeypatch, named):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = tmp_path / "nothing" if named == "folder" else "nobody/nothing"
     with pytest.raises(p2p.ModelError, match="give a folder"):
-        p2p.describe(Image.new("RGB", (64, 64)), pipe, model=tmp_path / "nothing")
+        p2p.describe(Image.new("RGB", (64, 64)), build("sd1", tmp_path), model=model)

@@ -173,6 +173,14 @@ def pixels(image):
     return np.asarray(image, int)
 
 
+def test_a_generated_object_takes_its_own_pixels_along(moved, toyland):
+    maps = p2p.edit(toyland, CAT, CAT, record=True, seed=3, steps=8, progress=False).maps
+    sure = maps["cat"].refine((16, 16)).numpy() > 0.6
+    rows, columns = np.nonzero(sure[:, :12].repeat(8, 0).repeat(8, 1))
+    there = pixels(moved.image)[rows, columns + 32]
+    assert (np.abs(there - pixels(moved.source)[rows, columns]).max(-1) <= 2).mean() > 0.9
+
+
 def test_the_source_is_the_plain_pictures(toyland, moved):
     plain = toyland(
         CAT, generator=torch.Generator().manual_seed(3), num_inference_steps=8, guidance_scale=4.0
@@ -335,6 +343,92 @@ def test_an_object_of_a_painted_picture_takes_its_own_pixels_along(toyland, edit
     rows, columns = np.nonzero(mask[:, :96])
     moved = pixels(result.image)[rows, columns + 32]
     assert (moved == pixels(picture)[rows, columns]).all(-1).mean() > 0.6
+
+
+def test_a_mask_says_where_the_object_is(toyland):
+    photo = photos()["cat-snow"]
+    mask = Image.open(photo.path.with_suffix(".mask-cat.png"))
+    picture = p2p.load_image(photo.path, toyland)
+    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
+    move = p2p.Move("cat", dx=0.25, mask=mask)
+    result = p2p.edit(toyland, inversion, photo.prompt, move, progress=False)
+    rows, columns = np.nonzero((pixels(mask) > 0)[:, :96])
+    moved = pixels(result.image)[rows, columns + 32]
+    np.testing.assert_array_equal(moved, pixels(picture)[rows, columns])
+    sky = blob(slice(1, 4), slice(2, 6))  # on the latent's grid
+    elsewhere = p2p.Move("cat", dx=0.25, mask=sky)
+    other = p2p.edit(toyland, inversion, photo.prompt, elsewhere, progress=False)
+    assert (pixels(other.image) != pixels(result.image)).any()
+
+
+@pytest.mark.usefixtures("untyped")
+def test_masks_that_cannot_be(toyland):
+    with pytest.raises(p2p.InputError, match="is empty"):
+        p2p.Move("cat", mask=np.zeros((128, 128)))
+    for wrong in (np.zeros((128, 128, 3)), "cat.png", [["a"]]):
+        with pytest.raises(p2p.InputError, match="one finite number for each pixel"):
+            p2p.Remove("cat", mask=wrong)
+    small = p2p.Resize("cat", 0.7, mask=np.ones((20, 20)))
+    with pytest.raises(p2p.InputError, match=r"\(20, 20\).*\(128, 128\).*\(16, 16\)"):
+        p2p.edit(toyland, CAT, CAT, small, steps=1, progress=False)
+    assert repr(small) == "Resize('cat', mask=<20×20>, scale=0.7)"
+    assert small == p2p.Resize("cat", 0.7)
+    with pytest.raises(p2p.InputError, match="cannot be read"):
+        p2p.read_edit(repr(small))
+
+
+def rows_computed(pipe, run):
+    """How many rows the UNet computes in a run."""
+    counted = []
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: counted.append(len(args[0])), with_kwargs=True
+    )
+    try:
+        result = run()
+    finally:
+        hook.remove()
+    return sum(counted), result
+
+
+def test_what_they_cost(toyland):
+    """In rows of the UNet, against a word swap, as `Placement` says."""
+    run = {"seed": 3, "steps": 20, "progress": False}
+    move, dog = p2p.Move("cat", dx=0.25), "a dog on the beach"
+
+    def cost(source, target, change, **more):
+        return rows_computed(
+            toyland, lambda: p2p.edit(toyland, source, target, change, **run | more)
+        )
+
+    swap, recorded = cost(CAT, dog, p2p.Replace(), record=True)
+    alone, moved = cost(CAT, CAT, move)
+    assert alone / swap == pytest.approx(1.2, abs=0.01)
+    before = cost(CAT, dog, p2p.Replace() | p2p.Move("dog", dx=0.25))[0]
+    assert before / swap == pytest.approx(1.7, abs=0.01)
+    assert cost(CAT, dog, move | p2p.Replace())[0] / swap == pytest.approx(1.95, abs=0.01)
+    again, found = cost(recorded, CAT, move)
+    assert again / swap == pytest.approx(0.7, abs=0.01)
+    assert np.abs(pixels(found.image) - pixels(moved.image)).max() <= 2
+
+
+@pytest.mark.parametrize("words", ["at night", "in autumn", "with falling snow"])
+def test_a_global_change_has_no_border(toyland, words):
+    """Across the edge of what the move has painted anew pixels differ as they do in the picture before it."""
+    run = {"seed": 3, "steps": 10, "progress": False}
+    target, move = f"{CAT} {words}", p2p.Move("cat", dx=0.25)
+    change = p2p.Refine(cross_steps=0.4, self_steps=0.2)
+    plain = p2p.edit(toyland, CAT, target, change, record=True, **run)
+    both = p2p.edit(toyland, CAT, target, change | move, **run)
+    free = Layout([move], [plain.maps.of(1)["cat"].refine((16, 16))]).free
+    inside = free.numpy().repeat(8, 0).repeat(8, 1)
+    jumps = []
+    for picture in (plain.image, both.image):
+        found = []
+        for axis in (0, 1):
+            step = np.abs(np.diff(pixels(picture), axis=axis)).mean(-1)
+            found.append(step[np.diff(inside, axis=axis)])
+        jumps.append(np.concatenate(found).mean())
+    assert 0 < inside.mean() < 1 and jumps[1] < jumps[0] + 5  # of 255 grey levels
 
 
 def test_several_targets_and_an_edit_that_moves_nothing(toyland):

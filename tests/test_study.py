@@ -132,8 +132,12 @@ def test_what_is_no_study_is_refused(tmp_path):
     with pytest.raises(p2p.InputError, match="no votes yet"):
         study_results(tmp_path)
     store(tmp_path, votes(tmp_path, "me", lambda a, b: a))
-    with pytest.raises(p2p.InputError, match="another study"):
-        study(comparisons(5), tmp_path)
+    for file in ("votes.sqlite", "votes-me.json"):
+        with pytest.raises(p2p.InputError, match="another study"):
+            study(comparisons(5), tmp_path)
+        (tmp_path / "votes-me.json").write_text("[]")
+        (tmp_path / file).unlink()
+    study(comparisons(5), tmp_path)
 
 
 @pytest.fixture
@@ -189,6 +193,77 @@ def test_three_voters_at_once(browser, served):
         page.context.close()
 
 
+def shown(page):
+    """What a page asks, in its order, and which picture stands left."""
+    return page.evaluate("pairs.map(([item, left]) => [item, left])")
+
+
+def test_sides_and_order_are_another_for_every_voter(browser, tmp_path):
+    study(comparisons(8), tmp_path)
+    pages = [browser.new_context().new_page() for _ in range(6)]
+    for page in pages:
+        page.goto((tmp_path / "index.html").as_uri())
+    asked = [shown(page) for page in pages]
+    assert all(sorted(item for item, _ in one) == list(range(8)) for one in asked)
+    assert len({str([item for item, _ in one]) for one in asked}) > 3  # orders
+    assert {left for one in asked for _, left in one} == {0, 1}  # sides
+    pages[0].reload()
+    assert shown(pages[0]) == asked[0]
+    for page in pages:
+        page.context.close()
+
+
+def test_the_next_voter_on_one_machine_is_another(browser, served):
+    folder, address = served
+    page = browser.new_context().new_page()
+    page.goto(address)
+    following = page.get_by_role("button", name="The next voter")
+    expect(following).to_be_hidden()
+    for _ in range(2):
+        for _ in range(3):
+            page.keyboard.press("ArrowLeft")
+        following.click()
+        expect(page.get_by_role("status")).to_have_text("0 of 3 judged")
+    assert len(stored(folder)) == 6 and study_results(folder).voters == 2
+    page.context.close()
+
+
+def test_a_page_without_storage_or_of_another_study_says_what_to_do(browser, served):
+    folder, address = served
+    context = browser.new_context()
+    context.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('blocked') } })"
+    )
+    page = context.new_page()
+    page.goto(address)
+    key = json.loads((folder / "key.json").read_text())
+    (folder / "key.json").write_text(json.dumps({**key, "study": "another"}))
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("status")).to_contain_text("The server does not take them")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert len(json.loads(download.value.path().read_text())) == 1
+    context.close()
+
+
+@pytest.mark.parametrize("content", ["not json", '{"votes": []}', ""])
+def test_a_file_of_no_votes_is_named(folder, content):
+    (folder / "votes-me.json").write_text(content)
+    with pytest.raises(p2p.InputError, match=r"votes-me\.json.*Ask its voter again"):
+        study_results(folder)
+
+
+def test_agreement_is_beside_what_chance_gives(folder):
+    """Two always choose the good one, one always the bad one: a third of the pairs agree, and 4/9 + 1/9 would by chance."""
+    for voter, chosen in (("a", "good"), ("b", "good"), ("c", "bad")):
+        store(folder, votes(folder, voter, lambda *pair, chosen=chosen: chosen))
+    seen, chance = study_results(folder).agreement
+    assert seen == pytest.approx(1 / 3)
+    key = json.loads((folder / "key.json").read_text())["items"]
+    first = sum(2 if item[0] == "good" else 1 for item in key) / 9
+    assert chance == pytest.approx(first**2 + (1 - first) ** 2)
+
+
 def test_on_a_phone_the_two_pictures_stand_side_by_side(browser, folder):
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
@@ -204,7 +279,16 @@ def test_on_a_phone_the_two_pictures_stand_side_by_side(browser, folder):
 
 def test_nothing_is_lost_when_the_server_is_killed(browser, folder):
     def start(port=0):
-        command = [sys.executable, "-m", "p2p_helpers", "study", str(folder), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "p2p_helpers",
+            "study",
+            "serve",
+            str(folder),
+            "--port",
+            str(port),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         return process, process.stdout.readline().split()[0]
 

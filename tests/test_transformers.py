@@ -284,6 +284,29 @@ def test_local_blend_keeps_the_source_outside_the_mask(pipe):
     assert differ.any() and not differ[~torch.from_numpy(mask)].any()
 
 
+def test_an_object_moves_and_all_else_stays(pipe):
+    high, wide = side(pipe), side(pipe) * 3 // 2
+    common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    common["width"] = size(pipe)["height"] * 3 // 2
+    mask = np.zeros((high, wide), bool)
+    mask[high // 4 : high // 2, : wide // 4] = True
+    after = {}
+
+    def keep(pipe, step, timestep, tensors):
+        after[step, len(tensors["latents"])] = tensors["latents"].clone()
+        return tensors
+
+    move = p2p.Move("cat", dx=0.5, mask=mask)
+    p2p.edit(pipe, CAT, CAT, move, callback=keep, **common)
+    last, before = (
+        family_of(pipe).unpacked(after[step, 2], (high, wide)) for step in (STEPS - 1, STEPS - 2)
+    )
+    differ = (last[0] != last[1]).any(0)
+    assert differ.any() and not differ[: high // 4 - 2].any() and not differ[high // 2 + 2 :].any()
+    there = np.roll(mask, wide // 2, 1)
+    torch.testing.assert_close(before[1][:, there], before[0][:, mask])
+
+
 def recorded(pipe, change):
     common = {**size(pipe), **extra(pipe), "seed": 3, "steps": STEPS, "progress": False}
     return p2p.edit(pipe, CAT, GIRAFFE, change, record=True, **common)

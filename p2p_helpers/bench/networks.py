@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from transformers.utils import logging
 
 from ..errors import InputError, ModelError
+from ..values import first_line
 
 CLIP = "openai/clip-vit-large-patch14"
 DINO = "facebook/dino-vitb8"
@@ -54,7 +55,7 @@ def _said(what: str, name: str, usual: str, option: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the Hub's client raises many kinds
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+        said = first_line(error)
         raise ModelError(
             f"{what} needs the model {usual}, and {name} could not be loaded: {said} Download it "
             f"where there is a network (hf download {usual} --local-dir FOLDER), and give the "

@@ -37,9 +37,10 @@ def check():
     raise typer.Exit(int(problems() > 0))
 
 
-for command in (edit, invert, maps, batch, gallery, study, export):
+for command in (edit, invert, maps, batch, gallery, export):
     app.command()(command)
 app.add_typer(bench, name="bench")
+app.add_typer(study, name="study")
 
 
 def main(arguments: Sequence[str] | None = None):

@@ -92,30 +92,51 @@ def gallery(
     typer.echo(write_gallery(out))
 
 
-def study(
-    folder: Annotated[Path, typer.Argument(help="What p2p_helpers.study() made.")],
-    results: Annotated[
-        bool, typer.Option("--results", help="Print the results, serve nothing.")
-    ] = False,
+study = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Study = Annotated[Path, typer.Argument(help="What p2p_helpers.study() made.")]
+
+
+@study.callback()
+def comparisons():
+    """Blind comparisons of edits: serve one, and say what its votes say.
+
+    \b
+    Example:
+      p2p study serve swaps
+    """
+
+
+@study.command()
+def serve(
+    folder: Study,
     host: Annotated[str, typer.Option(help="0.0.0.0 for a class on one network.")] = "127.0.0.1",
     port: int = 8000,
 ):
-    """Serve a study and store its votes; print what they say.
+    """Serve a study and store its votes; print what they say when it is stopped.
 
     \b
     Examples:
-      p2p study swaps --host 0.0.0.0
-      p2p study swaps --results
+      p2p study serve swaps
+      p2p study serve swaps --host 0.0.0.0
     """
-    from ..voting.results import study_results
-    from ..voting.server import serve
+    from ..voting.server import serve as served
 
-    if results:
-        typer.echo(study_results(folder))
-        return
-    server = serve(folder, host, port)
+    server = served(folder, host, port)
     print(f"http://{host}:{server.server_port}/ until Ctrl-C", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        typer.echo(study_results(folder))
+        results(folder)
+
+
+@study.command()
+def results(folder: Study):
+    """Print what the votes of a study say.
+
+    \b
+    Examples:
+      p2p study results swaps
+    """
+    from ..voting.results import study_results
+
+    typer.echo(study_results(folder))

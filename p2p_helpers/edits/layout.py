@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
+from ..masks import Mask, as_mask
 from ..prompts.words import Phrase, find_words, words
 from ..values import finite_number, plain
 from .edit import Composition, Edit, Matrices
@@ -22,22 +23,27 @@ class Placement(Edit):
 
     In the object's new place a row of G picks the source's pixel that the object came from; where it
     left, a row is the mean of what surrounds the hole; elsewhere G is the identity. The object's
-    latents go along, and in a real picture its own pixels. `edit` makes the source first, to find the object by its word's map.
+    latents and pixels go along. `edit` makes the source first, to find the object by its word's map.
 
     Chained with edits of words, each goes on from the picture before it: `Replace() | Move("dog")`
     moves the dog that the cat has become, `Move("cat") | Replace()` makes the moved cat a dog. That
     is a run more for every change from words to places or back. In evaluations of the network, with
-    the usual schedules, the first costs 1.7 plain edits, the second 1.95, and places alone 1.2.
+    the usual schedules, the first costs 1.7 plain edits, the second 1.95, and places alone 1.2, or
+    0.7 of an earlier result that was made with `record=True`.
 
     Args:
         phrase: the object, in the prompt of the picture before.
+        mask: where the object is in that picture, if you know it, as for `LocalBlend`; its word's map says so otherwise. An
+            edit with a mask prints as what cannot be read back.
         self_steps: as for `Edit`; none when not given, since self-attention maps hold the old layout.
 
     Raises:
-        InputError: a place that is no number, or see `Edit`.
+        InputError: a place that is no number; a mask that is none, that is empty, or of another size than the picture; or
+            see `Edit`.
     """
 
     phrase: Phrase
+    mask: Mask | None = dataclasses.field(default=None, kw_only=True, compare=False)
     self_steps: Interval | None = dataclasses.field(default=0.0, kw_only=True)
 
     scale = 1.0  # times the size
@@ -47,6 +53,10 @@ class Placement(Edit):
     def __post_init__(self):
         super().__post_init__()
         kind = type(self).__name__
+        if self.mask is not None:
+            object.__setattr__(self, "mask", as_mask(self.mask))
+            if not self.mask.any():
+                raise InputError(f"The mask of {self!r} is empty: the object would be nowhere.")
         for name, value in zip(("dx", "dy"), self.shift, strict=True):
             finite_number(f"{name} of {kind}", value, 1, "0.25 is a quarter of the picture.")
         finite_number(f"scale of {kind}", self.scale, 4, "0.7 makes it smaller.")
@@ -70,7 +80,9 @@ class Placement(Edit):
         said = [repr(self.phrase)]
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
-            if field.name != "phrase" and value != field.default:
+            if field.name == "mask":
+                said += [] if value is None else ["mask=<{}×{}>".format(*value.shape)]
+            elif field.name != "phrase" and value != field.default:
                 said.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(said)})"
 

@@ -17,6 +17,7 @@ from ..values import file_path
 from ..view.html import url
 
 PAGE, KEY, VOTES = "index.html", "key.json", "votes.sqlite"
+DOWNLOADED = "votes*.json"  # what voters send who had no server
 QUESTION = "Which picture is the better edit?"
 
 
@@ -55,7 +56,7 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     A voter sees two pictures at a time, beside the picture before, and chooses by click or by arrow
     key. Sides and order are another for every voter, and the page does not hold the methods' names:
     those are in `key.json` beside it. Votes are a file to download at the end; where
-    `p2p study FOLDER` serves the page, each is stored at once.
+    `p2p study serve FOLDER` serves the page, each is stored at once.
 
     Args:
         comparisons: what to judge, all of the same two or more methods.
@@ -88,11 +89,8 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     place = file_path("folder", folder)
     place.mkdir(parents=True, exist_ok=True)
     old = place / KEY
-    if (
-        (place / VOTES).exists()
-        and old.exists()
-        and json.loads(old.read_text(encoding="utf-8"))["study"] != name
-    ):
+    votes = (place / VOTES).exists() or any(place.glob(DOWNLOADED))
+    if votes and old.exists() and json.loads(old.read_text(encoding="utf-8"))["study"] != name:
         raise InputError(f"{place} holds the votes of another study. Take another folder.")
     data = json.dumps({"study": name, "question": question, "items": items})
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..values import file_path
-from .make import KEY
+from .make import DOWNLOADED, KEY
 from .server import read, stored
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class StudyResults:
         votes, voters: how many.
         preferences: one for each pair of methods.
         strengths: method → its strength by the model of Bradley and Terry (1952), as the logarithm of
-            odds against the average method; ties count a half for each.
+            odds against the average method; ties count a half for each, and every pair has half a win
+            more each way than was voted, which keeps the strength of a method that never lost finite.
         agreement: share of pairs of voters who chose the same in one comparison, and what chance
             would give for these votes; None where nobody judged the same.
     """
@@ -108,8 +109,8 @@ def study_results(folder: str | Path) -> StudyResults:
         raise InputError(f"{place} holds no study.")
     key = json.loads((place / KEY).read_text(encoding="utf-8"))
     rows = {row[1:5]: row for row in stored(place)}
-    for file in sorted(place.glob("votes*.json")):
-        for vote in json.loads(file.read_text(encoding="utf-8")):
+    for file in sorted(place.glob(DOWNLOADED)):
+        for vote in _downloaded(file):
             row = read(vote, key)
             rows.setdefault(row[1:5], row)
     if not rows:
@@ -137,6 +138,17 @@ def study_results(folder: str | Path) -> StudyResults:
         _strengths(methods, won, tied),
         _agreement(asked),
     )
+
+
+def _downloaded(file: Path) -> list:
+    """The votes in a file that a voter downloaded."""
+    try:
+        votes = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read as votes: {error}. Ask its voter again.") from None
+    if not isinstance(votes, list):
+        raise InputError(f"{file} holds no list of votes. Ask its voter again.")
+    return votes
 
 
 def _preference(first: str, second: str, won: Counter, tied: Counter) -> Preference:

@@ -1,4 +1,4 @@
-"""Serve a study's page and store its votes: `p2p study FOLDER`."""
+"""Serve a study's page and store its votes: `p2p study serve FOLDER`."""
 
 from __future__ import annotations
 

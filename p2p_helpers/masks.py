@@ -1,0 +1,49 @@
+"""Masks that a user gives: of where a picture may change, or of where an object is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from .errors import InputError
+
+Mask = Image.Image | np.ndarray | Tensor
+
+
+def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
+    """A mask as true and false: true above the middle of its range, 0…1, or 0…255 where it goes above 1.
+
+    Raises:
+        InputError: it is not one finite number for each pixel.
+    """
+    values = given.detach().float().cpu() if isinstance(given, Tensor) else given
+    mask = np.asarray(values.convert("L") if isinstance(values, Image.Image) else values)
+    if mask.ndim != 2 or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+        raise InputError(
+            f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}."
+        )
+    return mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
+
+
+def on_latent(
+    mask: Bool[np.ndarray, "height width"], size: tuple[int, int], picture: tuple[int, int]
+) -> Float[Tensor, "row column"]:
+    """How much of every cell of a latent is in a mask, 0…1.
+
+    Args:
+        mask: as large as the picture or the latent.
+        size, picture: the latent's height and width, and the picture's.
+
+    Raises:
+        InputError: it has another size.
+    """
+    if mask.shape not in (size, picture):
+        raise InputError(
+            f"The mask is {mask.shape} (height, width); the picture is {picture} and its latent {size}. "
+            "Give the mask one of these sizes."
+        )
+    return F.interpolate(torch.from_numpy(mask).float()[None, None], size, mode="area")[0, 0]
