@@ -1,4 +1,6 @@
-"""What a batch costs beside a hand-written loop, and how it grows: `python -m benchmarks.batch`. Prints figures for docs/scale.md.
+"""What a batch costs beside a hand-written loop, and how it grows: `python -m benchmarks.batch`.
+
+The figures go to data/benchmark/batch.json, and their tables into docs/scale.md.
 
 Three parts, `loop`, `shape` and `workers`; all when none is named. *loop*: the same Toyland jobs, each with a source of its own, by a
 loop of `p2p.edit` that saves its pictures, and by `run_jobs`, in turns, now the one first and now the other; the median of the pairs
@@ -8,6 +10,7 @@ all workers are at work. It shows what the queue and the disk allow, not what pr
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -20,8 +23,12 @@ import numpy as np
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, Worker, run_jobs
 from p2p_helpers.memory import measured
+from p2p_helpers.provenance import machine
+from p2p_helpers.toyland.evaluate import quote
 from tests.sleeping import Sleeping
 
+ROOT = Path(__file__).parent.parent
+MEASURED = ROOT / "data" / "benchmark" / "batch.json"
 STEPS = 10
 BACKGROUNDS = ("on the beach", "in a meadow", "in a forest", "in a desert")
 NAMES = ("cat", "dog", "fox", "car", "house", "tree")
@@ -78,8 +85,9 @@ def by_loop(pipe, jobs, out: Path):
         result.image.save(out / f"{number}.png")
 
 
-def loop(pairs: int, count: int, shares=(1, 4)):
+def loop(pairs: int, count: int, shares=(1, 4)) -> list[dict]:
     """Jobs per second of a batch, as a share of a loop's."""
+    found = []
     pipe = Loaded.pipe_of_all = p2p.load_pipeline("toyland", device="cpu")
     for share in shares:
         ratios, processor = [], []
@@ -98,13 +106,28 @@ def loop(pairs: int, count: int, shares=(1, 4)):
                 both = seconds["loop"] / seconds["batch"]
                 ratios.append(both[0])
                 processor.append(both[1])
-        listed = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
-        print(
-            f"{share} job(s) to a source: throughput of the batch over the loop's "
-            f"{statistics.median(ratios):.3f} ({listed}); in processor time "
-            f"{statistics.median(processor):.3f}",
-            flush=True,
+        figures = {"ratio": statistics.median(ratios), "processor": statistics.median(processor)}
+        figures |= {"low": min(ratios), "high": max(ratios), "pairs": pairs, "jobs": count}
+        found.append({"share": share, **figures})
+        print(found[-1], flush=True)
+    return found
+
+
+def loop_table(found: list[dict]) -> str:
+    """Markdown: a batch beside a loop."""
+    rows = [
+        f"| Toyland, {STEPS} steps, one worker | throughput of the batch over the loop's | by processor time |",
+        "|---|---|---|",
+    ]
+    for one in found:
+        shared = (
+            f"{one['share']} jobs share a source"
+            if one["share"] > 1
+            else "every job has a source of its own"
         )
+        ratio = f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+        rows.append(f"| {shared} | {ratio} | {one['processor']:.2f} |")
+    return "\n".join(rows)
 
 
 def shape():
@@ -130,8 +153,9 @@ def shape():
         print(f"{what} of {STEPS} steps: {start:.2f} + {slope:.2f} per target ({', '.join(mean)})")
 
 
-def workers(counts):
+def workers(counts) -> list[dict]:
     """Jobs per second by the number of workers, with a model that sleeps."""
+    found = []
     patient = {"RAY_raylet_start_wait_time_s": "180"}
     os.environ |= {"PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0", **patient}
     from ray.cluster_utils import Cluster
@@ -145,26 +169,45 @@ def workers(counts):
         begin, end = max(one[0] for one in times), min(one[-1] for one in times)
         done = sum(int(((one > begin) & (one <= end)).sum()) for one in times)
         rate = done / (end - begin)
-        print(
-            f"{len(times)} workers: {rate:.2f} jobs/s, {rate * Half.seconds / len(times):.3f} of ideal "
-            f"({done} jobs in {end - begin:.0f} s)",
-            flush=True,
-        )
+        found.append({"workers": len(times), "jobs": done, "seconds": end - begin, "rate": rate})
+        print(found[-1], flush=True)
         shutil.rmtree(out)
     cluster.shutdown()
+    return found
+
+
+def workers_table(found: list[dict]) -> str:
+    """Markdown: how a batch grows."""
+    rows = ["| workers | jobs a second | of the ideal, two for each worker |", "|---|---|---|"]
+    for one in found:
+        share = one["rate"] * Half.seconds / one["workers"]
+        rows.append(f"| {one['workers']} | {one['rate']:.2f} | {share:.2f} |")
+    return "\n".join(rows)
+
+
+TABLES = {"loop": loop_table, "workers": workers_table}
+
+
+def publish(found: dict):
+    """Store the figures of some parts, and quote them in docs/scale.md."""
+    before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    figures = before | found | {"machine": machine()}
+    MEASURED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for name in TABLES.keys() & found.keys():
+        quote(ROOT / "docs" / "scale.md", name, TABLES[name](figures[name]))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", default=["loop", "shape", "workers"])
     parser.add_argument("--share", type=int, nargs="*", default=[1, 4], help="jobs to a source")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
     chosen = parser.parse_args()
     if "loop" in chosen.parts:
-        loop(chosen.pairs, chosen.jobs, chosen.share)
+        publish({"loop": loop(chosen.pairs, chosen.jobs, chosen.share)})
     if "shape" in chosen.parts:
         shape()
     if "workers" in chosen.parts:
-        workers(chosen.workers)
+        publish({"workers": workers(chosen.workers)})

@@ -19,6 +19,7 @@ from .edits.edit import Edit
 from .edits.words import Replace
 from .errors import AttentionControlError, InputError, InputWarning, InversionError, PromptError
 from .inversion.artefact import Inversion
+from .prompts.words import check_readable
 from .result import EditResult
 from .stages import Stage
 from .values import MOST_GUIDANCE, finite_number, shown, whole_number
@@ -152,13 +153,15 @@ def check_generator(generator):
 
 
 def check_prompts(prompts: Sequence[str], negative_prompt):
-    """Refuse empty prompts, and a negative prompt that is no text."""
+    """Refuse empty prompts, half characters, and a negative prompt that is no text."""
     if negative_prompt is not None and not isinstance(negative_prompt, str):
         raise InputError(
             f"negative_prompt={shown(negative_prompt)}: it is one text for all prompts."
         )
     if not all(prompt.strip() for prompt in prompts):
         raise PromptError("A prompt is empty. Source and targets each need at least one word.")
+    for prompt in (*prompts, negative_prompt or ""):
+        check_readable(prompt)
 
 
 def check_numbers(guidance_scale, steps):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-Mask = Image.Image | np.ndarray | Tensor
+Mask: TypeAlias = Image.Image | np.ndarray | Tensor
 
 
 def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:

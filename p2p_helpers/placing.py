@@ -29,7 +29,7 @@ from .layout import (
 from .maps.heatmap import Heatmap
 from .maps.one_prompt import OnePrompt
 from .maps.recorded import AttentionMaps
-from .masks import on_latent
+from .masks import as_mask, on_latent
 from .prompts.words import Phrase, phrases, words
 
 SMALL = {*ARTICLES, *JOINS}  # words that name nothing
@@ -59,7 +59,7 @@ def placed(
     seen = [_seen(maps, maps[one.phrase], size) for one in placements]
     for number, one in enumerate(placements):
         if one.mask is not None:
-            mine = on_latent(one.mask, size, (picture.height, picture.width))
+            mine = on_latent(as_mask(one.mask), size, (picture.height, picture.width))
             theirs = [rival * (mine <= CORE) for rival in seen[number][1]]
             seen[number] = mine, theirs
     soft = [own for own, _ in seen]
@@ -100,8 +100,9 @@ def composed(
             continue
         there = enlarged(widened(new)[None], "nearest")
         at = (origin[0, 0] + centres / edit.scale + 0.5) * ratio - 0.5
-        if edit.mask is not None and edit.mask.shape == (high, wide):
-            share = torch.from_numpy(edit.mask)[None].float()
+        given = None if edit.mask is None else as_mask(edit.mask)
+        if given is not None and given.shape == (high, wide):
+            share = torch.from_numpy(given)[None].float()
         else:
             share = enlarged((map_ * ~layout.others)[None], "bicubic")
         opaque, core = (

@@ -70,8 +70,13 @@ def file_path(name: str, value: object) -> Path:
     """A path that the user named, with `~` for the home folder.
 
     Raises:
-        InputError: it is no path.
+        InputError: it is no path, or in the home folder of nobody.
     """
     if not isinstance(value, (str, Path)):
         raise InputError(f"{name}={shown(value)}: give the name of a file, e.g. 'cat.safetensors'.")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{name}={shown(value)}: this machine has no such home folder. Write the whole path."
+        ) from None

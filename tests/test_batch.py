@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 import p2p_helpers as p2p
 from p2p_helpers import memory
 from p2p_helpers.batch import Job, Worker, read_jobs, results, run_jobs, store
-from p2p_helpers.batch.cluster import share_of
+from p2p_helpers.batch.cluster import room_for, share_of
 from p2p_helpers.inversion import files
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
@@ -85,6 +87,11 @@ BAD = {
     '{"source": "a cat", "target": "a dog", "local_blend": "LocalBlend(x=1)"}': "cannot be made",
     '{"source": "a cat", "target": "a dog", "local_blend": 3}': "local_blend=3",
     '{"inversion": "no.safetensors", "source": "a cat", "target": "a dog"}': "leave picture",
+    '{"source": "a cat \\ud83d", "target": "a dog"}': "half",
+    '{"source": "a cat", "target": "a dog", "picture": "~nobody-at-all/cat.png"}': "no such home",
+    json.dumps({"source": "a cat", "target": "a dog", "picture": "x" * 5000}): "cannot be read",
+    json.dumps({"source": "a cat", "target": "a dog", "picture": "p\\1.png"}): "folders with /",
+    '{"source": "a cat", "target": "a dog", "edit": "Remove(\'cat\', mask=[[1]])"}': "no mask",
 }
 
 
@@ -111,6 +118,45 @@ def test_rows_of_parquet_are_jobs(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(p2p.InputError, match="no Parquet file"):
         list(read_jobs(tmp_path / "bad.parquet"))
+
+
+def test_what_pandas_writes_is_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    seeds = pyarrow.array([3.0, float("nan"), None])  # a column with gaps
+    columns = {"source": ["a cat"] * 3, "target": ["a dog"] * 3, "seed": seeds}
+    columns["__index_level_0__"] = [7, 8, 9]
+    file = tmp_path / "jobs.parquet"
+    parquet.write_table(pyarrow.table(columns), file)
+    assert [job.seed for job in read_jobs(file)] == [3, None, None]
+    content = bytearray(file.read_bytes())
+    content[4:60] = b"\xff" * 56
+    file.write_bytes(content)
+    with pytest.raises(p2p.InputError, match="is no Parquet file, or a damaged one"):
+        list(read_jobs(file))
+
+
+def test_files_of_jobs_that_other_programs_write(tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    good = '{"source": "a cat", "target": "a café"}'
+    file.write_bytes(b"\xef\xbb\xbf" + f"{good}\r\n".encode() + good.encode("latin-1"))
+    first, second = read_jobs(file)
+    assert first.target == ("a café",) and "is no UTF-8" in str(second.error)
+    file.write_text(f"[\n{good}\n]")
+    with pytest.raises(p2p.InputError, match=r"jq -c '\.\[\]' jobs.jsonl"):
+        list(read_jobs(file))
+    assert Job(source="a", target="b", guidance_scale=7).name == (
+        Job(source="a", target="b", guidance_scale=7.0).name
+    )
+
+
+def test_a_picture_that_goes_away_is_a_row(toyland, tmp_path, monkeypatch):
+    picture = tmp_path / "cat.png"
+    shutil.copy(photos()["cat-snow"].path, picture)
+    jobs = [Job(source="a cat in the snow", target="a dog in the snow", picture=picture, steps=1)]
+    picture.unlink()
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    assert run_jobs(jobs, tmp_path / "out").failed == 1
 
 
 def test_no_file_of_jobs_is_said():
@@ -289,13 +335,52 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed_after_an_hour(tmp_path):
-    old, new = tmp_path / "parts" / "old", tmp_path / "parts" / "new"
-    for part in (old, new):
+    old, new, mine = (tmp_path / "parts" / name for name in ("0123456789abcdef", "new", "mine"))
+    for part in (old, new, mine):
         part.mkdir(parents=True)
         (part / "source.png").touch()
-    os.utime(old, (0, time.time() - 4000))
+    for part in (old, mine):
+        os.utime(part, (0, time.time() - 4000))
     store.Store(tmp_path)
-    assert not old.exists() and new.exists()
+    assert not old.exists() and new.exists() and mine.exists()  # a folder of the user's stays
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_folder_without_a_row_is_written_anew(tmp_path, gone):
+    place = store.Store(tmp_path)
+    half = place.folder("abc") / "half.png"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    if gone:
+        shutil.rmtree(half.parent)
+    place.write({"name": "abc", "error": None, "said": "\ud83d"}, {})
+    assert place.row("abc")["said"] == "\ud83d" and not half.exists()
+    with pytest.raises(p2p.BatchError, match="row of job xyz was there and is gone"):
+        place.write_table(["abc", "xyz"])
+
+
+def test_a_gpu_that_does_not_answer_ends_the_run(tmp_path, monkeypatch):
+    def sick(self, *given, **more):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch, pytest.raises(p2p.BatchError, match="GPU does not answer"):
+        patch.setattr(Sleeping, "edit", sick)
+        sleeping(jobs_of(3), tmp_path)
+    assert sleeping(jobs_of(3), tmp_path).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has", "cores", "room"),
+    [(0, 0, 8, 8), (1, 4, 8, 4), (0.3, 4, 8, 12), (0.5, 1, 2, 2), (2, 8, 8, 4), (0, 4, 0.5, 1)],
+)
+def test_how_many_workers_a_cluster_has_room_for(gpus, has, cores, room):
+    assert room_for(gpus, has, cores) == room
+
+
+@pytest.mark.parametrize("gpus", [-1, float("nan"), 1, "half"])
+def test_gpus_that_a_cluster_does_not_have(gpus):
+    with pytest.raises(p2p.InputError, match="gpus="):
+        room_for(gpus, 0, 8)
 
 
 def begun(jobs, out, worker=Sleeping):
@@ -319,6 +404,39 @@ def test_a_job_that_kills_its_worker_is_given_up_after_three_deaths(tmp_path):
     assert bad["job"]["target"] == ["deadly"] and "3 workers died" in bad["error"]["message"]
     assert sorted(targets(tmp_path)) == [f"target {n}" for n in range(4)]
     assert sleeping(jobs, tmp_path).now == 0
+
+
+def test_only_the_job_that_kills_is_given_up(tmp_path):
+    deadly = [Job(source="source 0", target=f"deadly {n}") for n in range(2)]
+    jobs = [*deadly, *jobs_of(2)]
+    assert [ended(begun(jobs, tmp_path)) for _ in range(7)] == [-9] * 6 + [0]
+    assert {row["job"]["target"][0] for row in results(tmp_path) if row["error"]} == {
+        "deadly 0",
+        "deadly 1",
+    }
+    assert all("3 workers" in row["error"]["message"] for row in results(tmp_path) if row["error"])
+    assert sorted(targets(tmp_path)) == ["target 0", "target 1"]
+
+
+def test_a_queue_that_takes_its_machine_back_is_no_death(tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(json.dumps({"source": "a cat", "target": "a dog", "steps": 900}))
+    command = [
+        sys.executable,
+        "-m",
+        "p2p_helpers",
+        "batch",
+        str(file),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun_at = tmp_path / "out" / "begun"
+    while not (begun_at.is_dir() and list(begun_at.iterdir())):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM and not list(begun_at.iterdir())
 
 
 def test_to_stop_a_batch_is_no_death(tmp_path, monkeypatch):
@@ -360,6 +478,16 @@ def test_a_launchers_processes_share_the_sources(tmp_path, monkeypatch):
     last = sleeping(jobs, tmp_path)
     assert last.now == 4 and last.table is not None
     assert len(set(targets(tmp_path))) == len(targets(tmp_path)) == 8
+
+
+def test_processes_that_try_again_leave_each_others_results(tmp_path, monkeypatch):
+    poison = [Job(source=f"source {n}", target="poison") for n in range(2)]
+    assert sleeping(poison, tmp_path).failed == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        again = sleeping(poison, tmp_path, retry=True)
+        assert (again.now, again.failed) == (1, 2)
 
 
 # With a model

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import editing, inversion, layout, resolutions, summary
+from benchmarks import batch, describing, editing, inversion, layout, resolutions, summary
 from p2p_helpers.toyland import evaluate
 
 ROOT = Path(__file__).parent.parent
-PAGE, RESOLUTIONS = ROOT / "docs" / "measured.md", ROOT / "docs" / "resolutions.md"
+PAGE, RESOLUTIONS, SCALE = (
+    ROOT / "docs" / f"{name}.md" for name in ("measured", "resolutions", "scale")
+)
 BENCHMARK, TOYLAND = ROOT / "data" / "benchmark", ROOT / "data" / "toyland"
 SCENES = BENCHMARK / "inversion.json"  # a list of what is measured, and no result
 RESULTS = [*sorted({*BENCHMARK.glob("*.json")} - {SCENES}), *TOYLAND.glob("evaluation*.json")]
@@ -27,6 +29,16 @@ QUOTED = {  # the file, its mark, and what stands there
     (RESOLUTIONS, "trained"): lambda: resolutions.trained_table(
         stored(BENCHMARK / "resolutions.json")
     ),
+    **{
+        (SCALE, name): lambda name=name: batch.TABLES[name](stored(BENCHMARK / "batch.json")[name])
+        for name in batch.TABLES
+    },
+    **{
+        (PAGE, mark): lambda mark=mark: describing.TABLES[mark](
+            stored(BENCHMARK / "describing.json")[mark]
+        )
+        for mark in describing.TABLES
+    },
     (PAGE, "inversion"): lambda: inversion.table(stored(BENCHMARK / "measured.json")["summary"]),
 } | {
     (TOYLAND / "MODEL_CARD.md", mark): lambda name=name: evaluate.report(stored(TOYLAND / name))
@@ -41,7 +53,7 @@ def test_a_table_between_marks_is_what_the_stored_figures_give(file, mark):
 
 
 def test_every_table_between_marks_is_known():
-    for file in (ROOT / "README.md", PAGE, RESOLUTIONS, TOYLAND / "MODEL_CARD.md"):
+    for file in (ROOT / "README.md", PAGE, RESOLUTIONS, SCALE, TOYLAND / "MODEL_CARD.md"):
         ends = file.read_text(encoding="utf-8").count("<!-- end -->")
         assert ends == sum(quoted == file for quoted, _ in QUOTED)
 

@@ -1,9 +1,14 @@
 """The page's small modules against the package: words, matrices, schedules, random numbers, colours, blurs, links."""
 
+import base64
 import collections
+import hashlib
 import html
+import io
 import random
 import re
+import subprocess
+import tarfile
 
 import numpy as np
 import pytest
@@ -16,9 +21,10 @@ from p2p_helpers.toyland.world import vocabulary
 from p2p_helpers.view.figures import word_colour
 
 from .conftest import fast_tokenizers
-from .playground import SOURCE, page_folder, served
+from .playground import SOURCE, build, page_folder, served
 
 sync_api = pytest.importorskip("playwright.sync_api")
+from playwright._impl._driver import compute_driver_executable  # noqa: E402
 
 ODD = ["cat's", "t-shirt", "7up", "Café", "İstanbul", "ẞ", "—", "“two”", "'stop'", "日本", "😀", "e\u0301te", "rock’n’roll"]  # fmt: skip
 PAIRS, LEAST = 650, 500  # pairs of prompts; matrices of each kind of edit that are compared
@@ -227,7 +233,8 @@ PLACED = """async ({ gpu, slow, broken, wanted, last }) => {
         made.push(place);
         if (broken.includes(place)) throw new Error("no such driver");
         const run = () => new Promise(done => setTimeout(done, place === slow ? 60 : 5));
-        return { model: { latent: [8, 2, 2], text: [3, 4] }, idle: [], run };
+        const sessions = { unet: { release: () => made.push(`-${place}`) } };
+        return { model: { latent: [8, 2, 2], text: [3, 4] }, idle: [], run, sessions };
     };
     const found = await m.places.fastest(make, wanted, last);
     return [found.place, made.join(" "), found.gpu];
@@ -240,8 +247,15 @@ ACME = '["acme","one",null,null]'
     [
         (None, "wasm", [], None, "wasm", "wasm"),
         ("played", "wasm", [], None, "wasm", "wasm"),
-        ("real", "wasm", [], None, "webgpu", "wasm webgpu"),
-        ("real", "webgpu", [], None, "wasm", "wasm webgpu"),
+        (
+            "real",
+            "wasm",
+            [],
+            None,
+            "webgpu",
+            "wasm webgpu -wasm",
+        ),  # the slower one gives back its memory
+        ("real", "webgpu", [], None, "wasm", "wasm webgpu -webgpu"),
         ("real", "wasm", ["webgpu"], None, "wasm", "wasm webgpu"),
         ("real", "webgpu", [], "webgpu", "webgpu", "webgpu"),
         (None, "wasm", ["webgpu"], "webgpu", "wasm", "webgpu wasm"),
@@ -260,8 +274,8 @@ def test_the_graphics_processor_computes_where_a_timed_step_is_faster(
     [
         (None, None, "wasm", "wasm"),
         ("real", ACME, "wasm", "wasm"),
-        ("real", None, "webgpu", "wasm webgpu"),
-        ("real", '["acme","zero",null,null]', "webgpu", "wasm webgpu"),
+        ("real", None, "webgpu", "wasm webgpu -wasm"),
+        ("real", '["acme","zero",null,null]', "webgpu", "wasm webgpu -wasm"),
     ],
 )
 def test_a_choice_is_made_again_when_the_graphics_processor_is_another(
@@ -290,6 +304,51 @@ def test_a_page_that_cannot_start_says_what_it_needs(browser, scripts):
         "wait" if scripts else "none"
     )
     context.close()
+
+
+def test_the_types_in_the_pages_comments_hold(tmp_path):
+    folder = build.kept("typescript")
+    if not folder.is_dir():
+        pytest.skip("TypeScript is not here: python docs/playground/build.py --fetch")
+    node, _ = compute_driver_executable()
+    command = [node, folder / "tsc.js", "-p", SOURCE / "jsconfig.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as written:
+        for name, text in (("package/dist/a.mjs", b"a"), ("package/other.js", b"b")):
+            inside = tarfile.TarInfo(name)
+            inside.size = len(text)
+            written.addfile(inside, io.BytesIO(text))
+    content = archive.getvalue()
+    digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    package = {"version": "1.0.0", "sha512": digest, "files": ("dist/*.mjs",)}
+    monkeypatch.setattr(build, "KEPT", tmp_path)
+    monkeypatch.setattr(build, "PACKAGES", {"@one/toys": package})
+    monkeypatch.setattr("urllib.request.urlopen", lambda *given, **more: io.BytesIO(content))
+    build.fetch()
+    assert [file.name for file in build.kept("@one/toys").iterdir()] == ["a.mjs"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "toys-1.0.0"]
+    package |= {"version": "1.0.1", "sha512": "another"}
+    with pytest.raises(SystemExit, match="is not the file that was pinned"):
+        build.fetch()
+    assert not build.kept("@one/toys").exists()
+
+
+def test_every_link_of_the_page_leads_somewhere():
+    page = (SOURCE / "index.html").read_text(encoding="utf-8")
+    root = SOURCE.parent.parent
+    for link in re.findall(r'href="\.\./([^"#]+)\.html"', page):
+        assert [*root.glob(f"{link}.ipynb"), *root.glob(f"{link}.md")], link
+
+
+def test_every_control_has_its_sentence():
+    page = (SOURCE / "index.html").read_text(encoding="utf-8")
+    sentences = re.findall(r'aria-describedby="([^"]+)"', page)
+    assert len(sentences) == 8 and all(page.count(f'id="{name}"') == 1 for name in sentences)
 
 
 def test_every_example_begins_an_edit_of_words_that_the_model_knows(modules):

@@ -1,12 +1,14 @@
 """Whole edits on the page, in a real browser with the exported model, against `p2p.edit`. Screenshots go to runs/screenshots."""
 
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.provenance import read_png
@@ -61,6 +63,11 @@ def opened(browser, address):
 @pytest.fixture
 def page(opened):
     return opened[0]
+
+
+def cores() -> int:
+    """As a browser counts them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def link(settings: dict) -> str:
@@ -169,6 +176,32 @@ def test_an_example_leaves_the_picture_of_ones_own(page, toyland):
     compare(page, python_pictures(toyland, FIRST))
 
 
+def test_a_photo_of_another_shape_is_cut_to_its_middle(page, toyland, tmp_path):
+    """Wide, turned by its EXIF, and half transparent: what the package makes of it, up to the resampling."""
+    settings = {**FIRST, "source": "a cat in the snow", "target": "a dog in the snow", "steps": 2}
+    picture_of = Image.open(photos()["cat-snow"].path).convert("RGB")
+    wide = Image.new("RGB", (384, 256), "white")
+    wide.paste(picture_of.resize((256, 256), Image.Resampling.LANCZOS), (64, 0))
+    turned = wide.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned to the right
+    files = {"wide": wide, "turned": turned, "clear": wide.copy()}
+    files["clear"].putalpha(128)
+    set_to(page, settings)
+    for name, image in files.items():
+        file = tmp_path / f"{name}.png"
+        image.save(file, **({"exif": exif} if name == "turned" else {}))
+        page.evaluate("document.getElementById('status').textContent = ''")
+        page.get_by_label("a picture or drawing of your own").set_input_files(file)
+        done(page)
+        wanted = np.asarray(p2p.load_image(file, toyland), np.int16)
+        far = np.abs(picture(page, "source") - wanted)
+        assert np.median(far) < 16, name
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.get_by_role("button", name="Back to generated pictures").click()
+    done(page)
+
+
 def test_a_drawing_is_inverted_and_edited(page):
     set_to(page, {**FIRST, "steps": 2})
     generated = picture(page, "source")
@@ -273,10 +306,32 @@ def test_an_unknown_word_is_marked_and_a_known_one_can_replace_it(page):
 def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 11}))
     expect(page.locator("#step")).to_contain_text("of 100", timeout=PATIENCE)
+    expect(page.locator("#picture-edit")).to_have_attribute(
+        "aria-label", re.compile("as it looks at step"), timeout=PATIENCE
+    )
+    save = page.get_by_role("button", name="Save picture")
+    expect(save).to_be_disabled()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("Cancelled.")
+    expect(save).to_be_enabled()  # the pictures before are here again
+    label = page.locator("#picture-edit").get_attribute("aria-label")
+    assert "as it looks" not in label
     set_to(page, FIRST)
     assert page.get_by_role("button", name="Cancel").is_disabled()
+
+
+def test_a_setting_that_cannot_be_ends_the_run_and_leaves_the_last_pictures(page, tmp_path):
+    set_to(page, {**FIRST, "seed": 4})
+    before = picture(page, "edit")
+    page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 12}))
+    expect(page.locator("#step")).to_contain_text("of 100", timeout=PATIENCE)
+    page.get_by_label("target", exact=True).fill(" ")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("alert")).to_contain_text("The target is empty")
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    assert (picture(page, "edit") == before).all()
+    assert saved(page, tmp_path / "dog.png")["seed"] == 4
+    set_to(page, FIRST)
 
 
 def test_a_saved_picture_says_what_made_it(page, tmp_path):
@@ -292,6 +347,7 @@ def test_no_request_leaves_the_host_and_threads_are_allowed(opened, address):
     page, asked = opened
     assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
     assert page.evaluate("crossOriginIsolated")
+    assert int(page.evaluate("document.body.dataset.loaded").rpartition(" ")[2]) == min(cores(), 4)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -342,12 +398,17 @@ def test_a_browser_without_webassembly_is_a_sentence(browser, address):
     context.close()
 
 
-def test_a_model_that_does_not_come_is_a_sentence(browser, address):
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("**/unet.onnx", "unet.onnx did not come.*Check the connection"),
+        ("**/ort*", "A part of the editor did not come. Check the connection"),
+    ],
+)
+def test_what_does_not_come_is_a_sentence(browser, address, lost, said):
     context = browser.new_context(service_workers="block")
     page = context.new_page()
-    page.route("**/unet.onnx", lambda route: route.abort())
+    page.route(lost, lambda route: route.abort())
     page.goto(f"{address}index.html")
-    expect(page.get_by_role("alert")).to_contain_text(
-        re.compile("unet.onnx did not come.*Check the connection"), timeout=PATIENCE
-    )
+    expect(page.get_by_role("alert")).to_contain_text(re.compile(said), timeout=PATIENCE)
     context.close()

@@ -1,7 +1,7 @@
 """Build the playground: the page, the embedded model's graphs, and two libraries from npm.
 
     python docs/playground/build.py FOLDER       # everything
-    python docs/playground/build.py --fetch      # only the libraries, into runs/npm, for the tests
+    python docs/playground/build.py --fetch      # only what comes from npm, into runs/npm, with TypeScript, for the tests
 
 npm itself is not needed. The registry is that of the environment variable npm_config_registry, or
 npm's public one. Every package is pinned and its digest is checked.
@@ -10,12 +10,14 @@ npm's public one. Every package is pinned and its digest is checked.
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import io
 import os
 import shutil
 import sys
 import tarfile
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -41,20 +43,38 @@ PACKAGES = {
         "sha512": "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
         "files": ("dist/tokenizers.min.mjs",),
     },
+    "typescript": {  # checks the page's types, and is no part of it
+        "version": "5.9.3",
+        "sha512": "jl1vZzPDinLr9eUt3J/t7V6FgNEw9QjvBPdysz9KfQDD41fQrC2Y4vKQdiaUpFT4bXlb1RHhLpp8wtm6M5TgSw==",
+        "files": ("lib/tsc.js", "lib/_tsc.js", "lib/lib.*.d.ts"),
+    },
 }
+LIBRARIES = ("onnxruntime-web", "@huggingface/tokenizers")  # of the page
+
+
+def kept(name: str) -> Path:
+    """The folder of a package's files, once it was fetched."""
+    return KEPT / f"{name.split('/')[-1]}-{PACKAGES[name]['version']}"
 
 
 def fetch() -> Path:
-    """The folder with the libraries' files, downloaded if they are not there."""
+    """The folder with the packages' files, downloaded if they are not there; each appears completely or not at all."""
     for name, package in PACKAGES.items():
-        files = [KEPT / Path(file).name for file in package["files"]]
-        if all(file.is_file() for file in files):
+        if kept(name).is_dir():
             continue
         KEPT.mkdir(parents=True, exist_ok=True)
         content = _package(name, package["version"], package["sha512"])
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for inside, file in zip(package["files"], files, strict=True):
-                file.write_bytes(archive.extractfile(f"package/{inside}").read())
+        with (
+            tempfile.TemporaryDirectory(dir=KEPT) as part,
+            tarfile.open(fileobj=io.BytesIO(content)) as archive,
+        ):
+            for inside in archive.getmembers():
+                if any(fnmatch.fnmatch(inside.name, f"package/{one}") for one in package["files"]):
+                    (Path(part) / Path(inside.name).name).write_bytes(
+                        archive.extractfile(inside).read()
+                    )
+            os.rename(part, kept(name))
+            Path(part).mkdir()  # for what removes it
     return KEPT
 
 
@@ -82,9 +102,8 @@ def copy_page(folder: Path):
         for file in HERE.glob(pattern):
             shutil.copy(file, folder)
     (folder / "lib").mkdir(exist_ok=True)
-    for package in PACKAGES.values():
-        for file in package["files"]:
-            shutil.copy(KEPT / Path(file).name, folder / "lib")
+    for name in LIBRARIES:
+        shutil.copytree(kept(name), folder / "lib", dirs_exist_ok=True)
 
 
 def seal(folder: Path):

@@ -182,14 +182,20 @@ export class Engine {
   /** @param {Request} request @param {Player[]} players @param {boolean[] | null} mask @returns {Promise<Result>} */
   async finished(request, players, mask) {
     const keys = keysOf(request), [, height, width] = this.model.latent;
-    this.kept.set(keys.source, players[0].path);
-    if (players[2]) this.kept.set(keys.free, players[2].path);
+    this.keep(keys.source, players[0].path);
+    if (players[2]) this.keep(keys.free, players[2].path);
     while (this.kept.size > KEPT) this.kept.delete(/** @type {string} */ (this.kept.keys().next().value));
     const pictures = await this.decode(Object.fromEntries(players.map(({ name, path }) => [name, path.latents[request.steps]])));
     if (request.picture && mask)
       pictures.edit = restored(rgba(request.picture.pixels), pictures.edit, mask, [height, width], this.model.picture);
     const maps = Object.fromEntries(players.map(({ name, path }) => [name, mean(path.maps)]));
     return { pictures, maps, mask };
+  }
+
+  /** The one used last is the last to be forgotten. @param {string} key @param {Trajectory} path */
+  keep(key, path) {
+    this.kept.delete(key);
+    this.kept.set(key, path);
   }
 
   /** @param {Float32Array} values @param {number[]} shape */

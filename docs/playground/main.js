@@ -1,4 +1,5 @@
 // The page: what a person sets, and what the worker makes of it.
+import { LocalBlend } from "./blend.js";
 import { editOf } from "./engine.js";
 import { Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
@@ -6,15 +7,17 @@ import { keepOffline } from "./offline.js";
 import { find, page, problem, say, sayStep } from "./page.js";
 import { preparePad } from "./pad.js";
 import { lastChoice, placeWanted, rememberChoice } from "./places.js";
-import { show, showKnown, showMade, showSentences } from "./sentences.js";
+import { show, showAgain, showKnown, showMade, showSentences } from "./sentences.js";
 import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
 import { copyLink, save } from "./take.js";
 import { Reading } from "./tokens.js";
-import { planesOf } from "./view.js";
+import { canvasOf, planesOf } from "./view.js";
 
 const TEXTS = ["source", "target", "kind", "blend"], NUMBERS = ["cross", "self", "seed", "steps", "guidance"], SAID = ["cross", "self", "guidance"];
 const NO_WASM = "This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari.";
 let running = 0, number = 0, loaded = false; // the numbers of the run that is on, and of the last one
+let asked = { settings: page.settings, isOwn: false }; // what that run makes
+let adapting = false, taken = 0; // whether sentences have changed before the model came; how many pictures were given
 let broken = ""; // why there will be no model
 /** @type {Worker} */
 let worker;
@@ -42,6 +45,8 @@ function refresh() {
     const { source, target } = page.readings = { source: model.read(settings.source), target: model.read(settings.target) };
     showSentences(changed, set);
     editOf(request())(source, target, 1);
+    const { blend } = request();
+    if (blend.length) new LocalBlend(blend, source, target, model.facts);
     return true;
   } catch (error) {
     problem(error);
@@ -64,6 +69,7 @@ function set(name, value) {
 /** Other sentences may want another kind of edit. */
 function adapt() {
   const { model, settings } = page;
+  adapting = !model;
   try {
     if (model) page.settings = fitting(settings, model.read(settings.source), model.read(settings.target));
   } catch { /* refresh says what is wrong */ }
@@ -77,9 +83,14 @@ function changed() {
 /** @param {File | undefined} file */
 async function takePicture(file) {
   if (!file || !page.model) return;
+  const own = ++taken; // while it is read, the person may want another one
   try {
-    page.own = { id: `${file.name} ${file.lastModified} ${file.size}`, pixels: await planesOf(file, page.model.facts.picture) };
+    const picture = { id: `${file.name} ${file.lastModified} ${file.size}`, pixels: await planesOf(file, page.model.facts.picture) };
+    if (own !== taken) return;
+    page.own = picture;
   } catch {
+    if (own !== taken) return;
+    find("own").value = "";
     return problem("This file cannot be read as a picture. Take a PNG, JPEG or WebP.");
   }
   find("without").hidden = false;
@@ -87,6 +98,7 @@ async function takePicture(file) {
 }
 
 function leavePicture() {
+  taken++;
   page.own = null;
   find("own").value = "";
   find("without").hidden = true;
@@ -99,16 +111,26 @@ const request = () => ({ ...page.settings, blend: blendWords(page.settings.blend
   picture: page.own });
 
 function make() {
-  if (!loaded || !find("problem").hidden) return;
+  if (!loaded) return;
+  if (!find("problem").hidden) return running ? cancel() : undefined; // what was asked for is not wanted any more
   running = ++number;
+  asked = { settings: page.settings, isOwn: page.own !== null };
   worker.postMessage({ name: "edit", number, request: request() });
   find("cancel").disabled = false;
+  find("save").disabled = true;
   say("Making the pictures …");
 }
 
 function cancel() {
   worker.postMessage({ name: "cancel", number: ++number });
-  ended("Cancelled.");
+  stopped("Cancelled.");
+}
+
+/** Without new pictures: the last ones are here again. @param {string} text */
+function stopped(text) {
+  ended(text);
+  showAgain();
+  find("save").disabled = !page.made;
 }
 
 /** @param {string} text */
@@ -126,11 +148,13 @@ const HEARD = {
     const tokenizer = new Tokenizer(words, config);
     page.model = { facts: model, read: prompt => new Reading(tokenizer, prompt, model.text[0], config.pad_token) };
     showKnown(model.known_words);
-    refresh();
+    if (adapting) adapt();
+    fill();
   },
-  loading({ share }) {
-    find("progress").value = share;
-    sayStep(`${Math.round(100 * share)} %. It is kept for the next time.`);
+  loading({ here, all }) {
+    find("progress").value = here / all;
+    const kept = isSecureContext && "serviceWorker" in navigator ? " It is kept for the next time." : "";
+    sayStep(`${Math.round(here / 1e6)} of ${Math.round(all / 1e6)} MB.${kept}`);
   },
   loaded({ seconds, place, gpu, threads }) {
     loaded = true;
@@ -148,17 +172,17 @@ const HEARD = {
   },
   done({ number, seconds, pictures, maps, mask }) {
     if (number !== running) return;
-    page.made = { pictures, maps, mask, settings: page.settings, isOwn: page.own !== null };
+    page.made = { pictures, maps, mask, ...asked };
     showMade();
     find("save").disabled = false;
     ended(`Done in ${seconds.toFixed(1)} s.`);
   },
-  failed({ number, message, fatal }) {
+  failed({ number, message, fatal, expected }) {
     if (number && number !== running) return;
-    rememberChoice(null); // the next visit tries what works
+    if (!expected) rememberChoice(null); // the next visit tries what works
     if (fatal) broken = message;
+    stopped("");
     problem(message);
-    ended("");
   },
 };
 
@@ -171,7 +195,7 @@ function listen() {
   find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
   find("own").onchange = () => takePicture(find("own").files[0]);
   find("without").onclick = () => { leavePicture(); changed(); };
-  preparePad(() => page.made && find("picture-source"), takePicture);
+  preparePad(() => page.made && page.model && canvasOf(page.made.pictures.source, page.model.facts.picture), takePicture);
   onhashchange = () => { leavePicture(); page.settings = fromLink(location.hash); fill(); make(); };
 }
 

@@ -8,7 +8,8 @@ export async function keepOffline() {
   try {
     await navigator.serviceWorker.register("sw.js");
     const ready = await Promise.race([navigator.serviceWorker.ready, new Promise(resolve => setTimeout(resolve, PATIENCE))]);
-    if (!ready || self.crossOriginIsolated || sessionStorage.getItem("reloaded")) return;
+    const answers = self.crossOriginIsolated && navigator.serviceWorker.controller; // a host may send the headers itself
+    if (!ready || answers || sessionStorage.getItem("reloaded")) return;
     sessionStorage.setItem("reloaded", "once");
   } catch {
     return; // private windows have none

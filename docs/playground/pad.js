@@ -37,7 +37,7 @@ function stroke(event) {
 
 /** @param {PointerEvent} event */
 function begin(event) {
-  if (event.button) return;
+  if (event.button || !event.isPrimary) return; // a second finger draws nothing
   paper().setPointerCapture(event.pointerId);
   changing(() => {
     Object.assign(brush(), { strokeStyle: colour, lineWidth: Number(find("brush").value), lineCap: "round", lineJoin: "round" });
@@ -53,7 +53,10 @@ function showColours() {
     button.setAttribute("aria-label", name);
     button.setAttribute("aria-pressed", String(value === colour));
     button.style.background = value;
-    button.onclick = () => { colour = value; showColours(); };
+    button.onclick = () => {
+      colour = value;
+      for (const one of find("colours").children) one.setAttribute("aria-pressed", String(one === button));
+    };
     return button;
   }));
 }

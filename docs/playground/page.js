@@ -33,4 +33,5 @@ export const sayStep = text => { find("step").textContent = text; };
 export function problem(error) {
   find("problem").hidden = !error;
   find("problem").textContent = error instanceof Error ? error.message : error ? String(error) : "";
+  if (error) find("problem").scrollIntoView({ block: "nearest" });
 }

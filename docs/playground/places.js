@@ -40,12 +40,16 @@ export async function fastest(make, wanted, last) {
   const engine = await make("wasm");
   if (!gpu) return { engine, place: "wasm", gpu };
   try {
-    const other = await make("webgpu"), there = await seconds(other), here = await seconds(engine);
-    return there < here ? { engine: other, place: "webgpu", gpu } : { engine, place: "wasm", gpu };
+    const other = await make("webgpu"), there = await seconds(other), here = await seconds(engine), isFaster = there < here;
+    release(isFaster ? engine : other);
+    return isFaster ? { engine: other, place: "webgpu", gpu } : { engine, place: "wasm", gpu };
   } catch {
     return { engine, place: "wasm", gpu }; // drivers fail in many ways, and the other place works
   }
 }
+
+/** Gives back the memory of the slower one. @param {Engine} engine */
+const release = engine => Object.values(engine.sessions).forEach(session => session.release());
 
 /** What the browser says of its GPU; null where there is none, or a program that plays one. */
 async function gpuName() {

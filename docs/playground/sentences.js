@@ -65,8 +65,16 @@ const keptOf = name => buttonsOf(name).findIndex(button => button.getAttribute("
 const point = name => (/** @type {number | null} */ word, /** @type {boolean} */ keep) => {
   const kept = keptOf(name);
   if (keep) buttonsOf(name).forEach((button, i) => button.setAttribute("aria-pressed", String(i === word && i !== kept)));
-  showMap(name, word ?? kept);
+  showMap(name, keep ? keptOf(name) : word ?? kept);
 };
+
+/** The last pictures, whatever is asked for by now. */
+export function showAgain() {
+  const { made, model } = page;
+  for (const [name, pixels] of Object.entries(made?.pictures ?? {}))
+    if (made && model) draw(name, pixels, model.facts.picture, captionOf(/** @type {Name} */ (name), made.settings));
+  showMade();
+}
 
 /** The last pictures, with the maps that stay. */
 export function showMade() {
@@ -92,6 +100,9 @@ function showMap(name, word) {
  * @param {{ map: Float32Array, grid: [number, number] } | null} [over]
  */
 export function show(name, pixels, more, over = null) {
-  const { settings, model } = page, prompt = name === "source" ? settings.source : settings.target;
-  if (model) draw(name, pixels, model.facts.picture, `${CAPTIONS[name]}: ${prompt}${more}`, over);
+  const { settings, model } = page;
+  if (model) draw(name, pixels, model.facts.picture, captionOf(name, settings) + more, over);
 }
+
+/** @param {Name} name @param {import("./settings.js").Settings} settings */
+const captionOf = (name, settings) => `${CAPTIONS[name]}: ${name === "source" ? settings.source : settings.target}`;

@@ -12,14 +12,15 @@ scope.addEventListener("activate", (/** @type {any} */ event) => event.waitUntil
 
 /** @param {Request} request @param {(work: Promise<void>) => void} keep goes on after the answer */
 async function answered(request, keep) {
-  const cache = await caches.open(KEPT), found = await cache.match(request, { ignoreSearch: true });
+  const cache = await caches.open(KEPT), name = request.url.replace(/\/index\.html(?=$|[?#])/, "/"); // two names of the page
+  const found = await cache.match(name, { ignoreSearch: true });
   if (found) return found;
   const fresh = await fetch(request);
   if (!fresh.ok) return fresh;
   const headers = new Headers(fresh.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const answer = new Response(fresh.body, { status: fresh.status, statusText: fresh.statusText, headers });
-  keep(cache.put(request, answer.clone()).catch(() => {})); // a full disk is no reason to stop
+  keep(cache.put(name, answer.clone()).catch(() => {})); // a full disk is no reason to stop
   return answer;
 }
 

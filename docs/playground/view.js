@@ -29,6 +29,13 @@ export function draw(name, pixels, size, said, over = null) {
   context.drawImage(layer, 0, 0, canvas.width, canvas.height);
 }
 
+/** A picture of its own. @param {Uint8ClampedArray} pixels RGBA @param {[number, number]} size rows and columns */
+export function canvasOf(pixels, [rows, columns]) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
+  canvas.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(pixels), columns, rows), 0, 0);
+  return canvas;
+}
+
 /** @param {Uint8ClampedArray} pixels */
 function greyed(pixels) {
   const out = new Uint8ClampedArray(pixels);
@@ -109,6 +116,7 @@ export async function planesOf(file, [rows, columns]) {
   context.fillRect(0, 0, columns, rows);
   context.imageSmoothingQuality = "high";
   context.drawImage(image, (columns - wide) / 2, (rows - high) / 2, wide, high);
+  image.close();
   const { data } = context.getImageData(0, 0, columns, rows), pixels = rows * columns;
   return Float32Array.from({ length: 3 * pixels }, (_, i) => data[4 * (i % pixels) + Math.floor(i / pixels)] / 255);
 }

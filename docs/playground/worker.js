@@ -58,7 +58,7 @@ async function load(wanted, last) {
   let here = 0, threads = 1;
   /** @type {Record<string, Uint8Array>} */
   const graphs = {};
-  for (const part of PARTS) graphs[part] = await bytes(`model/${part}.onnx`, more => say("loading", { share: (here += more) / all }));
+  for (const part of PARTS) graphs[part] = await bytes(`model/${part}.onnx`, more => say("loading", { here: here += more, all }));
   const found = await fastest(async place => {
     const ort = await runtime(place);
     threads = ort.env.wasm.numThreads;
@@ -88,17 +88,27 @@ function sentence(error) {
   if (error instanceof Sentence) return error.message;
   const said = error instanceof Error ? error.message : String(error);
   if (/memory|allocat|RangeError/i.test(said)) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
-  if (/wasm|WebAssembly|backend/i.test(said)) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
+  if (!computes()) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
+  if (/fetch|import|network|load/i.test(said)) return `A part of the editor did not come. Check the connection, then load the page again. (${said})`;
   return `Something went wrong that should not: ${said}. Load the page again.`;
 }
 
-onmessage = async ({ data }) => {
-  newest = data.number ?? newest;
+/** Whether there is WebAssembly: an empty module is one. */
+const computes = () => typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0));
+
+/** @param {any} data a message */
+async function handled(data) {
   try {
     if (data.name === "load") await load(data.wanted, data.last);
     if (data.name === "edit") await edit(data.number, data.request);
   } catch (error) {
     if (error instanceof Cancelled) say("cancelled", { number: data.number });
-    else say("failed", { number: data.number ?? 0, message: sentence(error), fatal: !engine });
+    else say("failed", { number: data.number ?? 0, message: sentence(error), fatal: !engine, expected: error instanceof Sentence });
   }
+}
+
+let before = Promise.resolve(); // one thing at a time: the GPU's library cannot do two
+onmessage = ({ data }) => {
+  newest = data.number ?? newest;
+  before = before.then(() => handled(data));
 };

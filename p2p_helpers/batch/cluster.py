@@ -8,8 +8,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..errors import BatchError, InputError, ModelError, P2PError
+from ..values import finite_number, whole_number
 from .jobs import Job, job_of
+from .rows import row_of
 
+MOST = 100_000  # workers, or GPUs of one
 BLOCKS = (
     16  # of a worker: what a dead one had not finished is done again by the next in so many parts
 )
@@ -60,13 +63,18 @@ def cluster_rows(
 def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) -> Iterator[dict]:
     has = ray.cluster_resources()
     gpus = min(1.0, has.get("GPU", 0.0)) if gpus is None else gpus
-    room = has.get("GPU", 0.0) / gpus if gpus else has.get("CPU", 1.0)
-    count = max(1, min(int(room) if workers is None else workers, len(groups)))
+    room = room_for(gpus, has.get("GPU", 0.0), has.get("CPU", 1.0))
+    count = min(
+        room if workers is None else whole_number("workers", workers, 1, MOST, ""), len(groups)
+    )
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    texts = [{"jobs": json.dumps([job.row() for job in jobs])} for jobs in groups]
+    texts = [
+        {"jobs": json.dumps([{"name": job.name, "job": job.row()} for job in jobs])}
+        for jobs in groups
+    ]
     blocks = min(len(texts), count * BLOCKS)
     made = ray.data.from_items(texts, override_num_blocks=blocks).map_batches(
         _Actor,
@@ -80,6 +88,27 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
             yield json.loads(row["row"])
     except ray.exceptions.RayError as error:
         raise _said(error) from None
+
+
+def room_for(gpus: float, all_gpus: float, cores: float) -> int:
+    """How many workers a cluster has room for.
+
+    Args:
+        gpus: for each worker.
+        all_gpus, cores: of the cluster.
+
+    Raises:
+        InputError: a number that cannot be, or more GPUs than there are.
+    """
+    if finite_number("gpus", gpus, MOST, "0.5 puts two workers on one GPU.") < 0:
+        raise InputError(f"gpus={gpus}: take 0.5 for two workers on one GPU, or 0 for none.")
+    if gpus > all_gpus:
+        raise InputError(
+            f"gpus={gpus:g}: the cluster has {all_gpus:g} GPUs. Leave gpus out, or take gpus=0 for workers on its cores."
+        )
+    if not gpus:
+        return max(1, int(cores))
+    return int(all_gpus) * int(1 / gpus) if gpus <= 1 else int(all_gpus / gpus)
 
 
 def share_of(gpus: float, count: int, nodes: int) -> float:
@@ -101,8 +130,24 @@ class _Actor:
 
     def __call__(self, batch: dict) -> Iterator[dict]:
         for text in batch["jobs"]:
-            for row in self.worker([job_of(one) for one in json.loads(text)]):
+            for row in self._rows(json.loads(text)):
                 yield {"row": [json.dumps(row, default=str)]}
+
+    def _rows(self, given: list[dict]) -> Iterator[dict]:
+        """A job whose file is not here, or another one here, is a row with an error."""
+        jobs = []
+        for one in given:
+            try:
+                job = job_of(one["job"])
+                if job.name != one["name"]:
+                    raise InputError(
+                        "Its picture or inversion is another one on this machine, or has changed since the batch began."
+                    )
+                jobs.append(job)
+            except InputError as error:
+                said = {"kind": type(error).__name__, "message": str(error)}
+                yield self.worker.store.write(row_of(one["name"], one["job"], said), {})
+        yield from self.worker(jobs)
 
 
 def _said(error: BaseException) -> P2PError:

@@ -22,6 +22,7 @@ from ..provenance import model_facts, save_png, settings_of
 from ..result import EditResult
 from ..run import edit
 from ..stages import takes_several_runs
+from ..values import first_line
 from .jobs import Job
 from .rows import metrics_of, row_of
 from .store import Store
@@ -100,6 +101,7 @@ class Worker:
             if deaths >= DEATHS:
                 why = f"{deaths} workers died at this job, perhaps for lack of memory."
                 yield self._failed(waiting.pop(0), BatchError(why))
+                self.store.went_on(group)
             for row in self._edited(waiting, alone=deaths > 0):
                 if deaths:
                     self.store.went_on(group)
@@ -140,7 +142,7 @@ class Worker:
         try:
             source = self._source(jobs[0])
         except Exception as error:  # of the picture, the inversion, or a library: a row says it
-            self.store.check_room(error)
+            self._check_run(error)
             for job in jobs:
                 yield self._failed(job, error)
             return
@@ -165,7 +167,7 @@ class Worker:
             try:
                 self._call(source, call, known)
             except Exception as error:  # whatever a job does to a library: its row says it
-                self.store.check_room(error)
+                self._check_run(error)
                 if is_of_memory(error) and len(call) > 1:
                     self.most = len(call) // 2
                     torch.cuda.empty_cache()
@@ -183,6 +185,15 @@ class Worker:
                 own.append(target)
                 if len(own) == len(target.job.target):
                     yield self._finished(own)
+
+    def _check_run(self, error: Exception):
+        """Raise BatchError for what is wrong with the disk or the GPU, and not with a job."""
+        self.store.check_room(error)
+        if "CUDA error" in str(error) and not is_of_memory(error):
+            raise BatchError(
+                f"The GPU does not answer any more: {first_line(error)} What is finished is kept; the same command goes on, in a new "
+                "process."
+            ) from error
 
     def _next(self, waiting: list[_Target]) -> list[_Target]:
         """As many as fit in a call; an edit of words and places takes runs of its own."""
@@ -239,7 +250,8 @@ class Worker:
         row["provenance"] = {**self.model_facts, "settings": settings}
 
         def saved(image, said):
-            facts = {**said, "job": job.name, "model": self.model_facts.get("model")}
+            model = {name: self.model_facts.get(name) for name in ("model", "weights")}
+            facts = {**said, "job": job.name, **model}
             return lambda path: save_png(image, path, facts)
 
         return self.store.write(row, {name: saved(*pair) for name, pair in pictures.items()})

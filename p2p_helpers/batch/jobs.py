@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from ..arguments import as_blend, check_numbers, check_prompts, one_each, targets, whole_seed
 from ..blend import LocalBlend
 from ..edits.edit import Edit
+from ..edits.layout import placements
 from ..edits.printed import made, parsed, read_edit
 from ..errors import InputError
 from ..inversion import METHODS
@@ -59,20 +61,23 @@ class Job:
         prompts = targets(self.target)
         edits = one_each(_edits(self.edit), prompts)
         blend = _blend(self.local_blend)
+        masked = [one for edit in edits for one in placements(edit) if one.mask is not None]
+        if masked:
+            raise InputError(f"A job's edit has no mask, and {masked[0]!r} has one.")
         check_prompts([self.source or "from the inversion", *prompts], self.negative_prompt)
         guidance = 1.0 if self.guidance_scale is None else self.guidance_scale
         check_numbers(guidance, 1 if self.steps is None else self.steps)
         if self.seed is not None:
             whole_seed(self.seed)
+        if self.guidance_scale is not None:  # 7 is 7.0
+            object.__setattr__(self, "guidance_scale", float(guidance))
         for name, value in (("target", prompts), ("edit", edits)):
             object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "local_blend", blend)
         for name in ("picture", "inversion"):
             if getattr(self, name) is not None:
-                file = file_path(name, getattr(self, name))
-                if not file.is_file():
-                    raise InputError(f"{name}: there is no file {file}.")
-                object.__setattr__(self, name, str(file.resolve()))
+                object.__setattr__(self, name, _file(name, getattr(self, name)))
+        _ = self.name, self.group  # now: a file may go away
 
     def _check_source(self):
         """Refuse no source, two of them, and what does not go with the one."""
@@ -117,7 +122,7 @@ class Job:
         said = {name: row.get(name) for name in names}
         for name in ("picture", "inversion"):
             if said.get(name) is not None:
-                said[name] = _file_hash(said[name], Path(said[name]).stat().st_mtime_ns)
+                said[name] = _file_hash(said[name])
         return said
 
 
@@ -159,16 +164,20 @@ def read_jobs(path: str | Path) -> Iterator[Job | Refused]:
     file = file_path("jobs", path)
     if not file.is_file():
         raise InputError(f"There is no file {file}. Give one with a job, as JSON, on each line.")
-    rows = _parquet(file) if file.suffix == ".parquet" else _lines(file)
-    for row in rows:
-        try:
-            yield job_of(row, file.parent)
-        except InputError as error:
-            yield Refused(row, error)
+    try:
+        for row in _parquet(file) if file.suffix == ".parquet" else _lines(file):
+            try:
+                yield job_of(row, file.parent)
+            except InputError as error:
+                yield Refused(row, error)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def job_of(row: object, folder: Path = Path()) -> Job:
     """The job that a row is; paths are seen from the folder. Raises InputError."""
+    if isinstance(row, Unread):
+        raise InputError("The line is no UTF-8. Save the file as UTF-8.")
     if not isinstance(row, Mapping):
         try:
             row = json.loads(str(row))
@@ -185,18 +194,51 @@ def job_of(row: object, folder: Path = Path()) -> Job:
     given = {name: value for name, value in row.items() if value is not None}
     for name in ("picture", "inversion"):
         if isinstance(given.get(name), str):
-            given[name] = folder / Path(given[name]).expanduser()
+            given[name] = folder / file_path(name, given[name])
+    for name in ("seed", "steps"):  # a column with gaps holds 3.0 for 3
+        if isinstance(given.get(name), float) and given[name].is_integer():
+            given[name] = int(given[name])
     return Job(**given)
 
 
-def _lines(file: Path) -> Iterator[str]:
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        yield from (line.strip() for line in lines if line.strip())
+def _file(name: str, value: str | Path) -> str:
+    """The whole path of a file that can be read."""
+    file = file_path(name, value)
+    try:
+        if not file.is_file():
+            slashes = " Write its folders with /." if "\\" in str(file) and os.sep == "/" else ""
+            raise InputError(f"{name}: there is no file {file}.{slashes}")
+        found = str(file.resolve())
+        _file_hash(found)
+    except OSError as error:
+        raise InputError(f"{name}: {shown(value)} cannot be read: {error.strerror}.") from None
+    return found
+
+
+def _lines(file: Path) -> Iterator[str | Unread]:
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines):
+            line = line.removeprefix(b"\xef\xbb\xbf") if not number else line  # Windows' mark
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError:
+                yield Unread(line.decode("latin-1").strip())
+                continue
+            if not number and text.startswith("["):
+                raise InputError(
+                    f"{file} is a list in JSON, and jobs stand one in a line. Write it anew: jq -c '.[]' {file.name} > jobs.jsonl"
+                )
+            if text:
+                yield text
+
+
+class Unread(str):
+    """A line that is no UTF-8, as Latin-1 reads it."""
 
 
 def _parquet(file: Path) -> Iterator[dict]:
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise InputError(
@@ -204,9 +246,14 @@ def _parquet(file: Path) -> Iterator[dict]:
         ) from None
     try:
         for some in ParquetFile(file).iter_batches():
-            yield from some.to_pylist()
-    except ArrowInvalid as error:
-        raise InputError(f"{file} is no Parquet file: {error}.") from None
+            for row in some.to_pylist():
+                yield {
+                    name: None if value != value else value  # a gap may be NaN
+                    for name, value in row.items()
+                    if not name.startswith("__index_level_")  # pandas' own
+                }
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{file} is no Parquet file, or a damaged one: {error}.") from None
 
 
 def _edits(given: object) -> Edit | list[Edit]:
@@ -233,7 +280,11 @@ def _hash(said: object) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]
 
 
-@functools.lru_cache(maxsize=100_000)
-def _file_hash(path: str, changed: int) -> str:
+def _file_hash(path: str) -> str:
     """SHA-256 of a file, read again when it has changed."""
+    return _hash_of(path, Path(path).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hash_of(path: str, changed: int) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

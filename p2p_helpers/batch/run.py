@@ -87,26 +87,32 @@ def run_jobs(
         raise InputError(
             'workers= and gpus= are for a cluster. Name it: ray="auto", or its address.'
         )
-    store, plan = Store(out), _Plan()
+    store, plan = Store(out), _Plan(retry)
     for job in jobs:
-        plan.add(store, job, retry)
+        plan.add(store, job)
     rows = _refusals(store, plan.refused)
     groups = list(plan.groups.values())
     if ray is not None:
         from .cluster import cluster_rows
 
         left = [jobs for jobs in groups if jobs]
+        for own in left:  # of workers that an earlier call left, no one knows what ended them
+            store.end(own[0].group)
+            _forget(store, own if retry else ())
         is_file = model not in EMBEDDED and Path(model).exists()
         there = str(Path(model).absolute()) if is_file else model
         made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus)
     else:
-        made = _local_rows(groups, worker, (model, str(store.out)), device)
+        again = store if retry else None
+        made = _local_rows(groups, worker, (model, str(store.out)), device, again)
     now = 0
-    for row in itertools.chain(rows, made):
-        now += 1
+    for now, row in enumerate(itertools.chain(rows, made), start=1):  # noqa: B007
         if each is not None:
             each(row)
-    if not all(map(store.has, plan.names)):
+    finished = [store.has(name) for name in dict.fromkeys(plan.names)]
+    if ray is not None:  # a worker that died took the news of what it had finished with it
+        now = sum(finished) - plan.before
+    if not all(finished):
         return Summary(plan.before, now, None, None)
     table, failed = store.write_table(plan.names)
     return Summary(plan.before, now, failed, table)
@@ -116,21 +122,22 @@ def run_jobs(
 class _Plan:
     """What is asked for, and what of it is left to do."""
 
+    retry: bool
     names: list[str] = field(default_factory=list)
     before: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
     groups: dict[str, list[Job]] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
-    def add(self, store: Store, job: Job | Refused, retry: bool):
+    def add(self, store: Store, job: Job | Refused):
         """One more job; a job that is asked for twice is done once."""
         self.names.append(job.name)
         if job.name in self._seen:
             return
         self._seen.add(job.name)
-        if retry and store.failed(job.name):
-            store.forget(job.name)
         done = store.has(job.name)
+        if done and self.retry and isinstance(job, Job):
+            done = not store.failed(job.name)
         self.before += done
         if isinstance(job, Job):
             # A finished source keeps its place, so that processes that begin later share alike.
@@ -147,10 +154,25 @@ def _refusals(store: Store, refused: dict[str, Refused]) -> Iterator[dict]:
         yield store.write(row_of(name, one.line, error), {})
 
 
+def _forget(store: Store, jobs: Iterable[Job]):
+    """Remove the errors of jobs that are tried again."""
+    for job in jobs:
+        if store.failed(job.name):
+            store.forget(job.name)
+
+
 def _local_rows(
-    groups: list[list[Job]], worker: type[Worker], given: tuple, device: str | None
+    groups: list[list[Job]],
+    worker: type[Worker],
+    given: tuple,
+    device: str | None,
+    again: Store | None,
 ) -> Iterator[dict]:
-    """The rows that this process makes: all, or its share of them beside others of a launcher."""
+    """The rows that this process makes: all, or its share of them beside others of a launcher.
+
+    Args:
+        again: where the errors are, if failed jobs are tried again.
+    """
     rank, world, local_world = _launched("RANK", 0), _launched("WORLD_SIZE", 1), _beside()
     own = [jobs for jobs in groups[rank::world] if jobs]
     if not own:
@@ -159,6 +181,8 @@ def _local_rows(
     share = 1 / local_world if chosen == "cpu" else 1.0
     do = worker(*given, device=chosen, share=share)
     for jobs in own:
+        if again is not None:
+            _forget(again, jobs)
         yield from do(jobs)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -36,7 +37,8 @@ class Store:
                 (self.out / name).mkdir(parents=True, exist_ok=True)
             for part in (self.out / PARTS).iterdir():
                 with contextlib.suppress(OSError):  # another process may have removed it
-                    if time.time() - part.stat().st_mtime > STALE:
+                    ours = re.fullmatch("[0-9a-f]{16}", part.name)  # and nothing of the user's
+                    if ours and time.time() - part.stat().st_mtime > STALE:
                         shutil.rmtree(part)
         except OSError as error:
             raise self._unwritten(error) from error
@@ -95,14 +97,11 @@ class Store:
             part.mkdir()
             for name, save in pictures.items():
                 save(part / name)
-            text = json.dumps(row, ensure_ascii=False, default=str)
-            (part / ROW).write_text(text + "\n", encoding="utf-8")
+            (part / ROW).write_bytes(_line(row))
             for file in [*part.iterdir(), part]:
                 _to_disk(file)
             place.parent.mkdir(exist_ok=True)
-            if not self.has(place.name):
-                self.forget(place.name)  # what an older version left when it was killed
-            os.rename(part, place)
+            self._put(part, place)
             _to_disk(place.parent)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -110,6 +109,16 @@ class Store:
                 return self.row(str(row["name"]))
             raise self._unwritten(error) from error
         return dict(row)
+
+    def _put(self, part: Path, place: Path):
+        """Rename a folder to its place, where an older version may have left half of one when it was killed."""
+        try:
+            os.rename(part, place)
+        except OSError:
+            if self.has(place.name) or not place.exists():
+                raise
+            self.forget(place.name)
+            os.rename(part, place)
 
     def check_model(self, name: str, facts: Mapping):
         """Remember the model of these results.
@@ -119,7 +128,7 @@ class Store:
         """
         file = self.out / MODEL
         if not file.exists():
-            self._replace(file, json.dumps({"name": name, **facts}, default=str))
+            self._replace(file, [_line({"name": name, **facts})])
         then = json.loads(file.read_text(encoding="utf-8"))
         other = differences(then, facts)
         if other:
@@ -151,15 +160,25 @@ class Store:
         (self.out / BEGUN / group).unlink(missing_ok=True)
 
     def write_table(self, names: Iterable[str]) -> tuple[Path, int]:
-        """Write one line for each job, in the order of the jobs. Gives the file and the number of errors."""
+        """Write one line for each job, in the order of the jobs. Gives the file and the number of errors.
+
+        Raises:
+            BatchError: it cannot be written, or another process has taken a row away to try its job again.
+        """
         failed = set()
 
-        def lines() -> Iterator[str]:
+        def lines() -> Iterator[bytes]:
             for name in names:
-                row = self.row(name)
+                try:
+                    row = self.row(name)
+                except FileNotFoundError:
+                    raise BatchError(
+                        f"The row of job {name} was there and is gone: another process tries it again. When it is done, give the "
+                        "same command once more; it writes the table."
+                    ) from None
                 if row["error"] is not None:
                     failed.add(name)
-                yield json.dumps(row, ensure_ascii=False) + "\n"
+                yield _line(row)
 
         self._replace(self.out / TABLE, lines())
         return self.out / TABLE, len(failed)
@@ -170,12 +189,12 @@ class Store:
             if isinstance(one, OSError) and one.errno in FULL:
                 raise self._unwritten(one) from error
 
-    def _replace(self, file: Path, lines: Iterable[str]):
+    def _replace(self, file: Path, lines: Iterable[bytes]):
         """Write a small file, all of it or nothing."""
         part = self.out / PARTS / secrets.token_hex(8)
         try:
             part.mkdir()
-            with open(part / file.name, "w", encoding="utf-8") as written:
+            with open(part / file.name, "wb") as written:
                 written.writelines(lines)
             os.replace(part / file.name, file)
         except OSError as error:
@@ -190,8 +209,17 @@ class Store:
         )
 
 
+def _line(row: Mapping) -> bytes:
+    """A row as JSON; half a character, which no encoding takes, as JSON's own escape for it."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
 def _to_disk(path: Path):
-    """Wait until a file or folder is on the disk. Windows opens no folders, and syncs what it may write."""
+    """Wait until a file or folder is on the disk. Windows opens no folders, and syncs what it may write.
+
+    Some file systems of a network sync no folders.
+    """
     if os.name == "nt":
         if path.is_dir():
             return
@@ -200,6 +228,9 @@ def _to_disk(path: Path):
         handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

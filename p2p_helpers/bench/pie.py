@@ -167,6 +167,8 @@ def _edit(folder: Path, key: str, entry: object) -> PieEdit:
             tuple(entry["mask"]),  # type: ignore[index]
         )
         decode_mask(edit.runs)
+    except InputError as error:
+        raise InputError(f"{LISTING}, {key}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{LISTING}, {key}: {type(error).__name__} {error}. An entry has image_path, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -52,9 +53,14 @@ def batch(
 def _run(jobs: Path, out: Path, **how):
     """Do the jobs of a file, with a bar; errors are said at once, and in the end how all stands."""
     from ..batch import read_jobs, run_jobs
+    from ..batch.store import Store
 
     found = list(read_jobs(jobs))
-    with typer.progressbar(length=len(found), label="jobs") as bar:
+    signal.signal(signal.SIGTERM, _stop)
+    names, store, retry = {job.name for job in found}, Store(out), how.get("retry", False)
+    done = sum(store.has(name) and not (retry and store.failed(name)) for name in names)
+    with typer.progressbar(length=len(names), label="jobs") as bar:
+        bar.update(done)
 
         def each(row: dict):
             bar.update(1)
@@ -64,6 +70,11 @@ def _run(jobs: Path, out: Path, **how):
         summary = run_jobs(found, out, each=each, **how)
     typer.echo(summary)
     return summary
+
+
+def _stop(number, frame):
+    """End as after Ctrl-C: a queue's system that wants its machine back is no death of a worker."""
+    raise SystemExit(128 + number)
 
 
 def gallery(

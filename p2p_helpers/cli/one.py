@@ -58,7 +58,7 @@ def edit(
     from ..run import edit as run
 
     edits = [read_edit(one) for one in edit or ["Replace()"]]
-    _check_folder(out)
+    _check_out(out, ".png")
     if Path(source).suffix.lower() in PICTURES:
         raise InputError(
             f"{source} is a picture, which has to be inverted before it can be edited: p2p invert "
@@ -115,7 +115,7 @@ def invert(
     from ..pipelines import load_pipeline
 
     file = out or Path(f"{picture.stem}.safetensors")
-    _check_folder(file)
+    _check_out(file, ".safetensors")
     pipe = load_pipeline(model, device=device)
     image = load_image(picture, pipe)
     if prompt is None:
@@ -155,7 +155,7 @@ def maps(
     from ..view.figures import figure_png
     from ..view.map_figures import word_maps
 
-    _check_folder(out)
+    _check_out(out, ".png")
     whole_number("steps", steps, 1, MAX_TIMES, "30 are usual.")
     whole_number("seed", seed, 0, 2**64 - 1, "0 is as good as any.")
     pipe = load_pipeline(model, device=device)
@@ -193,8 +193,12 @@ def _beside(file: Path, what: str) -> Path:
     return file.with_name(f"{file.stem}-{what}{file.suffix}")
 
 
-def _check_folder(file: Path):
-    """Refuse a folder that is not there before a model is loaded."""
+def _check_out(file: Path, suffix: str):
+    """Refuse another kind of file than is written, and a folder that is not there, before a model is loaded."""
+    if file.suffix.lower() != suffix:
+        raise InputError(
+            f"--out {file}: what is written is a {suffix} file. Give a name that ends in {suffix}."
+        )
     if not file.expanduser().parent.is_dir():
         raise InputError(f"There is no folder {file.parent} for {file.name}. Make it first.")
 

@@ -25,7 +25,7 @@ class Word(NamedTuple):
     tokens: tuple[int, ...]
 
 
-def _check_readable(prompt: str):
+def check_readable(prompt: str):
     """Refuse what is no text, and half a character, which no tokenizer takes."""
     if not isinstance(prompt, str):
         raise PromptError(f"{shown(prompt)} is no prompt. Give a text, e.g. 'a cat on the beach'.")
@@ -66,7 +66,7 @@ def words(tokenizer, prompt: str) -> list[Word]:
         PromptError: the prompt has more tokens than the model has positions; names the words that
             would fall off. Or it has half a character in it.
     """
-    _check_readable(prompt)
+    check_readable(prompt)
     found: dict[Span, Word] = {}
     for part, first, _ in parts_of(tokenizer):
         for span, word in _owned(part, prompt) if part is not None else ():
@@ -127,7 +127,7 @@ def as_read(pipe, tokenizer, prompts: Sequence[str], clean_caption: bool = True)
         PromptError: a prompt has half a character in it.
     """
     for prompt in prompts:
-        _check_readable(prompt)
+        check_readable(prompt)
     convert = getattr(pipe, "maybe_convert_prompt", None)
     if convert:
         return convert(list(prompts), readers(tokenizer)[0])
