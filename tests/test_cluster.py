@@ -11,6 +11,7 @@ import pytest
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, results, run_jobs
+from p2p_helpers.cli import main
 
 from .sleeping import FullDisk, Sleeping, Slow, calls, targets
 
@@ -100,6 +101,34 @@ def test_a_worker_that_cannot_write_ends_the_run_and_it_goes_on_with_room(addres
     summary = run_jobs(jobs, tmp_path, worker=FullDisk)  # here: the folder is the same
     assert finished < 20 and summary.failed == 0
     assert {row["name"] for row in results(tmp_path)} == {job.name for job in jobs}
+
+
+def test_the_command_line_with_a_model(address, tmp_path, capsys):
+    """The embedded model on a worker; a job whose picture is gone by then is a row."""
+    good = {"source": "a cat on the beach", "target": "a dog on the beach", "steps": 1}
+    bad = {"source": "a cat on the beach", "target": "a dog", "steps": 1}
+    (tmp_path / "jobs.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}")
+    out = tmp_path / "out"
+    command = ["batch", tmp_path / "jobs.jsonl", "--out", out, "--ray", address, "--workers", 1]
+    with pytest.raises(SystemExit) as end:
+        main([str(one) for one in command])
+    assert end.value.code == 3 and "2 jobs are done now" in capsys.readouterr().out
+    first, second = sorted(results(out), key=lambda row: row["error"] is not None)
+    assert (out / first["folder"] / "target-1.png").is_file() and first["provenance"]["weights"]
+    assert second["error"]["kind"] == "PromptMismatch"
+    picture = tmp_path / "cat.png"
+    picture.touch()
+    gone = Job(source="a cat", target="a dog", picture=picture)
+    picture.unlink()
+    (row,) = [run_jobs([gone], tmp_path / "gone", ray=address, worker=Sleeping)]
+    assert row.failed == 1
+    assert "no file" in next(results(tmp_path / "gone"))["error"]["message"]
+
+
+def test_numbers_of_workers_that_cannot_be(address, tmp_path):
+    for wrong, said in (({"gpus": 1}, "has 0 GPUs"), ({"workers": 0}, "workers=0")):
+        with pytest.raises(p2p.InputError, match=said):
+            run_jobs(jobs_of(1, 1), tmp_path, ray=address, worker=Sleeping, **wrong)
 
 
 def test_no_cluster_at_an_address_is_said(tmp_path):

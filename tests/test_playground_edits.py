@@ -249,6 +249,14 @@ def test_sliders_under_words_hold_the_weights_of_a_link(page):
     set_to(page, {**FIRST, "weights": [["dog", 6.5], ["beach", -3]]})
     expect(page.get_by_label("weight of dog")).to_have_value("6.5")
     expect(page.get_by_label("weight of beach")).to_have_value("-3")
+    page.get_by_label("target", exact=True).fill("a dog and a dog on the beach")  # both have it
+    page.keyboard.press("Tab")
+    for place in range(2):
+        expect(page.get_by_label("weight of dog").nth(place)).to_have_value("6.5")
+    page.get_by_label("target", exact=True).fill(DOG)
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("weight of dog")).to_have_value("6.5")
+    done(page)
 
 
 def test_a_link_restores_everything(page, browser, address):

@@ -8,7 +8,7 @@ import { find, page, problem, say, sayStep } from "./page.js";
 import { preparePad } from "./pad.js";
 import { lastChoice, placeWanted, rememberChoice } from "./places.js";
 import { show, showAgain, showKnown, showMade, showSentences } from "./sentences.js";
-import { blendWords, fitting, fromLink, toLink, toPython, within } from "./settings.js";
+import { blendWords, fitting, fromLink, numbered, toLink, toPython, within } from "./settings.js";
 import { copyLink, save } from "./take.js";
 import { Reading } from "./tokens.js";
 import { canvasOf, planesOf } from "./view.js";
@@ -43,6 +43,7 @@ function refresh() {
     for (const name of /** @type {const} */ (["source", "target"]))
       if (!settings[name].trim()) throw new Sentence(`The ${name} is empty. Say what the picture shows.`);
     const { source, target } = page.readings = { source: model.read(settings.source), target: model.read(settings.target) };
+    page.settings = { ...settings, weights: numbered(settings.weights, target) };
     showSentences(changed, set);
     editOf(request())(source, target, 1);
     const { blend } = request();

@@ -52,6 +52,17 @@ function weightsOf(text) {
 export const fitting = (settings, source, target) => ({ ...settings, kind: source.words.length === target.words.length ? "swap" : "refine",
   weights: settings.weights.filter(([phrase]) => target.has(phrase)) });
 
+/**
+ * Weights as the faders have them: a word that stands several times has its number, one that now stands once has none.
+ * @param {[Phrase, number][]} weights @param {import("./tokens.js").Reading} target @returns {[Phrase, number][]}
+ */
+export const numbered = (weights, target) => weights.flatMap(([phrase, weight]) => {
+  const [text, number] = typeof phrase === "string" ? [phrase, 0] : phrase;
+  const same = target.phrases.filter(one => Array.isArray(one) && one[0] === text && (!number || one[1] === number));
+  const once = number === 1 && target.phrases.includes(text);
+  return same.length ? same.map(one => /** @type {[Phrase, number]} */ ([one, weight])) : [[once ? text : phrase, weight]];
+});
+
 /** The words of local blend. @param {string} text words with commas between @returns {string[]} */
 export const blendWords = text => text.split(",").map(word => word.trim()).filter(Boolean);
 
