@@ -47,8 +47,7 @@ test: $(READY) ## run every test, the notebooks too
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/playground/build.py --fetch || test -z "$$CI"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbval tests notebooks
 
 notebooks: $(READY) ## run the notebooks from the top and store their outputs
 	cd notebooks && ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False *.ipynb solutions/*.ipynb

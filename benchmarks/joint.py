@@ -120,13 +120,14 @@ def main():
     )
     parser.add_argument("parts", nargs="*", default=["attention", "blocks"])
     parser.add_argument("--times", type=int, default=5, help="pairs for each figure")
+    parser.add_argument("--pixels", type=int, nargs="+", default=[512, 1024])
     chosen = parser.parse_args()
     if "attention" in chosen.parts:
-        for name, pixels in itertools.product(SHAPES, (512, 1024)):
+        for name, pixels in itertools.product(SHAPES, chosen.pixels):
             for edit, found in attention(name, pixels, chosen.times).items():
                 print(f"{name}, attention alone, {pixels} px | {edit} | {found}", flush=True)
     if "blocks" in chosen.parts:
-        for pixels in (512, 1024):
+        for pixels in chosen.pixels:
             for edit, found in blocks(pixels, chosen.times).items():
                 name = "three blocks of Stable Diffusion 3.5 medium"
                 print(f"{name}, {pixels} px | {edit} | {found}", flush=True)

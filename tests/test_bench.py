@@ -293,6 +293,19 @@ def measured(out) -> list[dict]:
     return [json.loads(line) for line in lines if line]
 
 
+def test_all_ten_kinds_of_edit_are_read(data, tmp_path):
+    place, listing = data
+    (tmp_path / "annotation_images").symlink_to(place / "annotation_images")
+    entry = next(iter(listing.values()))
+    ten = {str(code): {**entry, "editing_type_id": str(code)} for code in range(10)}
+    (tmp_path / "mapping_file.json").write_text(json.dumps(ten))
+    assert [edit.kind for edit in read_pie(tmp_path)] == [*"0123456789"]
+    ten["4"]["mask"] = [1, 2, 3]
+    (tmp_path / "mapping_file.json").write_text(json.dumps(ten))
+    with pytest.raises(p2p.InputError, match="mapping_file.json, 4: A mask of 3 numbers"):
+        read_pie(tmp_path)
+
+
 def test_all_methods_that_a_model_takes_are_run(run_on, tmp_path, toyland, monkeypatch):
     taken = run._methods(toyland, None)
     assert taken == ["ddim", "null-text", "negative-prompt", "direct", "exact"]
