@@ -191,6 +191,8 @@ TABLES = {"loop": loop_table, "workers": workers_table}
 def publish(found: dict):
     """Store the figures of some parts, and quote them in docs/scale.md."""
     before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    if before.get("machine") != machine():
+        before = {}  # of one machine, all of them
     figures = before | found | {"machine": machine()}
     MEASURED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     for name in TABLES.keys() & found.keys():

@@ -138,7 +138,10 @@ class Layout:
         self.edits, self.size = list(edits), soft[0].shape
         rows, columns = self.size
         others = [()] * len(soft) if rivals is None else rivals
-        cores = [core_of(map_, theirs) for map_, theirs in zip(soft, others, strict=True)]
+        cores = [
+            map_ > CORE if edit.mask is not None else core_of(map_, theirs)
+            for edit, map_, theirs in zip(edits, soft, others, strict=True)
+        ]
         # Where objects are that have no layout edit.
         theirs = [cores_of(rivals, map_) for map_, rivals in zip(soft, others, strict=True)]
         self.others = torch.stack(theirs).any(0) & ~torch.stack(cores).any(0)
@@ -253,7 +256,8 @@ class Placed:
         layout, source = self.layout, self.known[turn].to(latents)
         last = turn + 1 == len(self.known)
         if not last:
-            a, clean = self._signals[turn], self.known[-1].to(latents)
+            skipped = len(self._signals) - len(self.known)  # of img2img, which begins later
+            a, clean = self._signals[skipped + turn], self.known[-1].to(latents)
             noise = source - a * clean
             if turn + 1 < FILLED * len(self.known):
                 latents = torch.where(

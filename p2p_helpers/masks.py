@@ -23,7 +23,10 @@ def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
         InputError: it is not one finite number for each pixel.
     """
     values = given.detach().float().cpu() if isinstance(given, Tensor) else given
-    mask = np.asarray(values.convert("L") if isinstance(values, Image.Image) else values)
+    try:
+        mask = np.asarray(values.convert("L") if isinstance(values, Image.Image) else values)
+    except ValueError:  # rows of several lengths
+        mask = np.empty(0, object)
     if mask.ndim != 2 or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
         raise InputError(
             f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}."

@@ -60,6 +60,7 @@ def placed(
     for number, one in enumerate(placements):
         if one.mask is not None:
             mine = on_latent(as_mask(one.mask), size, (picture.height, picture.width))
+            mine = mine / mine.max()  # a thin object fills no cell
             theirs = [rival * (mine <= CORE) for rival in seen[number][1]]
             seen[number] = mine, theirs
     soft = [own for own, _ in seen]
@@ -69,8 +70,11 @@ def placed(
             raise InputError(f"{one!r}: the object would be outside of the picture.")
     (whole, opaque), composite = composed(picture, layout, soft), None
     if any(one.scale != 1 for one in placements):
-        pixels = pipe.image_processor.preprocess(whole).to(pipe._execution_device)
-        composite = encode(pipe, pixels)[0].cpu()
+        if hasattr(pipe, "vae"):
+            pixels = pipe.image_processor.preprocess(whole).to(pipe._execution_device)
+            composite = encode(pipe, pixels)[0].cpu()
+        else:  # DeepFloyd IF works on pixels
+            composite = torch.from_numpy(np.asarray(whole, np.float32) / 127.5 - 1).permute(2, 0, 1)
     return Placed(layout, known, whole, opaque, composite)
 
 

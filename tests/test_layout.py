@@ -12,7 +12,8 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.edits.layout import placements, without
-from p2p_helpers.layout import Continuation, Layout, signals, widened, without_specks
+from p2p_helpers.layout import Continuation, Layout, Placed, signals, widened, without_specks
+from p2p_helpers.masks import on_latent
 from p2p_helpers.placing import others_of
 from p2p_helpers.stages import runs_of, stages_of
 from p2p_helpers.toyland import photos
@@ -361,11 +362,33 @@ def test_a_mask_says_where_the_object_is(toyland):
     assert (pixels(other.image) != pixels(result.image)).any()
 
 
+def test_a_thin_object_has_its_cells():
+    """A pole of two pixels of a picture whose latent's cells have eight; and two pieces, of which one is small."""
+    pole = np.zeros((128, 128), bool)
+    pole[40:90, 60:62] = pole[10:14, 100:104] = True
+    soft = on_latent(pole, (16, 16), (128, 128))
+    layout = Layout([p2p.Move("pole", dx=0.25, mask=pole)], [soft / soft.max()])
+    assert layout.new[0][5:11, 11].all() and layout.old[5:11, 7].all() and layout.old[1, 12]
+
+
+def test_img2img_begins_later_in_the_schedule(toyland):
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(5)
+    soft = blob(slice(5, 9), slice(4, 8))
+    layout = Layout([p2p.Resize("cat", 0.5)], [soft])
+    known = torch.stack([torch.zeros(4, 16, 16), torch.ones(4, 16, 16)])  # two of five steps
+    empty = Image.new("L", (8, 8))
+    placed = Placed(layout, known, empty, empty, torch.full((4, 16, 16), 3.0))
+    made = placed.after(torch.zeros(4, 16, 16), 0, scheduler)
+    a = signals(scheduler)[3]  # after the fourth step of the schedule; noise is 0 − a · 1
+    assert made[:, layout.new[0]].unique().tolist() == pytest.approx([a * 3 - a], abs=1e-5)
+
+
 @pytest.mark.usefixtures("untyped")
 def test_masks_that_cannot_be(toyland):
     with pytest.raises(p2p.InputError, match="is empty"):
         p2p.Move("cat", mask=np.zeros((128, 128)))
-    for wrong in (np.zeros((128, 128, 3)), "cat.png", [["a"]]):
+    for wrong in (np.zeros((128, 128, 3)), "cat.png", [["a"]], [[1], [1, 2]]):
         with pytest.raises(p2p.InputError, match="one finite number for each pixel"):
             p2p.Remove("cat", mask=wrong)
     small = p2p.Resize("cat", 0.7, mask=np.ones((20, 20)))

@@ -38,7 +38,7 @@ def test_the_experiment_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert (scope["results"].votes, scope["results"].voters) == (18, 3)  # 2 edits, 3 pairs
     assert scope["results"].strengths.keys() == {"ddim", "null-text", "direct"}
     assert "null-text over ddim: 100%" in capsys.readouterr().out
-    (command,) = re.findall(r"`.venv/bin/p2p (study .*--results)`", TEXT)
+    (command,) = re.findall(r"`.venv/bin/p2p (study results .*)`", TEXT)
     said = CliRunner().invoke(app, shlex.split(command))
     assert said.exit_code == 0 and "null-text over ddim: 100%" in said.output
 

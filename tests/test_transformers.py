@@ -305,6 +305,8 @@ def test_an_object_moves_and_all_else_stays(pipe):
     assert differ.any() and not differ[: high // 4 - 2].any() and not differ[high // 2 + 2 :].any()
     there = np.roll(mask, wide // 2, 1)
     torch.testing.assert_close(before[1][:, there], before[0][:, mask])
+    smaller = p2p.edit(pipe, CAT, CAT, p2p.Resize("cat", 0.5, mask=mask), **common)
+    assert (pixels(smaller.image) != pixels(smaller.source)).any()
 
 
 def recorded(pipe, change):

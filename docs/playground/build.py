@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -57,9 +58,10 @@ def kept(name: str) -> Path:
     return KEPT / f"{name.split('/')[-1]}-{PACKAGES[name]['version']}"
 
 
-def fetch() -> Path:
+def fetch(names: Iterable[str] = PACKAGES) -> Path:
     """The folder with the packages' files, downloaded if they are not there; each appears completely or not at all."""
-    for name, package in PACKAGES.items():
+    for name in names:
+        package = PACKAGES[name]
         if kept(name).is_dir():
             continue
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def fetch() -> Path:
                     (Path(part) / Path(inside.name).name).write_bytes(
                         archive.extractfile(inside).read()
                     )
+            os.chmod(part, 0o755)  # another user may serve it
             os.rename(part, kept(name))
             Path(part).mkdir()  # for what removes it
     return KEPT
@@ -120,7 +123,7 @@ def main(folder: Path):
     """Everything, into a folder."""
     import p2p_helpers as p2p
 
-    fetch()
+    fetch(LIBRARIES)
     copy_page(folder)
     p2p.export(p2p.load_pipeline("toyland", device="cpu"), folder / "model")
     seal(folder)

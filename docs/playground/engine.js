@@ -83,7 +83,7 @@ export class Engine {
     const keys = keysOf(request), { picture, seed, steps } = request;
     const [plain, ...texts] = await this.texts([this.read(""), source, target]);
     if (picture && !this.kept.has(keys.source))
-      this.kept.set(keys.source, { latents: await this.invert(picture, texts[0], steps, report), maps: [] });
+      this.keep(keys.source, { latents: await this.invert(picture, texts[0], steps, report), maps: [] });
     const noise = this.kept.get(keys.source)?.latents[0] ?? randn(seed, size(this.model.latent));
     const player = (/** @type {string} */ name, /** @type {Float32Array} */ text, /** @type {string} */ key) => {
       const path = this.kept.get(key);
@@ -184,7 +184,6 @@ export class Engine {
     const keys = keysOf(request), [, height, width] = this.model.latent;
     this.keep(keys.source, players[0].path);
     if (players[2]) this.keep(keys.free, players[2].path);
-    while (this.kept.size > KEPT) this.kept.delete(/** @type {string} */ (this.kept.keys().next().value));
     const pictures = await this.decode(Object.fromEntries(players.map(({ name, path }) => [name, path.latents[request.steps]])));
     if (request.picture && mask)
       pictures.edit = restored(rgba(request.picture.pixels), pictures.edit, mask, [height, width], this.model.picture);
@@ -196,6 +195,7 @@ export class Engine {
   keep(key, path) {
     this.kept.delete(key);
     this.kept.set(key, path);
+    while (this.kept.size > KEPT) this.kept.delete(/** @type {string} */ (this.kept.keys().next().value));
   }
 
   /** @param {Float32Array} values @param {number[]} shape */

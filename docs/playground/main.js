@@ -34,8 +34,7 @@ function fill() {
 function refresh() {
   const { settings, model } = page;
   for (const name of SAID) sayNumber(name);
-  history.replaceState(null, "", `#${toLink(settings)}`);
-  find("python").textContent = toPython(settings, page.own !== null);
+  saySettings();
   find("free").hidden = settings.source === settings.target;
   if (!model) return false;
   problem(broken);
@@ -44,6 +43,7 @@ function refresh() {
       if (!settings[name].trim()) throw new Sentence(`The ${name} is empty. Say what the picture shows.`);
     const { source, target } = page.readings = { source: model.read(settings.source), target: model.read(settings.target) };
     page.settings = { ...settings, weights: numbered(settings.weights, target) };
+    saySettings();
     showSentences(changed, set);
     editOf(request())(source, target, 1);
     const { blend } = request();
@@ -53,6 +53,12 @@ function refresh() {
     problem(error);
     return false;
   }
+}
+
+/** As a link and as Python. */
+function saySettings() {
+  history.replaceState(null, "", `#${toLink(page.settings)}`);
+  find("python").textContent = toPython(page.settings, page.own !== null);
 }
 
 /** @param {string} name of a slider */
@@ -150,7 +156,8 @@ const HEARD = {
     page.model = { facts: model, read: prompt => new Reading(tokenizer, prompt, model.text[0], config.pad_token) };
     showKnown(model.known_words);
     if (adapting) adapt();
-    fill();
+    for (const name of TEXTS) if (find(name) !== document.activeElement) find(name).value = page.settings[name]; // one may be writing
+    refresh();
   },
   loading({ here, all }) {
     find("progress").value = here / all;

@@ -2,7 +2,7 @@
 import { unchanged } from "./align.js";
 import { find, page } from "./page.js";
 import { unknown } from "./tokens.js";
-import { alignedText, draw, mapOf, showWords } from "./view.js";
+import { alignedText, draw, empty, mapOf, showWords } from "./view.js";
 
 /** @typedef {"source" | "edit" | "free"} Name of a picture */
 
@@ -71,8 +71,10 @@ const point = name => (/** @type {number | null} */ word, /** @type {boolean} */
 /** The last pictures, whatever is asked for by now. */
 export function showAgain() {
   const { made, model } = page;
-  for (const [name, pixels] of Object.entries(made?.pictures ?? {}))
-    if (made && model) draw(name, pixels, model.facts.picture, captionOf(/** @type {Name} */ (name), made.settings));
+  if (!made || !model) return;
+  for (const name of /** @type {Name[]} */ (Object.keys(CAPTIONS)))
+    if (made.pictures[name]) draw(name, made.pictures[name], model.facts.picture, captionOf(name, made.settings));
+    else empty(name, `${CAPTIONS[name]}: no picture yet`);
   showMade();
 }
 

@@ -29,6 +29,13 @@ export function draw(name, pixels, size, said, over = null) {
   context.drawImage(layer, 0, 0, canvas.width, canvas.height);
 }
 
+/** A place without a picture. @param {string} name @param {string} said */
+export function empty(name, said) {
+  const canvas = /** @type {HTMLCanvasElement} */ (find(`picture-${name}`));
+  canvas.getContext("2d")?.clearRect(0, 0, canvas.width, canvas.height);
+  canvas.setAttribute("aria-label", said);
+}
+
 /** A picture of its own. @param {Uint8ClampedArray} pixels RGBA @param {[number, number]} size rows and columns */
 export function canvasOf(pixels, [rows, columns]) {
   const canvas = Object.assign(document.createElement("canvas"), { width: columns, height: rows });

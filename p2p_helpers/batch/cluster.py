@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import BatchError, InputError, ModelError, P2PError
 from ..values import finite_number, whole_number
@@ -25,6 +25,7 @@ def cluster_rows(
     address: str,
     workers: int | None,
     gpus: float | None,
+    begin: Callable[[], None],
 ) -> Iterator[dict]:
     """The rows of all groups, as workers finish them.
 
@@ -32,6 +33,7 @@ def cluster_rows(
         groups: jobs by source.
         worker, given: the class that does them and its arguments.
         address, workers, gpus: see `run_jobs`.
+        begin: called once the cluster is there and has room.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address; a worker refused its model.
@@ -55,12 +57,14 @@ def cluster_rows(
             f"There is no Ray cluster at {address}: {error} Start one with: ray start --head"
         ) from error
     try:
-        yield from _rows(ray, groups, (worker, *given), workers, gpus)
+        yield from _rows(ray, groups, (worker, *given), workers, gpus, begin)
     finally:
         ray.shutdown()
 
 
-def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) -> Iterator[dict]:
+def _rows(
+    ray, groups, given: tuple, workers: int | None, gpus: float | None, begin: Callable[[], None]
+) -> Iterator[dict]:
     has = ray.cluster_resources()
     gpus = min(1.0, has.get("GPU", 0.0)) if gpus is None else gpus
     room = room_for(gpus, has.get("GPU", 0.0), has.get("CPU", 1.0))
@@ -68,6 +72,7 @@ def _rows(ray, groups, given: tuple, workers: int | None, gpus: float | None) ->
         room if workers is None else whole_number("workers", workers, 1, MOST, ""), len(groups)
     )
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    begin()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

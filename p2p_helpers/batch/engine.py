@@ -69,6 +69,7 @@ class Worker:
         share: float = 1.0,
     ):
         self.share, self.most = share, 0  # targets in one call; found in the first one
+        self.sick = False  # whether the GPU answers no more
         self.store = Store(out)
         self.pipe = self.load(model, device)
         self.model_facts = self.facts()
@@ -90,14 +91,14 @@ class Worker:
         """Do jobs of one source; gives the rows of those that were not finished before.
 
         Raises:
-            BatchError: a result cannot be written. A job's own errors are rows.
+            BatchError: a result cannot be written, or the GPU answers no more. A job's own errors are rows.
         """
         waiting = [job for job in jobs if not self.store.has(job.name)]
         if not waiting:
             return
         group = waiting[0].group
-        deaths = self.store.begin(group)
         try:
+            deaths = self.store.begin(group)
             if deaths >= DEATHS:
                 why = f"{deaths} workers died at this job, perhaps for lack of memory."
                 yield self._failed(waiting.pop(0), BatchError(why))
@@ -106,8 +107,9 @@ class Worker:
                 if deaths:
                     self.store.went_on(group)
                 yield row
-        finally:  # an error or Ctrl-C is no death
-            self.store.end(group)
+        finally:  # an error or Ctrl-C is no death, but what a GPU dies at may be the job
+            if not self.sick:
+                self.store.end(group)
 
     def _source(self, job: Job) -> str | Inversion:
         """A prompt or an inversion, which is made once and kept."""
@@ -190,6 +192,7 @@ class Worker:
         """Raise BatchError for what is wrong with the disk or the GPU, and not with a job."""
         self.store.check_room(error)
         if "CUDA error" in str(error) and not is_of_memory(error):
+            self.sick = True
             raise BatchError(
                 f"The GPU does not answer any more: {first_line(error)} What is finished is kept; the same command goes on, in a new "
                 "process."

@@ -13,7 +13,7 @@ from ..pipelines import EMBEDDED, best_device
 from .engine import Worker
 from .jobs import Job, Refused
 from .rows import row_of
-from .store import Store
+from .store import Gone, Store
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_jobs(
     Raises:
         ModelError, InputError: as `Worker`. InputError: Ray is not installed or not reached; a device is given for a cluster, or
             workers or gpus without one.
-        BatchError: the results cannot be written. What is finished is kept.
+        BatchError: the results cannot be written, or a GPU answers no more. What is finished is kept.
     """
     if ray is not None and device is not None:
         raise InputError(
@@ -96,12 +96,15 @@ def run_jobs(
         from .cluster import cluster_rows
 
         left = [jobs for jobs in groups if jobs]
-        for own in left:  # of workers that an earlier call left, no one knows what ended them
-            store.end(own[0].group)
-            _forget(store, own if retry else ())
+
+        def begin():
+            for own in left:  # of workers that an earlier call left, no one knows what ended them
+                store.end(own[0].group)
+                _forget(store, own if retry else ())
+
         is_file = model not in EMBEDDED and Path(model).exists()
         there = str(Path(model).absolute()) if is_file else model
-        made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus)
+        made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus, begin)
     else:
         again = store if retry else None
         made = _local_rows(groups, worker, (model, str(store.out)), device, again)
@@ -109,12 +112,19 @@ def run_jobs(
     for now, row in enumerate(itertools.chain(rows, made), start=1):  # noqa: B007
         if each is not None:
             each(row)
-    finished = [store.has(name) for name in dict.fromkeys(plan.names)]
+    others = plan.of_others() if ray is None else set()
+    finished = [
+        store.has(name) and not (name in others and store.stamp(name) == plan.failed[name])
+        for name in dict.fromkeys(plan.names)
+    ]
     if ray is not None:  # a worker that died took the news of what it had finished with it
         now = sum(finished) - plan.before
     if not all(finished):
         return Summary(plan.before, now, None, None)
-    table, failed = store.write_table(plan.names)
+    try:
+        table, failed = store.write_table(plan.names)
+    except Gone:
+        return Summary(plan.before, now, None, None)
     return Summary(plan.before, now, failed, table)
 
 
@@ -127,6 +137,9 @@ class _Plan:
     before: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
     groups: dict[str, list[Job]] = field(default_factory=dict)
+    failed: dict[str, int | None] = field(
+        default_factory=dict
+    )  # tried again; their old rows' stamps
     _seen: set[str] = field(default_factory=set)
 
     def add(self, store: Store, job: Job | Refused):
@@ -136,8 +149,9 @@ class _Plan:
             return
         self._seen.add(job.name)
         done = store.has(job.name)
-        if done and self.retry and isinstance(job, Job):
-            done = not store.failed(job.name)
+        if done and self.retry and isinstance(job, Job) and store.failed(job.name):
+            self.failed[job.name] = store.stamp(job.name)
+            done = False
         self.before += done
         if isinstance(job, Job):
             # A finished source keeps its place, so that processes that begin later share alike.
@@ -145,6 +159,16 @@ class _Plan:
             own += [] if done else [job]
         elif not done:
             self.refused[job.name] = job
+
+    def of_others(self) -> set[str]:
+        """Jobs that other processes of a launcher try again: until then their old rows say nothing."""
+        groups = list(self.groups.values())
+        own = {
+            job.name
+            for jobs in groups[_launched("RANK", 0) :: _launched("WORLD_SIZE", 1)]
+            for job in jobs
+        }
+        return self.failed.keys() - own
 
 
 def _refusals(store: Store, refused: dict[str, Refused]) -> Iterator[dict]:

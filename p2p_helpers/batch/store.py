@@ -23,6 +23,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE = 3600  # seconds after which what a killed run left is removed
 
 
+class Gone(Exception):
+    """The row of a finished job is not there any more: another process tries the job again."""
+
+
 class Store:
     """A folder of results.
 
@@ -61,6 +65,13 @@ class Store:
             return self.row(name)["error"] is not None
         except FileNotFoundError:
             return False
+
+    def stamp(self, name: str) -> int | None:
+        """When the row of a job was written, to tell a new one from an old one; None without a row."""
+        try:
+            return (self.folder(name) / ROW).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def inversion(self, group: str) -> Path:
         """Where the inversion of a source is kept."""
@@ -163,7 +174,8 @@ class Store:
         """Write one line for each job, in the order of the jobs. Gives the file and the number of errors.
 
         Raises:
-            BatchError: it cannot be written, or another process has taken a row away to try its job again.
+            BatchError: it cannot be written.
+            Gone: another process tries a job again.
         """
         failed = set()
 
@@ -172,10 +184,7 @@ class Store:
                 try:
                     row = self.row(name)
                 except FileNotFoundError:
-                    raise BatchError(
-                        f"The row of job {name} was there and is gone: another process tries it again. When it is done, give the "
-                        "same command once more; it writes the table."
-                    ) from None
+                    raise Gone(name) from None
                 if row["error"] is not None:
                     failed.add(name)
                 yield _line(row)
