@@ -89,8 +89,9 @@ BAD = {
     '{"inversion": "no.safetensors", "source": "a cat", "target": "a dog"}': "leave picture",
     '{"source": "a cat \\ud83d", "target": "a dog"}': "half",
     '{"source": "a cat", "target": "a dog", "picture": "~nobody-at-all/cat.png"}': "no such home",
-    json.dumps({"source": "a cat", "target": "a dog", "picture": "x" * 5000}): "x"
-    * 20,  # no such file, or a name too long
+    json.dumps(
+        {"source": "a cat", "target": "a dog", "picture": "x" * 5000}
+    ): "picture: ",  # too long
     json.dumps({"source": "a cat", "target": "a dog", "picture": "p\\1.png"}): "folders with /",
     '{"source": "a cat", "target": "a dog", "edit": "Remove(\'cat\', mask=[[1]])"}': "no mask",
 }

@@ -415,7 +415,7 @@ def rows_computed(pipe, run):
 
 def test_what_they_cost(toyland):
     """In rows of the UNet, against a word swap, as `Placement` says."""
-    run = {"seed": 3, "steps": 20, "progress": False}
+    run = {"seed": 3, "steps": 10, "progress": False}
     move, dog = p2p.Move("cat", dx=0.25), "a dog on the beach"
 
     def cost(source, target, change, **more):
@@ -437,7 +437,7 @@ def test_what_they_cost(toyland):
 @pytest.mark.parametrize("words", ["at night", "in autumn", "with falling snow"])
 def test_a_global_change_has_no_border(toyland, words):
     """Across the edge of what the move has painted anew pixels differ as they do in the picture before it."""
-    run = {"seed": 3, "steps": 10, "progress": False}
+    run = {"seed": 3, "steps": 6, "progress": False}
     target, move = f"{CAT} {words}", p2p.Move("cat", dx=0.25)
     change = p2p.Refine(cross_steps=0.4, self_steps=0.2)
     plain = p2p.edit(toyland, CAT, target, change, record=True, **run)

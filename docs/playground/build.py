@@ -58,9 +58,9 @@ def kept(name: str) -> Path:
     return KEPT / f"{name.split('/')[-1]}-{PACKAGES[name]['version']}"
 
 
-def fetch(names: Iterable[str] = PACKAGES) -> Path:
-    """The folder with the packages' files, downloaded if they are not there; each appears completely or not at all."""
-    for name in names:
+def fetch(names: Iterable[str] | None = None) -> Path:
+    """The folder with the files of packages, all if none is named; what is not there is downloaded, and appears completely or not at all."""
+    for name in PACKAGES if names is None else names:
         package = PACKAGES[name]
         if kept(name).is_dir():
             continue

@@ -13,7 +13,7 @@ import { copyLink, save } from "./take.js";
 import { Reading } from "./tokens.js";
 import { canvasOf, planesOf } from "./view.js";
 
-const TEXTS = ["source", "target", "kind", "blend"], NUMBERS = ["cross", "self", "seed", "steps", "guidance"], SAID = ["cross", "self", "guidance"];
+const TEXTS = /** @type {const} */ (["source", "target", "kind", "blend"]), NUMBERS = ["cross", "self", "seed", "steps", "guidance"], SAID = ["cross", "self", "guidance"];
 const NO_WASM = "This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari.";
 let running = 0, number = 0, loaded = false; // the numbers of the run that is on, and of the last one
 let asked = { settings: page.settings, isOwn: false }; // what that run makes
