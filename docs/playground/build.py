@@ -59,7 +59,7 @@ def kept(name: str) -> Path:
 
 
 def fetch(names: Iterable[str] | None = None) -> Path:
-    """The folder with the files of packages, all if none is named; what is not there is downloaded, and appears completely or not at all."""
+    """The folder with the files of packages, all if none is named; what is not there is downloaded, and appears whole or not at all."""
     for name in PACKAGES if names is None else names:
         package = PACKAGES[name]
         if kept(name).is_dir():
