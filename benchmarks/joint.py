@@ -10,6 +10,7 @@ import argparse
 import itertools
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -81,8 +82,8 @@ def attention(name: str, pixels: int, times: int) -> dict[str, str]:
     return found
 
 
-def blocks(pixels: int, times: int) -> dict[str, str]:
-    """Ratios of a step of the whole pipeline, with three blocks."""
+def blocks(pixels: int, times: int) -> Iterator[tuple[str, str]]:
+    """Every edit, and its ratio to a step of the whole pipeline, with three blocks."""
     pipe = build("sd3.5", Path(tempfile.mkdtemp()), **WIDE).to(DEVICE, DTYPE)
     prompts = ["a cat on the beach", "a dog on the beach"]
     common = {"height": pixels, "width": pixels, "guidance_scale": 4.0}
@@ -104,13 +105,11 @@ def blocks(pixels: int, times: int) -> dict[str, str]:
             target = prompts[0]
         p2p.edit(pipe, prompts[0], target, change, steps=1, progress=False, **common, **more)
 
-    found = {
-        name: ratio(lambda c=change: edited(c), plain, times) for name, change in edits.items()
-    }
+    for name, change in edits.items():
+        yield name, ratio(lambda c=change: edited(c), plain, times)
     swap = edits["swap, pixels injected"]
-    found["local blend"] = ratio(lambda: edited(swap, local_blend=("cat", "dog")), plain, times)
-    found["recorded"] = ratio(lambda: edited(swap, record=True), plain, times)
-    return found
+    yield "local blend", ratio(lambda: edited(swap, local_blend=("cat", "dog")), plain, times)
+    yield "recorded", ratio(lambda: edited(swap, record=True), plain, times)
 
 
 def main():
@@ -128,7 +127,7 @@ def main():
                 print(f"{name}, attention alone, {pixels} px | {edit} | {found}", flush=True)
     if "blocks" in chosen.parts:
         for pixels in chosen.pixels:
-            for edit, found in blocks(pixels, chosen.times).items():
+            for edit, found in blocks(pixels, chosen.times):
                 name = "three blocks of Stable Diffusion 3.5 medium"
                 print(f"{name}, {pixels} px | {edit} | {found}", flush=True)
 
