@@ -191,8 +191,12 @@ TABLES = {"loop": loop_table, "workers": workers_table}
 def publish(found: dict):
     """Store the figures of some parts, and quote them in docs/scale.md."""
     before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
-    if before.get("machine") != machine():
-        before = {}  # of one machine, all of them
+    if before.get("machine") != machine():  # of one machine, all of them
+        if not TABLES.keys() <= found.keys():
+            raise SystemExit(
+                f"The figures are another machine's. Measure {' and '.join(TABLES)} in one command."
+            )
+        before = {}
     figures = before | found | {"machine": machine()}
     MEASURED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     for name in TABLES.keys() & found.keys():
@@ -207,9 +211,12 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
     chosen = parser.parse_args()
+    found = {}
     if "loop" in chosen.parts:
-        publish({"loop": loop(chosen.pairs, chosen.jobs, chosen.share)})
+        found["loop"] = loop(chosen.pairs, chosen.jobs, chosen.share)
     if "shape" in chosen.parts:
         shape()
     if "workers" in chosen.parts:
-        publish({"workers": workers(chosen.workers)})
+        found["workers"] = workers(chosen.workers)
+    if found:
+        publish(found)

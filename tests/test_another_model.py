@@ -1,6 +1,6 @@
 """Notebooks run on another model when P2P_MODEL says so: a small random one of Stable Diffusion 1's topology.
 
-These use everything that the others use.
+These use what the others use, but for exercises and figures of their own.
 """
 
 from pathlib import Path

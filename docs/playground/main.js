@@ -156,7 +156,7 @@ const HEARD = {
     page.model = { facts: model, read: prompt => new Reading(tokenizer, prompt, model.text[0], config.pad_token) };
     showKnown(model.known_words);
     if (adapting) adapt();
-    for (const name of TEXTS) if (find(name) !== document.activeElement) find(name).value = page.settings[name]; // one may be writing
+    for (const name of TEXTS) if (name === "kind" || find(name) !== document.activeElement) find(name).value = page.settings[name]; // one may be writing
     refresh();
   },
   loading({ here, all }) {

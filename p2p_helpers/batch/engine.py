@@ -100,7 +100,7 @@ class Worker:
         try:
             deaths = self.store.begin(group)
             if deaths >= DEATHS:
-                why = f"{deaths} workers died at this job, perhaps for lack of memory."
+                why = f"{deaths} workers died at this job, perhaps for lack of memory or of an error of the GPU."
                 yield self._failed(waiting.pop(0), BatchError(why))
                 self.store.went_on(group)
             for row in self._edited(waiting, alone=deaths > 0):

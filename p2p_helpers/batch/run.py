@@ -23,8 +23,8 @@ class Summary:
     Args:
         before: jobs that were finished before.
         now: jobs that this call finished.
-        failed: jobs with an error, among all. None while other processes still work.
-        table: the file with a line for each job. None while other processes still work.
+        failed: jobs with an error, among all. None while other processes may still work.
+        table: the file with a line for each job. None while other processes may still work.
     """
 
     before: int
@@ -35,7 +35,7 @@ class Summary:
     def __str__(self):
         said = f"{self.now} jobs are done now, {self.before} were done before"
         if self.table is None:
-            return f"{said}; other processes still work."
+            return f"{said}; other processes may still work."
         return f"{said}, {self.failed} have an error. {self.table} has a line for each."
 
 

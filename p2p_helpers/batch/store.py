@@ -168,7 +168,8 @@ class Store:
 
     def end(self, group: str):
         """Note that the worker is still alive."""
-        (self.out / BEGUN / group).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written to says so elsewhere
+            (self.out / BEGUN / group).unlink(missing_ok=True)
 
     def write_table(self, names: Iterable[str]) -> tuple[Path, int]:
         """Write one line for each job, in the order of the jobs. Gives the file and the number of errors.
