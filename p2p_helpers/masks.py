@@ -29,7 +29,8 @@ def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
         mask = np.empty(0, object)
     if mask.ndim != 2 or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
         raise InputError(
-            f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}."
+            f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}. "
+            "Give a PIL picture or an array with 1 where the mask is and 0 elsewhere."
         )
     return mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
 

@@ -13,6 +13,7 @@ from .jobs import Job, job_of
 from .rows import row_of
 
 MOST = 100_000  # workers, or GPUs of one
+ADVICE = "Leave it out for as many as the cluster has room for."
 BLOCKS = (
     16  # of a worker: what a dead one had not finished is done again by the next in so many parts
 )
@@ -69,7 +70,7 @@ def _rows(
     gpus = min(1.0, has.get("GPU", 0.0)) if gpus is None else gpus
     room = room_for(gpus, has.get("GPU", 0.0), has.get("CPU", 1.0))
     count = min(
-        room if workers is None else whole_number("workers", workers, 1, MOST, ""), len(groups)
+        room if workers is None else whole_number("workers", workers, 1, MOST, ADVICE), len(groups)
     )
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
     begin()
@@ -150,8 +151,7 @@ class _Actor:
                     )
                 jobs.append(job)
             except InputError as error:
-                said = {"kind": type(error).__name__, "message": str(error)}
-                yield self.worker.store.write(row_of(one["name"], one["job"], said), {})
+                yield self.worker.store.write(row_of(one["name"], one["job"], error), {})
         yield from self.worker(jobs)
 
 

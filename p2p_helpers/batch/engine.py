@@ -261,7 +261,6 @@ class Worker:
 
     def _failed(self, job: Job, error: Exception) -> dict:
         """Write what went wrong with a job; gives its row."""
-        said = {"kind": type(error).__name__, "message": str(error)}
-        row = row_of(job.name, job.row(), said)
+        row = row_of(job.name, job.row(), error)
         row["provenance"] = self.model_facts
         return self.store.write(row, {})

@@ -63,7 +63,9 @@ class Job:
         blend = _blend(self.local_blend)
         masked = [one for edit in edits for one in placements(edit) if one.mask is not None]
         if masked:
-            raise InputError(f"A job's edit has no mask, and {masked[0]!r} has one.")
+            raise InputError(
+                f"A job's edit has no mask, and {masked[0]!r} has one. Leave it out, or make this edit with p2p_helpers.edit()."
+            )
         check_prompts([self.source or "from the inversion", *prompts], self.negative_prompt)
         guidance = 1.0 if self.guidance_scale is None else self.guidance_scale
         check_numbers(guidance, 1 if self.steps is None else self.steps)

@@ -13,12 +13,13 @@ from ..metrics import psnr
 from ..result import EditResult
 
 
-def row_of(name: str, job: object, error: dict | None = None) -> dict:
-    """The row of a job, without what its pictures add."""
+def row_of(name: str, job: object, error: Exception | None = None) -> dict:
+    """The row of a job, without what its pictures add; or of one that could not be done, with its error's kind and message."""
+    said = None if error is None else {"kind": type(error).__name__, "message": str(error)}
     return {
         "name": name,
         "job": job,
-        "error": error,
+        "error": said,
         "folder": f"{name[:2]}/{name}",
         "pictures": [],
         "metrics": [],

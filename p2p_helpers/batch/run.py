@@ -174,8 +174,7 @@ class _Plan:
 def _refusals(store: Store, refused: dict[str, Refused]) -> Iterator[dict]:
     """The rows of lines that are no jobs."""
     for name, one in refused.items():
-        error = {"kind": type(one.error).__name__, "message": str(one.error)}
-        yield store.write(row_of(name, one.line, error), {})
+        yield store.write(row_of(name, one.line, one.error), {})
 
 
 def _forget(store: Store, jobs: Iterable[Job]):

@@ -56,7 +56,9 @@ class Placement(Edit):
         if self.mask is not None:
             object.__setattr__(self, "mask", as_mask(self.mask))
             if not self.mask.any():
-                raise InputError(f"The mask of {self!r} is empty: the object would be nowhere.")
+                raise InputError(
+                    f"The mask of {self!r} is empty. Give one that is true where the object is."
+                )
         for name, value in zip(("dx", "dy"), self.shift, strict=True):
             finite_number(f"{name} of {kind}", value, 1, "0.25 is a quarter of the picture.")
         finite_number(f"scale of {kind}", self.scale, 4, "0.7 makes it smaller.")
