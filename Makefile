@@ -34,7 +34,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	cd notebooks && ../$(BIN)/jupyter lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 studio: $(READY) ## open the studio, a page to play with edits, on this machine
 	cd notebooks && ../$(BIN)/voila studio.ipynb

@@ -1,10 +1,12 @@
-"""The editor in a browser tab: `python -m benchmarks.playground`. Prints what docs/playground.md quotes.
+"""The editor in a browser tab: `python -m benchmarks.playground`. Prints what docs/playground.md quotes; `--picture` makes its picture.
 
 Sizes; seconds until the model is there, the first time and from the browser's cache, and seconds of an edit, with all threads and with
 one; and the largest difference from `p2p.edit` over random edits of every kind that the page has. Give it a quiet machine.
 """
 
 import argparse
+import atexit
+import io
 import json
 import shutil
 import statistics
@@ -12,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import p2p_helpers as p2p
@@ -30,6 +33,7 @@ from tests.test_playground_edits import (
 )
 
 STEPS = 20
+PICTURE = Path(__file__).parent.parent / "data" / "pictures" / "editor.webp"
 
 
 def random_edits(pipe, count: int):
@@ -117,16 +121,27 @@ def seconds(browser, address: str, **how) -> dict[str, float | str]:
     return found
 
 
+def take_picture(browser, address: str, file: Path):
+    """The top of the page with what it shows first, for the README."""
+    page = browser.new_page(viewport={"width": 765, "height": 790})
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}index.html")
+    done(page)
+    Image.open(io.BytesIO(page.screenshot())).save(file, quality=85)
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.playground", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--edits", type=int, default=50)
+    parser.add_argument("--picture", action="store_true", help=f"only write {PICTURE.name}")
     chosen = parser.parse_args()
     pipe = p2p.load_pipeline("toyland", device="cpu")
     pipe.set_progress_bar_config(disable=True)
     folder = page_folder(Path(tempfile.mkdtemp()))
+    atexit.register(shutil.rmtree, folder)
     p2p.export(pipe, folder / "model")
     build.seal(folder)
     size = {
@@ -138,6 +153,9 @@ def main():
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
+        if chosen.picture:
+            take_picture(browser, address, PICTURE)
+            return
         print("all threads:", json.dumps(seconds(browser, address)))
         print("one thread:", json.dumps(seconds(browser, address, service_workers="block")))
         page = browser.new_page()
@@ -149,7 +167,6 @@ def main():
     print(
         f"{len(far)} edits: at most {max(far)} grey levels apart; {len(photo)} inverted pictures: {max(photo)}"
     )
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,6 @@ html_extra_path = ["root"]
 html_copy_source = False
 html_math_renderer = "mathml"
 
-published = False  # whether Colab and Binder find the repository; see teaching/setup.md
-BADGES = re.compile(r"^.*https://(?:colab\.research\.google\.com|mybinder\.org)/.*\n\n?", re.M)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 to_mathml = LatexToMathML(fancy_error=False).convert_with_local_state
@@ -74,8 +72,6 @@ def prepare(app, docname, content):
     if app.env.doc2path(docname).suffix == ".ipynb":
         notebook = json.loads(content[0])
         for cell in notebook["cells"]:
-            if cell["cell_type"] == "markdown" and not published:
-                cell["source"] = BADGES.sub("", "".join(cell["source"]))
             if "alt" in cell["metadata"]:
                 cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
             for name, data in cell.get("attachments", {}).items():

@@ -1,9 +1,11 @@
 """The studio in Voilà and a notebook in JupyterLab, as a person uses them, in a real browser. Screenshots go to runs/screenshots."""
 
 import base64
+import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -57,7 +59,10 @@ def served(command, settings, folder=None):
         yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:  # it waits for a kernel that is starting
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +413,15 @@ def test_no_request_leaves_the_machine(browser, voila):
     context.close()
 
 
+LAB = [
+    "jupyterlab",
+    "--IdentityProvider.token=",
+    "--allow-root",
+    "--LabApp.news_url=None",
+    "--LabApp.expose_app_in_browser=True",
+]
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
@@ -430,15 +444,7 @@ def lab(tmp_path_factory):
         )
     ]
     nbformat.write(notebook, folder / "studio.ipynb")
-    more = [
-        "--ServerApp.root_dir",
-        str(folder),
-        "--IdentityProvider.token=",
-        "--allow-root",
-        "--LabApp.news_url=None",
-        "--LabApp.expose_app_in_browser=True",
-    ]
-    yield from served(["jupyterlab", *more], tmp_path_factory.mktemp("jupyter"))
+    yield from served(LAB, tmp_path_factory.mktemp("jupyter"), folder)
 
 
 def run_first_cell(browser, lab, notebook):
@@ -469,6 +475,21 @@ def test_keys_move_an_object_in_jupyterlab_and_leave_the_notebook_alone(browser,
     wait_for_pictures(page, before[1])
     expect(page.get_by_label("as Python")).to_have_value(re.compile(r"Move\('dog', dx=0\.125\)"))
     page.screenshot(path=SHOTS / "lab-studio.png")
+    page.close()
+
+
+def test_make_lab_opens_the_course_and_shows_its_pictures(browser, tmp_path):
+    (recipe,) = re.findall(r"jupyter lab (--.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    lab = contextlib.contextmanager(served)([*LAB, *shlex.split(recipe)], tmp_path, ROOT)
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    with lab as (address, _):
+        page.goto(address)
+        expect(page.get_by_role("heading", name="Start here")).to_be_visible(timeout=PATIENCE)
+        picture = page.locator("img[src*='editor.webp']")
+        picture.scroll_into_view_if_needed()
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
+        expect(page.get_by_text("| Idle").first).to_be_visible(timeout=PATIENCE)
     page.close()
 
 

@@ -102,11 +102,30 @@ def test_exchange_exercise(tokenizer):
         (torch.eye(32), "keeps its own place"),
         (torch.eye(31), "shape"),
         (doubled, "Row 2 does not sum to 1"),
-        (torch.eye(32).roll(1, 1), "column of cat"),
+        (torch.eye(32).roll(1, 1), "What cat is given"),
         (moved, "Another word"),
     ]:
         with pytest.raises(NotYet, match=says):
             check_exchange(answer, tokenizer, "a cat and a dog", "cat", "dog")
+
+
+def test_a_word_of_two_tokens_takes_halves_and_gives_both(tokenizer):
+    asked = tokenizer, "a fox and a snowman", "fox", "snowman"
+    right = torch.eye(32)
+    right[[2, 5, 6]] = 0
+    right[2, [5, 6]] = 0.5
+    right[[5, 6], 2] = 1
+    assert check_exchange(right, *asked).startswith("✓")
+    whole, one = right.clone(), right.clone()
+    whole[2, [5, 6]] = 1
+    one[2, 5], one[2, 6] = 1, 0
+    for answer, says in [
+        (right.T, "Rows and columns"),
+        (whole, "Row 2 does not sum to 1"),
+        (one, "What snowman is given"),
+    ]:
+        with pytest.raises(NotYet, match=says):
+            check_exchange(answer, *asked)
 
 
 def test_edit_rule_exercise():
@@ -266,7 +285,9 @@ def test_fader_exercise():
 
 
 def test_ceiling_exercise(toyland):
-    fox = p2p.load_image(photos()["fox-mushroom"].path, toyland)
+    fox, forest = (
+        p2p.load_image(photos()[name].path, toyland) for name in ("fox-mushroom", "fox-forest")
+    )
     right = autoencoder_psnr(toyland, [fox])
     assert check_ceiling(right, toyland, fox).startswith("✓")
     answers = [
@@ -274,6 +295,7 @@ def test_ceiling_exercise(toyland):
         (right - 8, "too low"),
         (float("nan"), "no PSNR"),
         (0.0004, "too low"),
+        (autoencoder_psnr(toyland, [forest]), "too low"),
     ]
     refused(check_ceiling, *(((answer, toyland, fox), says) for answer, says in answers))
 

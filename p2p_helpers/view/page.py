@@ -37,6 +37,9 @@ class Page:
         """Write the page as one HTML file."""
         file_path("path", path).write_text(self.page, encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"Page({self.title!r}, {len(self.page) / 1000:.0f} kB)"
+
     def _repr_html_(self) -> str:
         style = f"width:100%;height:{self.height}px;border:0"
         title, page = html.escape(self.title), html.escape(self.page)

@@ -8,26 +8,30 @@ import torch
 from torch import Tensor
 
 from ...attention.columns import attention_maps
-from ...prompts.words import words
+from ...prompts.words import find_words
 from .base import need, passed
 
 
 def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str) -> str:
     """Exercise 02.1: a matrix M that lets two words of a prompt change places, (source token, target token).
 
-    Both words are single tokens.
+    A word of several tokens takes the other's map in equal parts, and gives each of its own maps whole.
     """
     length = tokenizer.model_max_length
     need(
         isinstance(matrix, Tensor) and matrix.shape == (length, length),
         f"M should be a tensor of shape {(length, length)}: one row for each source token.",
     )
-    order = torch.arange(length)
-    places = [word.tokens for word in words(tokenizer, prompt) if word.text in (one, other)]
-    first, second = (torch.tensor(tokens) for tokens in places)
-    order[first], order[second] = second, first
-    right, matrix = torch.eye(length)[order], matrix.float()
+    places = [find_words(tokenizer, prompt, name) for name in (one, other)]
+    right, matrix = torch.eye(length), matrix.float()
+    right[places[0] + places[1]] = 0
+    for given, taken in (places, places[::-1]):
+        right[torch.tensor(given)[:, None], torch.tensor(taken)] = 1 / len(taken)
     need(not torch.equal(matrix, torch.eye(length)), "Every word keeps its own place.")
+    need(
+        torch.equal(right, right.T) or not torch.allclose(matrix, right.T, atol=1e-5),
+        "Rows and columns are mixed up: a row is a source token, a column is a target token.",
+    )
     rows = matrix.sum(1)
     need(
         torch.allclose(rows, torch.ones(length), atol=1e-5),
@@ -38,7 +42,7 @@ def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str)
         given = matrix[:, list(tokens)]
         need(
             torch.allclose(given, right[:, list(tokens)], atol=1e-5),
-            f"The column of {name} does not take the other word's map.",
+            f"What {name} is given is not the other word's map: look at its column.",
         )
     need(
         torch.allclose(matrix, right, atol=1e-5),
