@@ -17,9 +17,9 @@ from .attention.families import family_of
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.words import Replace
-from .errors import AttentionControlError, InputError, InputWarning, InversionError, PromptError
+from .errors import AttentionControlError, InputError, InputWarning, PromptError
 from .inversion.artefact import Inversion
-from .prompts.words import check_readable
+from .prompts.words import check_readable, words
 from .result import EditResult
 from .stages import Stage
 from .values import MOST_GUIDANCE, finite_number, shown, whole_number
@@ -31,23 +31,6 @@ OURS = (
     "output_type",
     "return_dict",
     "callback_on_step_end",
-)
-# What a source that is known already has decided: its noise, its size, its sampler.
-FIXED = (
-    "latents",
-    "image",
-    "mask_image",
-    "strength",
-    "height",
-    "width",
-    "eta",
-    "timesteps",
-    "sigmas",
-    "denoising_start",
-    "denoising_end",
-    "original_size",
-    "target_size",
-    "crops_coords_top_left",
 )
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
@@ -164,6 +147,14 @@ def check_prompts(prompts: Sequence[str], negative_prompt):
         check_readable(prompt)
 
 
+def check_negative_length(tokenizer, read: str):
+    """Refuse a negative prompt that is too long, as the tokenizer reads it."""
+    try:
+        words(tokenizer, read)
+    except PromptError as error:
+        raise PromptError(f"negative_prompt: {error}") from None
+
+
 def check_numbers(guidance_scale, steps):
     """Refuse numbers that no run can be made with."""
     finite_number("guidance_scale", guidance_scale, MOST_GUIDANCE, USUAL_GUIDANCE)
@@ -230,37 +221,27 @@ def check_arguments(pipe, arguments: dict[str, Any]):
         )
 
 
-def check_fixed(what: str, seed, generator, arguments: dict[str, Any]):
-    """Refuse what a source that is known already has decided."""
-    named = [name for name in FIXED if name in arguments]
-    named += ["seed"] if seed != 0 else []
-    named += ["generator"] if generator is not None else []
-    if named:
-        raise InputError(
-            f"{what} brings its own noise, size and sampler; leave {', '.join(named)} out."
-        )
-
-
-def check_inversion(
-    pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
+def warn_of_idle_guidance(
+    pipe, negative_prompt: str | None, guidance_scale: float, arguments: dict[str, Any]
 ):
-    """Refuse an inversion of another model, number of steps or guidance."""
-    inversion.check(pipe)
-    if steps not in (None, inversion.steps):
-        raise InversionError(
-            f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps "
-            "out, or invert it again."
-        )
-    negative = [name for name in arguments if name.startswith("negative_prompt")]
-    negative += ["negative_prompt"] if negative_prompt is not None else []
-    if negative:
-        raise InversionError(
-            "An inverted picture brings its own unconditional embedding; leave "
-            f"{', '.join(negative)} out."
-        )
-    if inversion.null is not None and guidance_scale not in (None, inversion.guidance_scale):
-        raise InversionError(
-            f"guidance_scale={guidance_scale}, but this inversion holds for "
-            f"{inversion.guidance_scale} only. Leave guidance_scale out, invert the picture again "
-            "with the new one, or use method='direct', which takes any."
-        )
+    """Warn of a negative prompt that the pipeline ignores, and of true guidance without one (Flux.1)."""
+    name, idle = type(pipe).__name__, None
+    true = inspect.signature(pipe.__call__).parameters.get("true_cfg_scale")
+    if true is None:
+        if negative_prompt and guidance_scale <= 1:
+            idle = (
+                f"{name} ignores negative_prompt at guidance_scale={guidance_scale}. Take a guidance_scale above 1, or leave "
+                "negative_prompt out."
+            )
+    else:
+        scale = arguments.get("true_cfg_scale", true.default)
+        guided = finite_number("true_cfg_scale", scale, MOST_GUIDANCE, "1 is none, 4 is usual.") > 1
+        if negative_prompt is not None and not guided:
+            idle = (
+                f"{name} ignores negative_prompt at true_cfg_scale={scale}: its guidance_scale is a number that the model reads. "
+                "Add true_cfg_scale=4.0, which calls the model twice a step, or leave negative_prompt out."
+            )
+        if negative_prompt is None and guided:
+            idle = f'{name} ignores true_cfg_scale={scale} without a negative prompt. Add negative_prompt="", or leave it out.'
+    if idle is not None:
+        warnings.warn(idle, InputWarning, stacklevel=4)

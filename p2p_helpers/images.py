@@ -35,8 +35,8 @@ def load_image(
     Args:
         source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3
             or 4), uint8 or 0…1. HEIC needs the plug-in pillow-heif.
-        pipe: a pipeline with a UNet, whose size is taken: its latent's times its autoencoder's
-            factor.
+        pipe: a pipeline with a UNet or a transformer, whose size is taken: its latent's times its
+            autoencoder's factor.
         crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of
             it when not given.
         fit: "crop" cuts off what does not fit the model's aspect, evenly on both sides; "pad" keeps

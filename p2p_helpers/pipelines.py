@@ -196,10 +196,14 @@ def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
         if not _is_of_memory(error):
             raise
         parts = [p for p in pipe.components.values() if isinstance(p, torch.nn.Module)]
-        size = sum(w.numel() * w.element_size() for part in parts for w in part.parameters())
+        weights = [w for part in parts for w in part.parameters()]
+        size = sum(w.numel() * w.element_size() for w in weights)
+        flows = "FlowMatch" in type(getattr(pipe, "scheduler", None)).__name__
+        half = f"take dtype=torch.{'bfloat16' if flows else 'float16'}, "
+        smaller = half if any(w.dtype == torch.float32 for w in weights) else ""
         raise ModelError(
             f"The model was loaded, but its {size / 2**30:.1f} GiB do not fit into the memory of {device}. Free some of it (other "
-            "notebooks hold theirs), take dtype=torch.float16, or load it with device='cpu' and call "
+            f"notebooks hold theirs), {smaller}or load it with device='cpu' and call "
             "pipe.enable_model_cpu_offload()."
         ) from error
 
@@ -233,7 +237,8 @@ def _not_loaded(name: str, failure: Exception) -> ModelError:
     said = first_line(failure)
     if _is_of_memory(failure):
         return ModelError(
-            f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16."
+            f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16 "
+            "(torch.bfloat16 for Stable Diffusion 3, Flux.1 and Chroma)."
         )
     return ModelError(
         f"{name!r} could not be loaded: {said} "

@@ -15,8 +15,9 @@ from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
+from .known import check_fixed, check_inversion
 from .prompts.weights import warn_of_weights
-from .prompts.words import as_read, warn_of_unknown_words, words
+from .prompts.words import as_read, warn_of_unknown_words
 from .result import EditResult, Origin
 from .stages import Stage, stages_of
 
@@ -95,7 +96,7 @@ class Request:
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
         if self.inversion is not None:
             arguments |= self.inversion.arguments(pipe, count)
-            negative = self.inversion.negative_prompts(count)
+            negative = self.inversion.negative_prompts(count) or negative
         else:
             arguments["generator"] = self.generators
         return arguments | {
@@ -133,10 +134,10 @@ def checked(
         guidance_scale = earlier.guidance_scale if guidance_scale is None else guidance_scale
         negative_prompt = earlier.negative_prompt if negative_prompt is None else negative_prompt
     elif isinstance(source, Inversion):
-        given.check_fixed("An inversion", seed, generator, arguments)
+        check_fixed("An inversion", seed, generator, arguments)
     if isinstance(source, Inversion):
         inversion = source
-        given.check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt, arguments)
+        check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt, arguments)
         source, steps, seed = inversion.prompt, inversion.steps, None
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
         known = inversion.known(pipe) if known is None else known
@@ -145,6 +146,7 @@ def checked(
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
+    given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
     tokenizer = family_of(pipe).tokenizer(pipe, arguments)
@@ -154,7 +156,7 @@ def checked(
     every = [source, *(stage.after for own in stages for stage in own)]
     clean = arguments.get("clean_caption", True)
     *read, negative_read = as_read(pipe, tokenizer, [*every, negative_prompt or ""], clean)
-    words(tokenizer, negative_read)  # its length
+    given.check_negative_length(tokenizer, negative_read)
     for prompt in dict.fromkeys(read):
         warn_of_unknown_words(tokenizer, prompt)
         warn_of_weights(prompt)
@@ -192,7 +194,7 @@ def _origin(
         raise InputError(
             f"steps={steps}, but the earlier result took {result.steps}. Leave steps out."
         )
-    given.check_fixed("An earlier result", 0 if seed == result.seed else seed, generator, arguments)
+    check_fixed("An earlier result", 0 if seed == result.seed else seed, generator, arguments)
     return result.origin
 
 

@@ -42,7 +42,8 @@ def edit(
 
     Source and targets run side by side from one initial latent, and the targets borrow the source's attention maps as the edit says.
     The source picture is, to the bit, the one the plain pipeline gives for the same batch of prompts with the same seed and
-    diffusers' default attention. Run on the source alone, the pipeline gives the same picture up to float rounding, since other batch
+    diffusers' default attention. (On a CPU joint attention rounds otherwise at the few sizes at which the text makes the kernel
+    take other tiles.) Run on the source alone, the pipeline gives the same picture up to float rounding, since other batch
     sizes use other matrix kernels.
 
     Args:
@@ -60,7 +61,8 @@ def edit(
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
-        negative_prompt: what guidance steers away from, for all prompts.
+        negative_prompt: what guidance steers away from, for all prompts. Flux.1 reads it only with true_cfg_scale above 1 beside it.
+            An inverted picture takes it where its source is put back at every step (methods "direct" and "exact").
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
@@ -80,10 +82,11 @@ def edit(
             does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an
             earlier result of another pipeline, scheduler or number of steps; latents that are no numbers.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
-            is given beside it.
+            is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
+        InputWarning: weights written into a prompt; a scheduler with a seed of its own; a negative prompt that the pipeline ignores.
     """
     local_blend = as_blend(local_blend)
     request = checked(

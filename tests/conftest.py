@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 import socket
 
 import jaxtyping
@@ -30,6 +31,12 @@ with install_import_hook(
 NEW = int(transformers.__version__.split(".")[0]) >= 5
 fast_tokenizers = pytest.mark.skipif(not NEW, reason="transformers 4 reads this otherwise")
 float64_texts = pytest.mark.skipif(not NEW, reason="transformers 4 has no CLIP in float64")
+
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's job in the background ignores Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

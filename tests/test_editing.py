@@ -157,7 +157,7 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         ({"target": " "}, "prompt is empty"),
         ({"steps": 0}, "whole number from 1"),
         ({"edit": [p2p.Replace()] * 2}, "2 edits for 1 target"),
-        ({"negative_prompt": "snow " * 40}, "42 tokens.*would not see"),
+        ({"negative_prompt": "snow " * 40}, "negative_prompt: .*42 tokens.*would not see"),
         ({"guidance_scale": float("nan")}, "finite"),
         ({"callback": lambda *args: None}, "returned NoneType"),
         (
@@ -392,6 +392,12 @@ def test_a_textual_inversion_of_several_vectors(random_pipe):
         pipe, CAT, "a <toy> on the beach", free, steps=1, guidance_scale=3.0, progress=False
     )
     np.testing.assert_array_equal(pixels(result.image), pixels(plain[1]))
+
+
+def test_a_negative_prompt_that_guidance_does_not_use_is_named(random_pipe):
+    run = {"steps": 1, "progress": False}
+    with pytest.warns(p2p.InputWarning, match="ignores negative_prompt at guidance_scale=1.0"):
+        p2p.edit(random_pipe, CAT, DOG, negative_prompt="snow", guidance_scale=1.0, **run)
 
 
 def test_a_negative_prompt_is_the_pipelines_own(random_pipe):

@@ -162,6 +162,20 @@ def test_reweighting_after_an_edit_scales_its_columns_inside_the_schedule(
     torch.testing.assert_close(outside_t, t * column)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_queries_and_keys_are_injected_in_few_steps_too(steps):
+    """One step at least, of an interval its first; other edits count as the authors do."""
+    for change in (p2p.InjectQK(), p2p.InjectQK(self_steps=0.01) | p2p.Reweight({})):
+        assert change.self_schedule(steps).tolist() == [True] + [False] * (steps - 1)
+    late = p2p.InjectQK(self_steps=(0.9, 0.95)).self_schedule(steps)
+    assert late.tolist() == [False] * (steps - 1) + [True]
+    for nothing in (0.0, 1.0):
+        none = p2p.InjectQK(self_steps=(nothing, nothing)).self_schedule(steps)
+        assert not none.any()
+    assert not p2p.Replace(self_steps=0.2).self_schedule(steps).any()
+    assert p2p.InjectQK().self_schedule(28).sum() == 5
+
+
 def test_of_the_self_schedules_the_last_that_is_said_counts():
     assert (p2p.Replace(self_steps=0.9) | p2p.Reweight({})).self_schedule(10).sum() == 9
     assert (p2p.Replace(self_steps=0.9) | p2p.Reweight({}, self_steps=0.2)).self_schedule(

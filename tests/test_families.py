@@ -1,6 +1,7 @@
 """Layers and processors of every kind behave as without us, and what is not the prompts is refused."""
 
 import copy
+import functools
 import inspect
 
 import diffusers
@@ -167,6 +168,27 @@ def test_models_with_cross_attention_only(random_pipe):
         np.asarray(same.image).astype(int), np.asarray(same.source).astype(int), atol=1
     )
     assert any(".attn1." in layer for layer in same.maps.layers)
+
+
+class Silent(AttnProcessor2_0):
+    """A processor that makes no call of torch's attention."""
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        return hidden_states
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_layer_that_makes_no_call_is_named_with_its_processor(random_pipe, hooked):
+    """Also where a hook of diffusers stands in the place of its forward, as a cache's does."""
+    pipe = tiny(random_pipe)
+    for layer in layers(pipe):
+        layer.set_processor(Silent())
+        if hooked:
+            layer.forward = functools.partial(type(layer).forward, layer)
+    with pytest.raises(p2p.AttentionControlError, match="runs Silent, which.*disable_cache"):
+        p2p.edit(
+            pipe, CAT, DOG, p2p.Replace(self_size=1.0, self_steps=1.0), steps=1, progress=False
+        )
 
 
 def test_animations_are_refused_at_the_first_call(random_pipe):

@@ -38,15 +38,30 @@ def test_the_reverse_of_a_straight_flow_is_exact():
 @pytest.mark.parametrize("method", ["null-text", "negative-prompt", "exact", "ddim"])
 def test_methods_that_do_not_fit_are_refused_with_the_reason(pipe, method):
     of_diffusion = method in ("exact", "ddim")
-    if family_of(pipe).null_text and not of_diffusion:
+    if family_of(pipe).optimises_null and not of_diffusion:
         pytest.skip("it fits: the next test")
     reason = "DDIM's steps" if of_diffusion else "an empty prompt beside the prompt"
     with pytest.raises(p2p.InversionError, match=f"{reason}.*method='direct'"):
         p2p.invert(pipe, photo(), CAT, method=method, steps=2, progress=False)
 
 
+def test_what_an_inversion_refuses_has_its_reason(pipe):
+    wrong = [
+        ({"prompt": "snow " * 600}, "text encoder of .* reads (77|256|512).*Shorten"),
+        ({"steps": 1001}, "trained with 1000 times.*Take fewer steps"),
+        ({"method": "nul-text"}, "method='nul-text': methods are ddim, null-text"),
+        ({"init": "nil"}, "init='nil': init is null or prompt"),
+    ]
+    if family_of(pipe).optimises_null:
+        less = {"method": "null-text", "guidance_scale": 1.0}
+        wrong.append((less, "guidance above 1 uses. Take method='direct'"))
+    for arguments, says in wrong:
+        with pytest.raises(p2p.InputError, match=says):
+            p2p.invert(pipe, photo(), **{"prompt": CAT, **arguments}, progress=False)
+
+
 def test_where_there_is_a_null_text_it_is_optimised(pipe, tmp_path):
-    if not family_of(pipe).null_text:
+    if not family_of(pipe).optimises_null:
         pytest.skip("there is none: the test before")
     run = {"steps": 3, "guidance_scale": 4.0, "progress": False}
     direct, optimised, negative = (
@@ -69,7 +84,7 @@ def test_where_there_is_a_null_text_it_is_optimised(pipe, tmp_path):
 
 
 def test_shifted_times_are_refused_for_null_text(pipe):
-    if not family_of(pipe).null_text:
+    if not family_of(pipe).optimises_null:
         pytest.skip("there is none")
     own = pipe.scheduler
     pipe.scheduler = type(own).from_config(own.config, use_dynamic_shifting=True)

@@ -11,12 +11,13 @@ from diffusers import (
     AutoPipelineForInpainting,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
 )
 from PIL import Image
 from safetensors.torch import save_file
 
 import p2p_helpers as p2p
-from p2p_helpers.pipelines import _usual_dtype
+from p2p_helpers.pipelines import _moved, _usual_dtype
 
 from . import materialised
 from .pipelines import build
@@ -208,6 +209,14 @@ def test_pickled_weights_are_refused(real, tmp_path):
         p2p.load_pipeline(str(tmp_path), device="cpu")
 
 
+class Flow(DiffusionPipeline):
+    """A pipeline of flow matching, as far as its memory goes."""
+
+    def __init__(self, scheduler, transformer):
+        super().__init__()
+        self.register_modules(scheduler=scheduler, transformer=transformer)
+
+
 def test_memory_that_runs_out_is_said_as_such(real, monkeypatch, folder):
     """On the way to the device the model is there already: nothing is loaded a second time."""
     loads, load = [], DiffusionPipeline.from_pretrained
@@ -221,9 +230,14 @@ def test_memory_that_runs_out_is_said_as_such(real, monkeypatch, folder):
 
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", counted)
     monkeypatch.setattr(DiffusionPipeline, "to", full)
-    with pytest.raises(p2p.ModelError, match=r"GiB do not fit into the memory of cpu"):
+    says = r"GiB do not fit into the memory of cpu.*take dtype=torch.float16, or load"
+    with pytest.raises(p2p.ModelError, match=says):
         p2p.load_pipeline(str(folder), device="cpu")
     assert len(loads) == 1
+    for weights, advice in [(torch.float32, "take dtype=torch.bfloat16, "), (torch.float16, "")]:
+        flow = Flow(FlowMatchEulerDiscreteScheduler(), torch.nn.Linear(1, 1, dtype=weights))
+        with pytest.raises(p2p.ModelError, match=rf"hold theirs\), {advice}or load"):
+            _moved(flow, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.attention import changes
+from p2p_helpers.attention.families import family_of
 from p2p_helpers.attention.intercept import modes
 from p2p_helpers.attention.phases import step_of, steps_of
 
@@ -55,7 +56,7 @@ def tiny(random_pipe):
 
 def state(pipe) -> dict:
     """Everything that a session may change."""
-    model = pipe.unet
+    model = family_of(pipe).model(pipe)
     return {
         "processors": dict(model.attn_processors),
         "attributes": [sorted(vars(part)) for part in model.modules()],

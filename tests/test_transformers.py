@@ -2,24 +2,33 @@
 
 import copy
 import inspect
+import warnings
+from types import MappingProxyType
 
 import accelerate
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import (
+    FluxKontextPipeline,
+    FluxPipeline,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+)
 
 import p2p_helpers as p2p
-from p2p_helpers.attention.families import family_of, layers_of
+from p2p_helpers.attention.families import FAMILIES, family_of, layers_of
 from p2p_helpers.attention.layers import Layer
+from p2p_helpers.attention.terms import Term, attend
 from p2p_helpers.attention.transformers import Flux, HunyuanDiT, PixArt, StableDiffusion3
 from p2p_helpers.attention.unet import DeepFloydIF
 from p2p_helpers.prompts.several import readers
 from p2p_helpers.prompts.words import word_tokens
-from p2p_helpers.view import map_figures
+from p2p_helpers.view import explorer, map_figures
 
 from . import written_out
 from .conftest import float64_texts
+from .test_session import state
 from .transformers import KINDS, build, photo
 
 CAT, GIRAFFE = "a cat on the beach", "a giraffe on the beach"
@@ -206,6 +215,101 @@ def test_the_source_is_the_plain_pipelines_to_the_bit(pipe):
     np.testing.assert_array_equal(pixels(again.source), pixels(result.source))
 
 
+def test_the_source_of_the_embedded_transformer_is_the_plain_pipelines_to_the_bit():
+    """Of 352 queries, where a CPU's kernel takes other tiles than of the small pictures here."""
+    pipe = p2p.load_pipeline("toyland-transformer", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    twins = [torch.Generator().manual_seed(3) for _ in range(2)]
+    run = {"num_inference_steps": 2, "guidance_scale": 4.0, "generator": twins}
+    plain = pipe([CAT, GIRAFFE], **run, output_type="latent").images
+    result = p2p.edit(
+        pipe, CAT, GIRAFFE, p2p.Replace(), seed=3, steps=2, guidance_scale=4.0, progress=False
+    )
+    assert torch.equal(result.origin.trajectory[-1], plain[0])
+
+
+@pytest.mark.parametrize("pixels", [112, 1024])
+@pytest.mark.parametrize("first", ["text", "pixels"])
+def test_rows_without_terms_are_as_ever_to_the_bit(pixels, first):
+    """Beside one that is edited; also with so many queries that a CPU's kernel takes other tiles."""
+    order = ("text", "pixels") if first == "text" else ("pixels", "text")
+    side = (2 * pixels // 16, 32)  # sixteen cells wide
+    places = Layer("0", "joint", "block", 1, 2, order).places(side, 77)
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 2, pixels + 77, 64)
+    terms = {3: [Term(2, {"text": "same", "pixels": "same"})]}
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    edited = attend(query, key, value, terms, places)
+    assert torch.equal(edited[:3], plain[:3]) and not torch.equal(edited[3], plain[3])
+
+
+WITHOUT_ROWS = {
+    "self",
+    "return_dict",
+    "img_ids",
+    "txt_ids",
+    "image_rotary_emb",
+    "skip_layers",
+    "controlnet_blocks_repeat",
+    "cross_attention_kwargs",
+}
+MODELS = [(family, model) for family in FAMILIES for model in getattr(family, "MODELS", ())]
+
+
+@pytest.mark.parametrize(("family", "model"), MODELS, ids=lambda one: getattr(one, "__name__", ""))
+def test_all_that_has_rows_is_narrowed(family, model):
+    names = set(inspect.signature(model.forward).parameters) - WITHOUT_ROWS
+    given = {name: torch.arange(3) for name in names}
+    given |= {name: [torch.arange(3)] for name in names if "controlnet" in name}
+    given |= {name: {"scale": 0.5, "ip": [torch.arange(3)]} for name in names if "kwargs" in name}
+    _, narrowed = family.narrowed((), given, torch.tensor([2]), 3)
+    flat = torch.utils._pytree.tree_leaves(narrowed)
+    tensors = [leaf for leaf in flat if isinstance(leaf, torch.Tensor)]
+    assert len(tensors) == len(names) and all(leaf.tolist() == [2] for leaf in tensors)
+
+
+def test_an_attention_that_a_family_does_not_know_is_named(tmp_path):
+    class Less(StableDiffusion3):
+        KINDS = MappingProxyType({"attn": "joint"})
+
+    with pytest.raises(p2p.AttentionControlError, match=r"Less .*blocks\.0\.attn2 of SD3.*KINDS"):
+        Less().layers(build("sd3.5", tmp_path).transformer)
+
+
+def test_guidance_that_flux_ignores_is_named(tmp_path):
+    pipe = build("flux with true guidance", tmp_path)
+    common = {**size(pipe), "steps": 1, "progress": False}
+    asked = [
+        ({"negative_prompt": "blurry"}, r"ignores negative_prompt at true_cfg_scale=1\.0.*Add"),
+        ({"negative_prompt": "", "true_cfg_scale": 1}, "ignores negative_prompt"),
+        ({"true_cfg_scale": 3.0}, "ignores true_cfg_scale=3.0 without a negative prompt"),
+    ]
+    for arguments, says in asked:
+        with pytest.warns(p2p.InputWarning, match=says):
+            p2p.edit(pipe, CAT, GIRAFFE, **common, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", p2p.InputWarning)
+        for arguments in ({}, {"negative_prompt": "", "true_cfg_scale": 3.0}):
+            p2p.edit(pipe, CAT, GIRAFFE, **common, **arguments)
+
+
+def test_a_prompt_that_is_too_long_names_the_encoder(tmp_path):
+    pipe = build("sd3", tmp_path)
+    long = "snow on the beach and " * 20
+    says = "text encoder of CLIPTokenizer.* reads 77.*would not see: .*beach"
+    run = {"steps": 1, "progress": False}
+    for source, target, more in [
+        (long, CAT, {}),
+        (CAT, long, {}),
+        (CAT, GIRAFFE, {"negative_prompt": long}),
+    ]:
+        begin = "^negative_prompt: " if more else "^The prompt has "
+        with pytest.raises(p2p.PromptError, match=begin + f".*{says}"):
+            p2p.edit(pipe, source, target, p2p.Refine(), **run, **more)
+    with p2p.record(pipe), pytest.raises(p2p.PromptError, match=says):
+        pipe(long, num_inference_steps=1)
+
+
 FOUND = {
     StableDiffusion3: ("joint", ("pixels", "text"), 4),
     Flux: ("joint", ("text", "pixels"), 5),
@@ -248,7 +352,7 @@ def test_an_error_in_any_layer_leaves_the_model_as_it_was(pipe, monkeypatch):
         return p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
 
     model = family_of(pipe).model(pipe)
-    wanted, processors = run(), dict(model.attn_processors)
+    wanted, before = run(), state(pipe)
     modules = [m for m in model.modules() if hasattr(m, "set_processor")]
     for module in modules:
         own = type(module).forward
@@ -262,8 +366,7 @@ def test_an_error_in_any_layer_leaves_the_model_as_it_was(pipe, monkeypatch):
             patch.setattr(type(module), "forward", fail)
             with pytest.raises(RuntimeError, match="broken"):
                 run()
-        assert all("forward" not in vars(m) for m in modules)
-        assert model.attn_processors == processors
+        assert state(pipe) == before
     np.testing.assert_array_equal(pixels(run().image), pixels(wanted.image))
 
 
@@ -330,6 +433,11 @@ def test_the_maps_of_encoders_add_up(pipe):
     assert all(heat.tokens and heat.numpy().max() > 0 for heat in apart)
     with pytest.raises(p2p.InputError, match=f"has {encoders} whose tokens"):
         cat.at(encoder=encoders)
+    if encoders > 1:
+        with pytest.raises(p2p.InputError, match="by text encoder; words can"):
+            cat.maps.text.at(encoder=0)
+        with pytest.raises(p2p.InputError, match="encoder=1: 'end' has no token there"):
+            cat.maps.end.at(encoder=1)
 
 
 def test_a_plain_run_is_recorded(pipe):
@@ -363,6 +471,24 @@ def test_words_start_end_and_padding_are_the_texts_share(pipe, tmp_path):
     np.testing.assert_array_equal(loaded.of(1).padding, maps.of(1).padding)
     with pytest.raises(p2p.InputError, match="all others together"):
         maps[max(source.padding.tokens)].numpy()
+
+
+def test_the_start_is_shown_where_there_is_one(pipe):
+    """T5 has no start token: its first token is the first word's."""
+    has = isinstance(family_of(pipe), (StableDiffusion3, HunyuanDiT))
+    result = recorded(pipe, p2p.Replace())
+    maps = result.maps
+    titles = [axes.get_title() for axes in map_figures.word_maps(maps).axes]
+    page = explorer._prompt(maps, 1, result.image, maps.level_layers, 0, [0])
+    for shown, noun in ((titles, "cat"), (page["words"], "giraffe")):
+        names = [name.split("\n")[0] for name in shown]
+        assert names[: 2 + has] == [*(["start"] if has else []), "a", noun]
+    assert page["words"][page["first"]] in GIRAFFE.split()
+    if has:
+        np.testing.assert_array_equal(maps.start, maps[0])
+    else:
+        with pytest.raises(p2p.InputError, match=r"no start token.*\.end"):
+            _ = maps.start
 
 
 def test_the_explorer_and_the_figures_take_them(pipe):
@@ -404,6 +530,18 @@ def test_a_text_for_another_encoder_is_refused(pipe):
     if "prompt_2" in inspect.signature(pipe.__call__).parameters:
         with pytest.raises(p2p.InputError, match="one prompt for all"):
             p2p.edit(pipe, CAT, GIRAFFE, prompt_2="a cat", steps=1, progress=False)
+
+
+@pytest.mark.parametrize("name", ["prompt_2", "prompt_3"])
+def test_a_run_with_a_text_for_another_encoder_is_not_recorded(pipe, name):
+    if name not in inspect.signature(pipe.__call__).parameters:
+        pytest.skip("it takes none")
+    run = {"num_inference_steps": 1, "output_type": "latent", **size(pipe)}
+    with p2p.record(pipe) as maps:
+        with pytest.raises(p2p.InputError, match=f"{name}='a cat': .*one prompt in all text enc"):
+            pipe(CAT, **{name: "a cat"}, **run)
+        pipe(CAT, **{name: [CAT]}, **run)
+    assert maps["cat"].numpy().sum() > 0
 
 
 def test_pictures_need_not_be_square(pipe):
@@ -463,6 +601,112 @@ def test_an_adapter_acts_in_source_and_target(pipe):
     finally:
         layer.to_q = base
     assert (with_adapter[1] != final(pipe, GIRAFFE, p2p.Replace())[1]).any()
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+@pytest.mark.parametrize("way", ["LoRA", "fused projections"])
+def test_what_diffusers_does_to_projections_is_kept(kind, way, tmp_path):
+    own = build(kind, tmp_path)
+    before = final(own, GIRAFFE, p2p.Replace())
+    torch.manual_seed(1)
+    if way == "LoRA":
+        peft = pytest.importorskip("peft")
+        where = ["to_q", "to_v", "add_k_proj"]
+        own.transformer.add_adapter(
+            peft.LoraConfig(r=2, target_modules=where, init_lora_weights=False)
+        )
+    else:
+        own.transformer.fuse_qkv_projections()
+    plain = uncontrolled(own)
+    common = {**size(own), "seed": 3, "steps": STEPS, "progress": False}
+    result = p2p.edit(own, CAT, GIRAFFE, p2p.Replace(), **common)
+    np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+    after = final(own, GIRAFFE, p2p.Replace())
+    wrong = ((after - before).abs().max() / before.std()).item()
+    assert (wrong > 1e-2) if way == "LoRA" else (wrong < 1e-4)
+
+
+def test_skip_layer_guidance_is_the_pipelines_own(tmp_path):
+    pipe = build("sd3", tmp_path)
+    skip = {"skip_guidance_layers": [1, 2], "skip_layer_guidance_start": 0.0}
+    skip |= {"skip_layer_guidance_stop": 1.0}
+    plain, without = uncontrolled(pipe, **skip), uncontrolled(pipe)
+    common = {**size(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common, **skip)
+    np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+    assert (pixels(plain[0]) != pixels(without[0])).any()
+    again = p2p.edit(pipe, result, GIRAFFE, p2p.Replace(), progress=False)
+    assert np.abs(pixels(again.image) - pixels(result.image)).max() <= 1
+
+
+def test_pixart_alphas_sizes_have_rows(tmp_path):
+    """They are told to the model beside the text, in added_cond_kwargs."""
+    parts = build("pixart", tmp_path).components
+    torch.manual_seed(0)
+    model = PixArtTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=24,
+        num_layers=2,
+        cross_attention_dim=96,
+        sample_size=128,
+        caption_channels=64,
+        use_additional_conditions=True,
+    )
+    pipe = PixArtAlphaPipeline(**{**parts, "transformer": model.eval()})
+    pipe.set_progress_bar_config(disable=True)
+    plain = uncontrolled(pipe)
+    common = {**size(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
+    np.testing.assert_array_equal(pixels(result.source), pixels(plain[0]))
+    again = p2p.edit(pipe, result, GIRAFFE, p2p.Replace(), progress=False)
+    assert np.abs(pixels(again.image) - pixels(result.image)).max() <= 1
+
+
+def test_flux_kontext_is_refused_where_it_shows_a_picture(tmp_path):
+    parts = build("flux", tmp_path).components
+    pipe = FluxKontextPipeline(**parts)
+    run = {"height": 128, "width": 128, "max_area": 128**2, "_auto_resize": False}
+    with pytest.raises(p2p.AttentionControlError, match="Flux Kontext"):
+        p2p.edit(pipe, CAT, GIRAFFE, image=photo(), steps=1, progress=False, **run)
+
+
+@pytest.mark.parametrize("method", ["ddim", "negative-prompt"])
+def test_diffusion_transformers_are_inverted_by_ddim_too(pipe, method):
+    if family_of(pipe).flow or not hasattr(pipe, "vae"):
+        pytest.skip("the model of a flow, or none that can be inverted")
+    run = {"steps": STEPS, "progress": False}
+    found = p2p.invert(pipe, photo(), CAT, method=method, guidance_scale=3.0, **run)
+    alone = p2p.invert(pipe, photo(), CAT, method="ddim", guidance_scale=1.0, **run)
+    assert torch.equal(found.pivot, alone.pivot)
+    apart = np.abs(pixels(found.reconstruction) - pixels(alone.reconstruction)).max()
+    assert (apart <= 1) == (method == "negative-prompt")  # between equal prompts is no guidance
+    result = p2p.edit(pipe, found, GIRAFFE, p2p.Replace(), progress=False)
+    assert np.abs(pixels(result.source) - pixels(found.reconstruction)).max() <= 1
+    assert (pixels(result.image) != pixels(result.source)).any()
+    for other in ("null-text", "exact"):
+        with pytest.raises(p2p.InversionError, match="Take method='direct'"):
+            p2p.invert(pipe, photo(), CAT, method=other, **run)
+
+
+def test_an_inverted_picture_need_not_be_square(pipe):
+    if not hasattr(pipe, "vae"):
+        pytest.skip("it cannot be inverted")
+    wide = photo().resize((192, 128))
+    found = p2p.invert(pipe, wide, CAT, steps=2, progress=False)
+    assert found.pivot.shape == (3, 4, 16, 24) and found.reconstruction.size == (192, 128)
+    result = p2p.edit(pipe, found, GIRAFFE, p2p.Replace(), record=True, progress=False)
+    assert np.abs(pixels(result.source) - pixels(found.reconstruction)).max() <= 1
+    assert result.maps["giraffe"].numpy().shape == (8, 12)
+
+
+def test_joint_attention_has_no_map_between_pixels(pipe):
+    maps = recorded(pipe, p2p.Replace()).maps
+    if KEYS[type(family_of(pipe))] == "apart" or any(x.kind == "self" for x in layers_of(pipe)):
+        assert maps["cat"].refine((32, 32)).shape == (32, 32)
+        return
+    for look in (lambda: maps.self_attention, lambda: maps["cat"].refine((32, 32))):
+        with pytest.raises(p2p.InputError, match=r"joint attention .*upsample\(size\)"):
+            look()
 
 
 def in_groups(model):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import p2p_helpers as p2p
+from p2p_helpers.prompts.split import split
 from p2p_helpers.prompts.words import as_read, warn_of_unknown_words
 
 from .conftest import fast_tokenizers
@@ -34,6 +35,15 @@ def all_tokens(tokenizer, prompt):
 
 def owned(tokenizer, prompt):
     return [token for word in p2p.words(tokenizer, prompt) for token in word.tokens]
+
+
+def test_a_chinese_sentence_is_split_at_its_spaces_alone():
+    """As docs/add_your_model.md says."""
+    for prompt, found in [
+        ("一只猫在海滩上", ["一只猫在海滩上"]),
+        ("一只 猫 在 海滩 上，夜", ["一只", "猫", "在", "海滩", "上", "，", "夜"]),
+    ]:
+        assert [prompt[start:end] for start, end in split(prompt, [])] == found
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ class Family(Protocol):
     """What a session needs to know about one kind of model. A new kind is one entry of `FAMILIES`."""
 
     flow: bool  # whether the model predicts a flow's velocity (flow matching)
-    null_text: bool  # whether guidance has rows of an empty text, before the prompts' in one batch
+    # Whether null-text inversion can optimise the empty text: it has rows before the prompts' in one call, and no mask of its own.
+    optimises_null: bool
 
     def knows(self, pipe) -> bool:
         """Whether a pipeline is of this family."""

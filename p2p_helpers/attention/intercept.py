@@ -25,7 +25,8 @@ from .terms import Places, Term, attend, rows_of
 CURE = (
     "Go back to diffusers' own attention: for a UNet with "
     "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()), for a transformer with "
-    'pipe.transformer.set_attention_backend("native"); and unload adapters that bring theirs.'
+    'pipe.transformer.set_attention_backend("native"); unload adapters that bring theirs; and switch caches off, which '
+    "leave attention out in some steps (pipe.transformer.disable_cache())."
 )
 
 
@@ -38,6 +39,7 @@ class Mark:
     def __init__(self):
         self.layer: Layer | None = None
         self.forward = None  # the layer's own
+        self.processor = ""  # the name of the layer's own, for messages
         self.places = Places({})
         self.clear()
 
@@ -57,9 +59,8 @@ class Mark:
         with intercept:
             out = self.forward(*args, **kwargs)
         if not intercept.calls:
-            processor = type(self.forward.__self__.processor).__name__
             raise AttentionControlError(
-                f"The layer {self.layer.name} runs {processor}, which makes no call of torch's "
+                f"The layer {self.layer.name} runs {self.processor}, which makes no call of torch's "
                 f"scaled_dot_product_attention with {self.keys} keys, so it cannot be controlled. {CURE}"
             )
         return out

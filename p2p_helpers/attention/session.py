@@ -171,6 +171,7 @@ class Session(Changes):
                 module.set_processor(plain)
             mark.clear()
             mark.layer, mark.forward = layer, module.forward
+            mark.processor = type(module.processor).__name__
             self.set(module, "forward", mark)
             self._marks.append(mark)
 

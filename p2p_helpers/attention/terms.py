@@ -127,7 +127,8 @@ def attend(
     Every call of the kernel is 4-D. The first one has the whole batch, so that rows without terms come out to the bit as
     they would without us. Only pixel queries are edited: the text's queries of joint attention are asked for all rows in a
     call of their own, as ever, since a kernel answers each query by itself. So one term for a row costs what the row costs
-    without us, and each further one as much again for the pixels.
+    without us, and each further one as much again for the pixels. (A CPU's kernel chooses its tiles by the number of queries.
+    Where the text takes it over a limit of 768, with 77 tokens at 692 to 767 pixels, the last bit of such rows may differ.)
 
     Args:
         terms: row → its terms. A row with an empty sequence comes out as zeros, where pixels ask.

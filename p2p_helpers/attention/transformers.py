@@ -25,11 +25,12 @@ class Transformer:
     """What the transformers have in common. One text is read by a sequence of tokens, and by all blocks."""
 
     flow = True
-    null_text = False
+    optimises_null = False
     MODELS: tuple[type[nn.Module], ...] = ()
     KINDS: Mapping[str, Kind] = {"attn": "joint"}  # of a block's attentions, by their names
+    LEVEL = 1  # how often the latent's sides are halved: patches are two of its pixels wide
     ORDER: tuple[Segment, ...] = ()
-    # What may have one row for each latent in a call of the model.
+    # What may have one row for each latent in a call of one of the models.
     ROWS: tuple[str, ...] = (
         "hidden_states",
         "encoder_hidden_states",
@@ -37,6 +38,17 @@ class Transformer:
         "timestep",
         "guidance",
         "attention_mask",
+        "added_cond_kwargs",
+        "joint_attention_kwargs",
+        "encoder_attention_mask",
+        "encoder_hidden_states_t5",
+        "text_embedding_mask",
+        "text_embedding_mask_t5",
+        "image_meta_size",
+        "style",
+        "block_controlnet_hidden_states",
+        "controlnet_block_samples",
+        "controlnet_single_block_samples",
     )
 
     def knows(self, pipe) -> bool:
@@ -60,10 +72,17 @@ class Transformer:
             parent, _, last = name.rpartition(".")
             if "blocks." not in f"{parent}." or not hasattr(module, "set_processor"):
                 continue
-            kind = self.KINDS[last]
+            kind = self.KINDS.get(last)
+            if kind is None:
+                raise AttentionControlError(
+                    f"{type(self).__name__} does not know the attention {name} of {type(model).__name__}: its KINDS are of "
+                    f"{', '.join(self.KINDS)}. Say there what {last} is (docs/add_your_model.md)."
+                )
             order = self.ORDER if kind == "joint" else ()
             clear = not best or name in best
-            layer = Layer(f"{name}.processor", kind, "block", 1, module.heads, order, clear)
+            layer = Layer(
+                f"{name}.processor", kind, "block", self.LEVEL, module.heads, order, clear
+            )
             found[layer] = module
         return found
 
@@ -99,7 +118,7 @@ def longest(pipe, arguments: Mapping[str, Any]) -> int:
 class StableDiffusion3(Transformer):
     """Stable Diffusion 3 and 3.5: pixels, then text; guidance in one batch, [negative, positive]."""
 
-    null_text = True
+    optimises_null = True
     MODELS = (SD3Transformer2DModel,)
     KINDS: Mapping[str, Kind] = {"attn": "joint", "attn2": "self"}  # 3.5 has both in some blocks
     ORDER = ("pixels", "text")
@@ -134,7 +153,6 @@ class PixArt(Transformer):
     flow = False
     MODELS = (PixArtTransformer2DModel,)
     KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
-    ROWS = ("encoder_hidden_states", "encoder_attention_mask", "timestep", "added_cond_kwargs")
 
     def tokenizer(self, pipe, arguments: Mapping[str, Any]):
         return sized(pipe.tokenizer, longest(pipe, arguments))
@@ -146,14 +164,6 @@ class HunyuanDiT(Transformer):
     flow = False
     MODELS = (HunyuanDiT2DModel,)
     KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
-    ROWS = (
-        "encoder_hidden_states",
-        "text_embedding_mask",
-        "encoder_hidden_states_t5",
-        "text_embedding_mask_t5",
-        "image_meta_size",
-        "style",
-    )
 
     def tokenizer(self, pipe, arguments: Mapping[str, Any]) -> Tokenizers:
         model = pipe.transformer.config

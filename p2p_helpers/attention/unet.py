@@ -26,7 +26,7 @@ class UNet:
     """Stable Diffusion 1.x, 2.x, XL and their relatives: `UNet2DConditionModel` with self- and cross-attention."""
 
     flow = False
-    null_text = True
+    optimises_null = True
 
     # What may have one row for each latent in a call of the UNet. Positional arguments are the latents, the timestep and
     # the text, in this order.

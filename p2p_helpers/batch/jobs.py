@@ -97,7 +97,8 @@ class Job:
         real = self.picture is not None or self.inversion is not None
         if real and (self.seed is not None or self.negative_prompt is not None):
             raise InputError(
-                "A real picture brings its own noise; leave seed, negative_prompt out."
+                "A real picture brings its own noise, and a batch edits it without a negative prompt; leave seed, "
+                "negative_prompt out."
             )
 
     @functools.cached_property

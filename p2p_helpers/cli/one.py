@@ -36,7 +36,12 @@ def edit(
     seed: Seed = 0,
     steps: Steps = None,
     guidance: Guidance = None,
-    negative: Annotated[str | None, typer.Option(help="What guidance steers away from.")] = None,
+    negative: Annotated[
+        str | None,
+        typer.Option(
+            help="What guidance steers away from; Flux.1 needs true_cfg_scale beside it, in Python."
+        ),
+    ] = None,
     model: Model = "toyland",
     device: Device = None,
 ):

@@ -96,10 +96,18 @@ class Edit(ABC):
         """
 
     def self_schedule(self, steps: int) -> Bool[Tensor, " step"]:
-        """When the source's self-attention maps are used, counted as in the authors' code."""
+        """When the source's self-attention maps are used, counted as in the authors' code.
+
+        `InjectQK`, which does nothing else, has at least one step, also of the four of Flux.1 schnell.
+        """
         usual = QK_STEPS if self.own_text else SELF_STEPS
         share = usual if self.self_steps is None else self.self_steps
-        return active_steps(share, steps, of=steps)
+        on = active_steps(share, steps, of=steps)
+        if self.own_text and not on.any():
+            begin, end = share if isinstance(share, (tuple, list)) else (0.0, share)
+            if begin < end:
+                on[int(begin * steps)] = True
+        return on
 
     def __or__(self, other: Edit) -> Edit:
         return Composition(self, other) if isinstance(other, Edit) else NotImplemented

@@ -110,8 +110,9 @@ class InjectQK(Edit):
     """The source's pixels ask and are asked, of whatever the target says; for joint attention only.
 
     In `self_steps`, 0.2 if not given, as in the authors' code, the queries and keys of the target's
-    pixels are the source's, its text's keys and all values are its own, in one softmax. No words are
-    lined up, so the prompts may be any two, and `cross_steps` says nothing.
+    pixels are the source's, its text's keys and all values are its own, in one softmax. A share above
+    0 is at least one step, of the four of Flux.1 schnell the first. No words are lined up, so the
+    prompts may be any two, and `cross_steps` says nothing.
     `InjectQK() | Reweight({"dog": 2})` scales the target's words.
 
     Args: as for `Edit`.

@@ -18,7 +18,7 @@ from ..attention.families import family_of
 from ..attention.session import Session
 from ..errors import AttentionControlError, InputError, InversionError, PromptError
 from ..prompts.weights import warn_of_weights
-from ..prompts.words import as_read, warn_of_unknown_words
+from ..prompts.words import as_read, warn_of_unknown_words, words
 from ..values import MOST_GUIDANCE, file_path, finite_number, shown, whole_number
 from .artefact import METHODS, Inversion
 from .files import check_folder
@@ -65,9 +65,10 @@ def invert(
             StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
-        method: "null-text" for UNets when not given, "direct" for transformers. "ddim" and "exact" are
-            not for flow matching, "null-text" and "negative-prompt" not for guidance without an empty
-            prompt (Flux, Chroma), "null-text" and "exact" not for PixArt and HunyuanDiT. One of
+        method: "null-text" for UNets when not given, "direct" for transformers. Stable Diffusion 3 takes
+            "direct", "null-text" and "negative-prompt"; Flux.1 and Chroma, whose guidance has no empty
+            prompt beside the prompt, "direct" alone; PixArt and HunyuanDiT "direct", "ddim" and
+            "negative-prompt". One of
             "ddim", the pivot's noise alone: faithful at guidance 1, drifts above (Song et al. 2020,
             arXiv 2010.02502);
             "null-text", unconditional embeddings optimised for every step (Mokady et al. 2022,
@@ -151,7 +152,9 @@ def _check_pipeline(pipe):
 
 
 def _method(pipe, method: str | None) -> str:
-    """The method, or the usual one of the model."""
+    """The method, or the usual one of the model. Raises InversionError for what is none, or none of this model's."""
+    if method not in (None, *METHODS):
+        raise InversionError(f"method={shown(method)}: methods are {', '.join(METHODS)}.")
     if hasattr(pipe, "unet"):
         return "null-text" if method is None else method
     if method in (None, "direct"):
@@ -166,7 +169,7 @@ def _method(pipe, method: str | None) -> str:
         return method
     if method not in ("null-text", "negative-prompt"):
         why = "is made of DDIM's steps, and this model takes Euler's along a flow"
-    elif not family.null_text:
+    elif not family.optimises_null:
         why = (
             "needs an empty prompt beside the prompt in one call of the model, which this model does not have: "
             "its guidance is distilled, or makes a call of its own"
@@ -180,10 +183,8 @@ def _method(pipe, method: str | None) -> str:
 
 def _check_choices(method: str, init: str, steps: int, inner_steps: int):
     """Refuse what is no choice; `invert` says what is raised."""
-    if method not in METHODS or init not in STARTS:
-        raise InversionError(
-            f"method={method!r}, init={init!r}: methods are {', '.join(METHODS)}; init is {' or '.join(STARTS)}."
-        )
+    if init not in STARTS:
+        raise InversionError(f"init={shown(init)}: init is {' or '.join(STARTS)}.")
     whole_number("steps", steps, 1, MAX_TIMES, "50 are usual.")
     whole_number("inner_steps", inner_steps, 1, 10_000, "10 are usual.")
     if method == "null-text" and torch.is_inference_mode_enabled():
@@ -204,7 +205,8 @@ def _check_prompt(pipe, prompt: str):
     warn_of_weights(prompt)
     tokenizer = family_of(pipe).tokenizer(pipe, {})
     (read,) = as_read(pipe, tokenizer, [prompt])
-    warn_of_unknown_words(tokenizer, read)  # and its length
+    words(tokenizer, read)  # its length
+    warn_of_unknown_words(tokenizer, read)
 
 
 def _guidance(pipe, method: str, guidance_scale: float | None) -> float:
@@ -213,8 +215,9 @@ def _guidance(pipe, method: str, guidance_scale: float | None) -> float:
         guidance_scale = usual_guidance(pipe)
     finite_number("guidance_scale", guidance_scale, MOST_GUIDANCE, "7.5 is usual.")
     if method == "null-text" and guidance_scale <= 1:
+        other = "direct" if family_of(pipe).flow else "ddim"
         raise InversionError(
-            f"guidance_scale={guidance_scale}: null-text inversion optimises what guidance above 1 uses. Take method='ddim'."
+            f"guidance_scale={guidance_scale}: null-text inversion optimises what guidance above 1 uses. Take method={other!r}."
         )
     return float(guidance_scale)
 
@@ -244,7 +247,7 @@ def _facts(pipe, prompt: str, pixels: UInt8[np.ndarray, "height width 3"], steps
     if not takes(schedule, steps):
         raise InputError(
             f"steps={steps}: the model was trained with {schedule['num_train_timesteps']} times, "
-            f"from {schedule['steps_offset']} on. Take fewer steps; 50 are usual."
+            f"from {schedule.get('steps_offset', 0)} on. Take fewer steps; 50 are usual."
         )
     facts = fingerprint(pipe, prompt)
     facts["image sha256"] = hashlib.sha256(pixels.tobytes()).hexdigest()

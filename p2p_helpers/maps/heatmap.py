@@ -95,7 +95,12 @@ class Heatmap:
                 f"encoder={encoder}: the model has {len(parts)} whose tokens it tells apart."
             )
         _, first, length = parts[encoder]
-        return tuple(token for token in self.tokens if first <= token < first + length)
+        found = tuple(token for token in self.tokens if first <= token < first + length)
+        if not found:
+            raise InputError(
+                f"encoder={encoder}: {self.name!r} has no token there. Look at another encoder, or leave it out."
+            )
+        return found
 
     def _layer(self, layer: str | SupportsIndex) -> str:
         names = self.maps.layers
@@ -209,7 +214,7 @@ class Heatmap:
             power: n, how often the map is spread.
 
         Raises:
-            InputError: self-attention was not recorded.
+            InputError: self-attention was not recorded, as of joint attention; take `upsample`.
         """
         own = self.maps.of(self.prompt).self_attention
         spread = _unit(self.fused(own.shape)).flatten()

@@ -8,7 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
 from ..errors import InputError
-from ..prompts.words import Phrase, end_of, find_words, word_tokens, words
+from ..prompts.words import Phrase, end_of, find_words, has_start, word_tokens, words
 from .heatmap import Heatmap
 from .self_attention import SelfAttention
 
@@ -45,9 +45,7 @@ class OnePrompt:
             shown = str(index(where))
             tokens = (index(where) % length,) if -length <= index(where) < length else ()
         if not tokens:
-            raise InputError(
-                f"Token {shown} is not one of {length}; count from 0, the start token."
-            )
+            raise InputError(f"Token {shown} is not one of {length}; count from 0.")
         name = f"token {tokens[0]}" if len(tokens) == 1 else f"tokens {tokens[0]} to {tokens[-1]}"
         return Heatmap(self.maps, self.prompt, name, tokens)
 
@@ -73,8 +71,18 @@ class OnePrompt:
         return [Heatmap(self.maps, self.prompt, word.text, word.tokens) for word in found]
 
     @property
+    def has_start(self) -> bool:
+        """Whether a start token stands before the words; T5, which Flux.1, PixArt and DeepFloyd IF read, has none."""
+        return has_start(self.maps.tokenizer, self.maps.prompts[self.prompt])
+
+    @property
     def start(self) -> Heatmap:
-        """The start token."""
+        """The start token. Raises InputError where there is none (`has_start`)."""
+        if not self.has_start:
+            raise InputError(
+                "This model's text has no start token: its first token is the first word's. Look at the end token (.end) or at "
+                "padding (.padding) for what no word gets."
+            )
         return replace(self[0], name="start")
 
     @property
@@ -110,12 +118,15 @@ class OnePrompt:
         """The mean self-attention map at the map level.
 
         Raises:
-            InputError: none was recorded.
+            InputError: none was recorded, as of joint attention.
         """
         maps = self.maps
         own = [layer for layer in maps.sums if maps.kinds[layer] == "self"]
         layers = [layer for layer in own if maps.shapes[layer] == maps.level]
         if not layers:
-            raise InputError("No self-attention layer at the map level was recorded.")
+            raise InputError(
+                "No self-attention layer at the map level was recorded: joint attention (Stable Diffusion 3, Flux.1) keeps no columns "
+                "of pixels, and large maps are left out. Look at words: maps[word], or maps[word].upsample(size) in place of refine(size)."
+            )
         means = [maps.sums[name][self.prompt].float().cpu() / maps.counts[name] for name in layers]
         return SelfAttention(sum(means) / len(means), maps.level)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from ..attention.session import Session
 from ..errors import InputError
 from ..memory import free_bytes
 from ..prompts.words import as_read, word_tokens
+from ..values import shown
 from .heatmap import POOLED
 from .recorded import AttentionMaps, Record
 
@@ -162,6 +164,22 @@ class Recorder:
         }
 
 
+def _check_one_text(pipe, given: Mapping[str, Any]):
+    """Refuse another text for another encoder of a transformer: words are found by one."""
+    if hasattr(pipe, "unet"):
+        return
+    for name in ("prompt_2", "prompt_3"):
+        other = given.get(name)
+        if other and _listed(other) != _listed(given["prompt"]):
+            raise InputError(
+                f"{name}={shown(other)}: record() finds the words of one prompt in all text encoders. Leave it out."
+            )
+
+
+def _listed(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
 @block
 def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
     """Record the attention of whatever a pipeline runs in a `with` block; the last run counts.
@@ -172,8 +190,10 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
 
     Raises:
         AttentionControlError: as `edit`.
-        InputError: in the block, by a run with prompt_embeds in place of the prompt's text; everything is wanted, and memory is too
-            small for it.
+        InputError: in the block, by a run with prompt_embeds in place of the prompt's text, or with another prompt_2 or prompt_3 in a
+            transformer; everything is wanted, and memory is too small for it.
+        PromptError: in the block, by a transformer's run with a prompt that is too long for one of its text encoders, which the
+            pipeline alone would cut off.
     """
     maps = AttentionMaps(None, [], record or Record())
 
@@ -183,9 +203,9 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
             raise InputError(
                 "record() finds maps by the prompt's words: give the pipeline the prompt as text, not as prompt_embeds."
             )
+        _check_one_text(pipe, given)
         tokenizer = session.family.tokenizer(pipe, given)
-        texts = [prompt] if isinstance(prompt, str) else prompt
-        texts = [text for text in texts for _ in range(each)]
+        texts = [text for text in _listed(prompt) for _ in range(each)]
         texts = as_read(pipe, tokenizer, texts, given.get("clean_caption", False))
         maps.__init__(tokenizer, texts, maps.record)
         session.begin(len(texts), observers=[Recorder(maps.record, maps)])

@@ -33,12 +33,13 @@ class Record:
 
     Of joint attention only the columns of words, start and end are kept, and the whole text's: the
     mean of every layer, and heads and steps of all layers together. That is 78 MB with Stable
-    Diffusion 3.5 medium at 1024 pixels, 28 steps and 30 such columns (counted). Self-attention maps
-    of more than 1024 pixels are not kept.
+    Diffusion 3.5 medium at 1024 pixels, 28 steps and 30 such columns (counted). So there is no map
+    between its pixels. Self-attention maps of more than 1024 pixels are not kept.
 
     Args:
-        everything: keep every layer, head and step of cross- and self-attention. Two prompts of
-            Stable Diffusion 1.5 at 512 pixels make about 3 GB a step (counted).
+        everything: keep every layer, head and step of cross- and self-attention, and of those columns
+            of joint attention. Two prompts of Stable Diffusion 1.5 at 512 pixels make about 3 GB a
+            step (counted).
         before: a target's own maps, before the edit; otherwise the maps it was drawn with, after
             the edit.
     """
@@ -54,7 +55,8 @@ class AttentionMaps:
     `maps["cat", 2]` (the second cat), `maps[3]` (token 3 of the source) and `maps[1:4]` (tokens 1
     to 3 together) work too. `for word in maps` gives the words of all prompts, and `"cat" in maps`
     says whether there is such a word. `maps.start` and `maps.end` are the source's start and end
-    tokens. `maps.of(1)` looks in the first target only. `maps.self_attention` is the other kind.
+    tokens; T5 has no start token. `maps.of(1)` looks in the first target only.
+    `maps.self_attention` is the other kind.
     """
 
     def __init__(self, tokenizer, prompts: list[str], record: Record):
@@ -92,7 +94,7 @@ class AttentionMaps:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the cross-attention layers, in the order in which the UNet runs them."""
+        """Names of the layers in which pixels look at words, in the order in which the model runs them."""
         return [layer for layer in self.shapes if self.kinds[layer] == "cross"]
 
     @property
@@ -173,8 +175,8 @@ class AttentionMaps:
             return total
         if asked != others:
             raise InputError(
-                f"The map of token {min(asked)} was not kept: of joint attention each word's, start and end tokens are, and "
-                "all others together, as padding."
+                f"The map of token {min(asked)} alone was not kept: of joint attention each word's, start and end tokens are, and "
+                "all others together, as padding. So neither padding nor the whole text can be split by text encoder; words can."
             )
         return total + found[:, -1] - found[:, :-1].sum(-1)
 
@@ -185,7 +187,7 @@ class AttentionMaps:
 
     @property
     def start(self) -> Heatmap:
-        """The source's start token."""
+        """The source's start token. Raises InputError where there is none, as in T5's text (Flux.1, PixArt)."""
         return self.of(0).start
 
     @property
@@ -195,7 +197,7 @@ class AttentionMaps:
 
     @property
     def self_attention(self) -> SelfAttention:
-        """The source's mean self-attention map at the map level."""
+        """The source's mean self-attention map at the map level. Raises InputError where none was recorded."""
         return self.of(0).self_attention
 
     def save(self, path: str | Path):

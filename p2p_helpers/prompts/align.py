@@ -13,7 +13,7 @@ from ..errors import PromptMismatch
 from .offsets import tokens_and_spans
 from .several import parts_of, readers
 from .split import spelling
-from .words import Word, words
+from .words import Word, has_start, words
 
 
 def _spread(matrix: Tensor, source: Sequence[int], target: Sequence[int]):
@@ -44,8 +44,7 @@ def _blocks(
 def _starts_alike(tokenizer, prompt: str) -> Tensor:
     """A matrix of zeros but for the start token, which T5 does not have."""
     matrix = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
-    start, end = tokens_and_spans(tokenizer, prompt)[1][0]
-    if start == end:
+    if has_start(tokenizer, prompt):
         matrix[0, 0] = 1.0
     return matrix
 

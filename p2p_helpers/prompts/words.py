@@ -19,7 +19,7 @@ _SHOWN = 200  # characters of a prompt that a message shows at most; the prompt 
 
 
 class Word(NamedTuple):
-    """One word of a prompt and the positions of its tokens; the start token is position 0."""
+    """One word of a prompt and the positions of its tokens, from 0; that is the start token, where there is one."""
 
     text: str
     tokens: tuple[int, ...]
@@ -40,13 +40,13 @@ def check_readable(prompt: str):
         ) from None
 
 
-def _too_long(count: int, limit: int, lost: Sequence[str]) -> PromptError:
-    """What to say of a prompt that has more tokens than the model has positions."""
+def _too_long(count: int, limit: int, lost: Sequence[str], tokenizer) -> PromptError:
+    """What to say of a prompt that has more tokens than its text encoder, one of the model's, has positions."""
     text = " ".join(lost)
     if len(text) > _SHOWN:
         text = text[:_SHOWN].rstrip() + " …"
     return PromptError(
-        f"The prompt has {count} tokens with its start and end; the model reads {limit}. "
+        f"The prompt has {count} tokens with its start and end, and the text encoder of {type(tokenizer).__name__} reads {limit}. "
         f"It would not see: {text}. Shorten the prompt."
     )
 
@@ -92,7 +92,7 @@ def _owned(tokenizer, prompt: str) -> list[tuple[Span, Word]]:
     if len(spans) > limit:
         first, _ = spans[limit - 1]  # not seen: the end token takes the last position
         lost = [prompt[start:end] for start, end in split(prompt, added) if end > first]
-        raise _too_long(len(spans), limit, lost)
+        raise _too_long(len(spans), limit, lost, tokenizer)
     texts = list(split(prompt, added))
     owned = owners(texts, spans, prompt)
     names = [added.get((start, end), prompt[start:end]) for start, end in texts]
@@ -110,6 +110,13 @@ def word_tokens(tokenizer, prompts: Sequence[str]) -> list[int]:
             _, spans = tokens_and_spans(part, prompt)
             found |= {first + n for n, (start, end) in enumerate(spans) if start == end}
     return sorted(found)
+
+
+def has_start(tokenizer, prompt: str) -> bool:
+    """Whether a start token stands before the words, which T5 does not have; with several encoders the first one's."""
+    spans = tokens_and_spans(readers(tokenizer)[0], prompt)[1]
+    start, end = spans[0]
+    return start == end and len(spans) > 1
 
 
 def end_of(tokenizer, prompt: str) -> int:
@@ -157,7 +164,7 @@ def _occurrences(texts: list[str], wanted: list[str]) -> list[int]:
 def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
     """Token positions of a word or phrase in a prompt, in any case and with any spaces.
 
-    The start token is position 0.
+    Positions count from 0, the start token where there is one (T5 has none).
 
     Args:
         tokenizer: a Hugging Face tokenizer, as CLIPTokenizer.

@@ -72,7 +72,8 @@ def _prompt(
     Average, steps, and each layer's mean and heads, in bytes.
     """
     own = maps.of(number)
-    words = [own.start, *own.words, own.end, *([own.padding] if own.padding.tokens else [])]
+    start = [own.start] if own.has_start else []
+    words = [*start, *own.words, own.end, *([own.padding] if own.padding.tokens else [])]
     views = [words, *([w.at(step=s) for w in words] for s in steps)]
     for layer in layers:
         views.append([w.at(layer=layer) for w in words])
@@ -85,7 +86,7 @@ def _prompt(
         "text": maps.prompts[number],
         "words": [heat.name for heat in words],
         "colours": [word_colour(heat.name) for heat in words],
-        "first": 1 + _most_telling(own.words),
+        "first": len(start) + _most_telling(own.words),
         "maps": base64.b64encode(small.tobytes()).decode(),
         "scales": [round(float(s), 4) for s in scales.flatten()],
         "picture": _data_url(image),

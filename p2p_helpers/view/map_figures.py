@@ -14,7 +14,7 @@ from .figures import blank, gallery, grid, word_colour
 
 
 def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: int = 0) -> Figure:
-    """Where the picture looks at each word of one prompt, start and end token included.
+    """Where the picture looks at each word of one prompt, the end token included, and the start token where there is one.
 
     If the picture is given, the maps are laid over it.
 
@@ -27,7 +27,7 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
         prompt: which, 0 for the source.
     """
     own = maps.of(prompt)
-    heats = [own.start, *own.words, own.end]
+    heats = [*([own.start] if own.has_start else []), *own.words, own.end]
     pictures = [heat.image() if image is None else heat.overlay(image) for heat in heats]
     titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
     colours = [word_colour(heat.name) for heat in heats]

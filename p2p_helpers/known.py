@@ -1,0 +1,69 @@
+"""What a source that is known already has decided, an inversion or an earlier result: refused where a call says it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import InputError, InversionError
+from .inversion.artefact import Inversion
+
+# Arguments of the pipeline that belong to its noise, its size, its sampler.
+FIXED = (
+    "latents",
+    "image",
+    "mask_image",
+    "strength",
+    "height",
+    "width",
+    "eta",
+    "timesteps",
+    "sigmas",
+    "denoising_start",
+    "denoising_end",
+    "original_size",
+    "target_size",
+    "crops_coords_top_left",
+)
+# Inversions whose source comes out of guidance, and why they take no negative prompt.
+NO_NEGATIVE = {
+    "ddim": "gives the picture back with an empty negative prompt only",
+    "null-text": "has unconditional embeddings of its own, optimised for this picture",
+    "negative-prompt": "has the source prompt in the negative prompt's place",
+}
+
+
+def check_fixed(what: str, seed, generator, arguments: dict[str, Any]):
+    """Refuse what a source that is known already has decided."""
+    named = [name for name in FIXED if name in arguments]
+    named += ["seed"] if seed != 0 else []
+    named += ["generator"] if generator is not None else []
+    if named:
+        raise InputError(
+            f"{what} brings its own noise, size and sampler; leave {', '.join(named)} out."
+        )
+
+
+def check_inversion(
+    pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
+):
+    """Refuse an inversion of another model, number of steps or guidance."""
+    inversion.check(pipe)
+    if steps not in (None, inversion.steps):
+        raise InversionError(
+            f"steps={steps}, but the picture was inverted in {inversion.steps} steps. Leave steps "
+            "out, or invert it again."
+        )
+    negative = [name for name in arguments if name.startswith("negative_prompt")]
+    negative += ["negative_prompt"] if negative_prompt is not None else []
+    reason = NO_NEGATIVE.get(inversion.method)
+    if negative and reason is not None:
+        raise InversionError(
+            f"method={inversion.method!r} {reason}; leave {', '.join(negative)} out, or invert the picture with "
+            "method='direct', which takes it."
+        )
+    if inversion.null is not None and guidance_scale not in (None, inversion.guidance_scale):
+        raise InversionError(
+            f"guidance_scale={guidance_scale}, but this inversion holds for "
+            f"{inversion.guidance_scale} only. Leave guidance_scale out, invert the picture again "
+            "with the new one, or use method='direct', which takes any."
+        )
