@@ -5,7 +5,6 @@ one; and the largest difference from `p2p.edit` over random edits of every kind 
 """
 
 import argparse
-import atexit
 import io
 import json
 import shutil
@@ -140,8 +139,8 @@ def main():
     chosen = parser.parse_args()
     pipe = p2p.load_pipeline("toyland", device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    folder = page_folder(Path(tempfile.mkdtemp()))
-    atexit.register(shutil.rmtree, folder)
+    kept = tempfile.TemporaryDirectory()
+    folder = page_folder(Path(kept.name))
     p2p.export(pipe, folder / "model")
     build.seal(folder)
     size = {

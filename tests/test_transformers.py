@@ -643,15 +643,9 @@ def test_pixart_alphas_sizes_have_rows(tmp_path):
     """They are told to the model beside the text, in added_cond_kwargs."""
     parts = build("pixart", tmp_path).components
     torch.manual_seed(0)
-    model = PixArtTransformer2DModel(
-        num_attention_heads=4,
-        attention_head_dim=24,
-        num_layers=2,
-        cross_attention_dim=96,
-        sample_size=128,
-        caption_channels=64,
-        use_additional_conditions=True,
-    )
+    own = {"attention_head_dim": 24, "cross_attention_dim": 96, "sample_size": 128}
+    own["use_additional_conditions"] = True
+    model = PixArtTransformer2DModel.from_config(parts["transformer"].config, **own)
     pipe = PixArtAlphaPipeline(**{**parts, "transformer": model.eval()})
     pipe.set_progress_bar_config(disable=True)
     plain = uncontrolled(pipe)
