@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -99,12 +99,12 @@ class BlendRun:
         chosen = [
             self._columns(phrases, tokenizer, prompts) for phrases in (blend.words, blend.exclude)
         ]
-        self.columns: Float[Tensor, "which prompt token"] = torch.stack(chosen)
+        self._chosen: Float[Tensor, "which prompt token"] = torch.stack(chosen)
         self._sum: Float[Tensor, "which prompt pixel"] | None = None
         self._shape = (0, 0)
         self._given: Bool[Tensor, "1 height width"] | None = None  # the user's mask
         self._watched: frozenset[Layer] = frozenset()
-        self.tokens: Int[Tensor, " token"] | None = None
+        self.columns: Float[Tensor, "token column"] | None = None  # a chosen token each
 
     @staticmethod
     def _columns(
@@ -147,9 +147,9 @@ class BlendRun:
             raise AttentionControlError(
                 "No layer of a usable size looks at text: local blend can only use a mask of your own here."
             )
-        tokens = self.columns.any(0).any(0).nonzero()[:, 0]
-        self.columns = self.columns.index_select(-1, tokens).to(geometry.device)
-        self.tokens = tokens.to(geometry.device)
+        tokens = self._chosen.any(0).any(0)
+        self.columns = torch.eye(len(tokens))[:, tokens].to(geometry.device)
+        self._chosen = self._chosen[..., tokens].to(geometry.device)
         pixels = self._shape[0] * self._shape[1]
         self._sum = torch.zeros(2, geometry.prompts, pixels, device=geometry.device)
 
@@ -162,9 +162,9 @@ class BlendRun:
         """The chosen layers, at every step."""
         return layer in self._watched
 
-    def see(self, layer: Layer, maps: Float[Tensor, "prompt head pixel token"], step: Tensor):
+    def see(self, layer: Layer, maps: Float[Tensor, "prompt head pixel column"], step: Tensor):
         """Adds one layer's maps of the words."""
-        self._sum.add_(torch.einsum("phnl,wpl->wpn", maps, self.columns) / maps.shape[1])
+        self._sum.add_(torch.einsum("phnl,wpl->wpn", maps, self._chosen) / maps.shape[1])
 
     def _word_mask(self, which: int, size: tuple[int, int]) -> Bool[Tensor, "target height width"]:
         """Where the words look in source or target. The words to include have their maps widened a little."""

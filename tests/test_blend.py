@@ -136,7 +136,7 @@ def test_the_original_mask_by_hand(tokenizer):
     maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
     maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
     maps[1, :, 0, 3] = 9.0  # another word
-    run.see(layers[1], maps[..., run.tokens], torch.zeros(1, dtype=torch.long))
+    run.see(layers[1], maps @ run.columns, torch.zeros(1, dtype=torch.long))
     mask = run.mask(torch.zeros(2, 8, 32, 32))[0]
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[8:14, 8:14] = expected[18:24, 22:28] = True

@@ -363,10 +363,19 @@ def test_one_form_for_every_kind_of_attention(kind, masked):
     own = {row: maps[row][:, pixels] for row in range(3)}
     torch.testing.assert_close(edited_map(own, terms[2], places), edited, rtol=1e-6, atol=1e-6)
     if text:
-        tokens = torch.tensor([4, 0, 3, 1, 2])  # more than a head is wide
+        # More than a head is wide: each token, and two and all of them together
+        groups = torch.tensor(
+            [
+                [0, 0, 0, 0, 1, 1, 1],
+                [1, 0, 0, 0, 0, 0, 1],
+                [0, 0, 1, 0, 0, 0, 1],
+                [0, 1, 0, 0, 0, 1, 1],
+                [0, 0, 0, 1, 0, 0, 1],
+            ]
+        )
         for given, wanted in ((terms, edited), ({}, maps[2][:, pixels])):
-            found = columns(query, key, given, places, tokens, mask)[2]
-            torch.testing.assert_close(found, wanted[..., keys["text"]][..., tokens])
+            found = columns(query, key, given, places, groups.to(key.dtype), mask)[2]
+            torch.testing.assert_close(found, wanted[..., keys["text"]] @ groups.to(key.dtype))
 
 
 def test_a_pipelines_copy_may_be_edited_beside_it(random_pipe):

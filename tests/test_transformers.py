@@ -22,7 +22,7 @@ from p2p_helpers.attention.layers import Layer
 from p2p_helpers.attention.terms import Term, attend
 from p2p_helpers.attention.transformers import Flux, HunyuanDiT, PixArt, StableDiffusion3
 from p2p_helpers.attention.unet import DeepFloydIF
-from p2p_helpers.prompts.several import readers
+from p2p_helpers.prompts.several import parts_of, readers
 from p2p_helpers.prompts.words import word_tokens
 from p2p_helpers.view import explorer, map_figures
 
@@ -433,9 +433,16 @@ def test_the_maps_of_encoders_add_up(pipe):
     assert all(heat.tokens and heat.numpy().max() > 0 for heat in apart)
     with pytest.raises(p2p.InputError, match=f"has {encoders} whose tokens"):
         cat.at(encoder=encoders)
+    source = cat.maps.of(0)
+    parts = parts_of(cat.maps.tokenizer)
+    empty = [
+        source[first : first + length].numpy() for part, first, length in parts if part is None
+    ]
+    for whole in (source.text, source.padding):
+        shares = [whole.at(encoder=number).numpy() for number in range(encoders)]
+        np.testing.assert_allclose(sum(shares) + sum(empty), whole, atol=1e-6)
+        assert whole.name == "padding" or all(share.min() > 0 for share in shares)
     if encoders > 1:
-        with pytest.raises(p2p.InputError, match="by text encoder; words can"):
-            cat.maps.text.at(encoder=0)
         with pytest.raises(p2p.InputError, match="encoder=1: 'end' has no token there"):
             cat.maps.end.at(encoder=1)
 
@@ -469,7 +476,7 @@ def test_words_start_end_and_padding_are_the_texts_share(pipe, tmp_path):
     for name in ("cat", "giraffe"):
         np.testing.assert_array_equal(loaded[name], maps[name])
     np.testing.assert_array_equal(loaded.of(1).padding, maps.of(1).padding)
-    with pytest.raises(p2p.InputError, match="all others together"):
+    with pytest.raises(p2p.InputError, match="others of a text encoder together"):
         maps[max(source.padding.tokens)].numpy()
 
 

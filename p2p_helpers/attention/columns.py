@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .terms import Places, Term, attend, multiplied, of_queries
@@ -32,30 +32,28 @@ def columns(
     key: Float[Tensor, "row head key width"],
     terms: Mapping[int, Sequence[Term]],
     places: Places,
-    tokens: Int[Tensor, " token"],
+    wanted: Float[Tensor, "token column"],
     mask: Tensor | None = None,
     **options,
-) -> Float[Tensor, "row head pixel token"]:
+) -> Float[Tensor, "row head pixel column"]:
     """Columns of the maps that pixels draw with, without writing a map out.
 
-    With a token's indicator for values, attention is that token's column: A·1_j. So the fused kernel gives as many
-    columns at once as a head is wide, edits included, in memory of pixels × tokens.
+    With a token's indicator for values, attention is that token's column: A·1_j, and with that of several tokens the sum of
+    theirs. So the fused kernel gives as many columns at once as a head is wide, edits included, in memory of pixels × columns.
 
     Args:
         terms: row → its terms; none for the maps before the edit.
-        tokens: of the text, on the device; their count stands for all of them together.
+        wanted: 1 for the tokens that are in a column, on the device.
     """
     text, width = places.keys["text"], query.shape[-1]
     query, mask = query[:, :, places.pixels], of_queries(mask, places.pixels)
     ask = Places(places.keys)  # the pixels alone
-    numbers = torch.arange(text.stop - text.start, device=key.device)
     found = []
-    for some in tokens.split(width):
+    for some in wanted.to(key.dtype).split(width, dim=1):
         values = torch.zeros_like(key)
-        wanted = (numbers[:, None] == some) | (some == len(numbers))
-        values[:, :, text, : len(some)] = wanted.to(key.dtype)
+        values[:, :, text, : some.shape[1]] = some
         out = attend(query, key, values, terms, ask, mask, **options)
-        found.append(out[..., : len(some)])
+        found.append(out[..., : some.shape[1]])
     return torch.cat(found, dim=-1)
 
 

@@ -110,9 +110,8 @@ class Mark:
                 ]
             )
             for observer in watching:
-                some = observer.tokens if self.layer.reads_text else None
-                shown = maps if some is None else maps.index_select(-1, some)
-                observer.see(self.layer, shown, self.step)
+                some = observer.columns if self.layer.reads_text else None
+                observer.see(self.layer, maps if some is None else maps @ some, self.step)
 
     def _show_columns(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None):
         """Let observers see the columns of the words, where a whole map would be too large to write out."""
@@ -135,9 +134,9 @@ class Mark:
         for observer in self.watching:
             own = {} if observer.before else terms
             text = self.places.keys["text"]
-            some = observer.tokens
+            some = observer.columns
             if some is None:
-                some = torch.arange(text.stop - text.start, device=key.device)
+                some = torch.eye(text.stop - text.start, device=key.device)
             found = columns(query, key, own, self.places, some, mask, scale=scale)
             observer.see(self.layer, found.float(), self.step)
 

@@ -30,8 +30,9 @@ class Observer(Protocol):
     """Something that wants to see the attention maps of some layers. One per run."""
 
     before: bool  # whether it wants the targets' own maps, before the edit
-    # Which columns of text it wants, numbers on the device; None for all. Joint attention has hundreds, and a word has few.
-    tokens: Int[Tensor, " token"] | None
+    # Which columns of text it wants, each the sum of the tokens that have a 1 in it; on the device. None for every token's.
+    # Joint attention has hundreds of tokens, and a word has few.
+    columns: Float[Tensor, "token column"] | None
 
     def begin(self, geometry: Geometry):
         """Called once, before the first step. What is kept on the device is made here."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..attention.interrupts import block
@@ -17,7 +17,7 @@ from ..attention.observe import Geometry
 from ..attention.session import Session
 from ..errors import InputError
 from ..memory import free_bytes
-from ..prompts.words import as_read, word_tokens
+from ..prompts.words import as_read, word_columns
 from ..values import shown
 from .heatmap import POOLED
 from .recorded import AttentionMaps, Record
@@ -41,7 +41,7 @@ class Recorder:
         self._by_step: dict[str, Tensor] = {}  # (step, prompt, pixel, token)
         self._all: dict[str, Tensor] = {}  # (step, prompt, head, pixel, key)
         self._layers: dict[str, Layer] = {}
-        self.tokens: Int[Tensor, " token"] | None = None
+        self.columns: Float[Tensor, "token column"] | None = None
         self._geometry: Geometry | None = None
         self._level: tuple[int, int] = (0, 0)  # rows and columns at the map level
 
@@ -51,9 +51,11 @@ class Recorder:
         levels = text_levels(geometry.layers) or [0]
         self._level = halved(*geometry.size, map_level(*geometry.size, levels))
         if any(layer.shows_columns for layer in geometry.layers):
-            self.maps.columns = word_tokens(self.maps.tokenizer, self._prompts)
-            wanted = [*self.maps.columns, geometry.tokens]  # the last stands for the whole text
-            self.tokens = torch.tensor(wanted).to(geometry.device)
+            self.maps.columns = word_columns(self.maps.tokenizer, self._prompts)
+            columns = torch.zeros(geometry.tokens, len(self.maps.columns))
+            for column, tokens in zip(columns.T, self.maps.columns, strict=True):
+                column[tokens] = 1.0
+            self.columns = columns.to(geometry.device)
         self._layers = {x.name: x for x in geometry.layers if self.watches(x, 0)}
         if self.record.everything:
             self._check_room()
@@ -64,7 +66,7 @@ class Recorder:
         """How many columns of a layer's maps are kept."""
         if not layer.reads_text:
             return pixels
-        return self._geometry.tokens if self.tokens is None else len(self.tokens)
+        return self._geometry.tokens if self.columns is None else self.columns.shape[1]
 
     def _check_room(self):
         """Refuse to keep everything where it does not fit."""

@@ -31,10 +31,10 @@ class Record:
     embedded model and 30 steps (measured), and about 45 MB with Stable Diffusion 1.5 at 512 pixels
     and 50 steps (counted from the shapes).
 
-    Of joint attention only the columns of words, start and end are kept, and the whole text's: the
-    mean of every layer, and heads and steps of all layers together. That is 78 MB with Stable
-    Diffusion 3.5 medium at 1024 pixels, 28 steps and 30 such columns (counted). So there is no map
-    between its pixels. Self-attention maps of more than 1024 pixels are not kept.
+    Of joint attention only the columns of words, start and end are kept, and each text encoder's
+    padding in one: the mean of every layer, and heads and steps of all layers together. That is
+    78 MB with Stable Diffusion 3.5 medium at 1024 pixels, 28 steps and 30 such columns (counted).
+    So there is no map between its pixels. Self-attention maps of more than 1024 pixels are not kept.
 
     Args:
         everything: keep every layer, head and step of cross- and self-attention, and of those columns
@@ -71,8 +71,8 @@ class AttentionMaps:
         # The cross-attention layers that figures average: of the map level, down and up as in the
         # paper; of a transformer the blocks with the clearest maps, where these are known
         self.level_layers: list[str] = []
-        # Which tokens the last dimension of the maps has, and after them the whole text; None: all
-        self.columns: list[int] | None = None
+        # The tokens that each column of the maps is the sum of, every token in one; None: a column for each
+        self.columns: list[list[int]] | None = None
         # Other layers → (prompt, pixel, token or pixel), summed over steps, mean over heads
         self.sums: dict[str, Tensor] = {}
         # Cross-attention at the map level → (prompt, head, pixel, token), summed over steps
@@ -163,22 +163,19 @@ class AttentionMaps:
         """The maps of some tokens together, from all that were kept.
 
         Raises:
-            InputError: of joint attention each word's, start and end tokens are kept, and all others together.
+            InputError: of joint attention each word's, start and end tokens are kept, and all others of a text encoder together.
         """
         if self.columns is None:
             return found[:, list(tokens)].sum(-1)
-        kept = [place for place, token in enumerate(self.columns) if token in set(tokens)]
-        total = found[:, kept].sum(-1)
-        others = set(range(self.tokenizer.model_max_length)) - set(self.columns)
-        asked = others & set(tokens)
-        if not asked:
-            return total
-        if asked != others:
+        asked = set(tokens)
+        kept = [place for place, group in enumerate(self.columns) if asked.issuperset(group)]
+        lost = asked.difference(*(self.columns[place] for place in kept))
+        if lost:
             raise InputError(
-                f"The map of token {min(asked)} alone was not kept: of joint attention each word's, start and end tokens are, and "
-                "all others together, as padding. So neither padding nor the whole text can be split by text encoder; words can."
+                f"The map of token {min(lost)} alone was not kept: of joint attention each word's, start and end tokens are, and all "
+                "others of a text encoder together. Look at them as maps.of(0).padding."
             )
-        return total + found[:, -1] - found[:, :-1].sum(-1)
+        return found[:, kept].sum(-1)
 
     @property
     def text(self) -> Heatmap:

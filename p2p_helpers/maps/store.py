@@ -21,7 +21,7 @@ from ..prompts.offsets import with_offsets
 from ..prompts.several import Tokenizers, parts_of
 from .recorded import AttentionMaps, Record
 
-FORMAT = 3
+FORMAT = 4
 MEANS = ("sums", "by_head")  # layer → tensor
 SINGLE = ("by_step", "all")  # layer, step → tensor
 
@@ -99,6 +99,8 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
             about = json.loads(said)
             if about["format"] > FORMAT:
                 raise InputError(f"A newer p2p_helpers wrote {path}. Update this one to read it.")
+            if about["format"] == 3 and about["columns"]:
+                raise InputError(f"{path} is of a form that was never released. Record it again.")
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(

@@ -112,6 +112,14 @@ def word_tokens(tokenizer, prompts: Sequence[str]) -> list[int]:
     return sorted(found)
 
 
+def word_columns(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Every position, in groups: those of `word_tokens` each alone, and of each text encoder the rest together, its padding."""
+    own = word_tokens(tokenizer, prompts)
+    parts = (range(first, first + length) for _, first, length in parts_of(tokenizer))
+    rests = [[token for token in part if token not in own] for part in parts]
+    return [[token] for token in own] + [rest for rest in rests if rest]
+
+
 def has_start(tokenizer, prompt: str) -> bool:
     """Whether a start token stands before the words, which T5 does not have; with several encoders the first one's."""
     spans = tokens_and_spans(readers(tokenizer)[0], prompt)[1]
