@@ -20,9 +20,8 @@ CHECK = re.compile(
 )
 IMPORT = re.compile(r"^from p2p_helpers\.course\.checks import (?:\([^)]*\)|.*)\n+", re.M)
 ONLY = re.compile(r"# Toyland only.*\n")
-SENTENCE = (
-    "**In one sentence:** what was wrong with your first attempt, or why is your answer right?"
-)
+RUBRIC = Path(__file__).parent / "rubrics.md"
+ROW = re.compile(r"^\| (\d\d\.\d) \|[^|]*\|[^|]*\| ([^|]+) \|$", re.M)
 CONFIG = '''"""One exercise sheet for each notebook. The sheets hold no solutions, so none has to be cleared."""
 
 c = get_config()
@@ -51,13 +50,13 @@ def graded(kind: str, name: str, points: int = 0) -> dict:
     return said | ({} if kind == "answer" else {"points": points})
 
 
-def assignment(notebook):
-    """A notebook of the course as an assignment, a new notebook without outputs.
+def assignment(notebook, chapter: str):
+    """A notebook of the course, a chapter as "02", as an assignment: a new notebook without outputs.
 
     Raises:
         ValueError: a cell with an answer does not end in a check, or the exercises are not numbered.
     """
-    cells, number, stars, imports = [], 0, 0, ""
+    cells, number, stars, imports, asked = [], 0, 0, "", questions()
     for old in notebook.cells:
         cell = nbformat.from_dict(old)
         cell.metadata = {}
@@ -77,13 +76,19 @@ def assignment(notebook):
             continue
         if not number:
             raise ValueError(f"No exercise stands above the check {found[0][:80]}")
-        cells += _split(cell, found, imports, f"exercise-{number}", stars)
+        question = asked[f"{chapter}.{number}"]
+        cells += _split(cell, found, imports, f"exercise-{number}", stars, question)
     made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     nbformat.validate(made)
     return made
 
 
-def _split(cell, found: re.Match, imports: str, name: str, stars: int) -> list:
+def questions() -> dict[str, str]:
+    """The question of each exercise, by its place as in 02.1, from the rubric."""
+    return dict(ROW.findall(RUBRIC.read_text(encoding="utf-8")))
+
+
+def _split(cell, found: re.Match, imports: str, name: str, stars: int, question: str) -> list:
     """The answer's cell, the check's and the sentence's."""
     only = ONLY.match(cell.source)
     answer = CHECK.sub("", IMPORT.sub("", cell.source)).rstrip()
@@ -93,7 +98,9 @@ def _split(cell, found: re.Match, imports: str, name: str, stars: int) -> list:
     head = (only[0] if only else "") + re.sub(r"NotYet,\s*", "", imports.rstrip())
     test = nbformat.v4.new_code_cell(f"{head}\n\n{check}", id=f"{name}-check")
     test.metadata["nbgrader"] = graded("check", f"{name}-check", stars)
-    words = nbformat.v4.new_markdown_cell(f"{SENTENCE}\n\n", id=f"{name}-sentence")
+    words = nbformat.v4.new_markdown_cell(
+        f"**In one sentence:** {question}\n\n", id=f"{name}-sentence"
+    )
     words.metadata["nbgrader"] = graded("sentence", f"{name}-sentence", 1)
     return [cell, test, words]
 
@@ -106,7 +113,8 @@ def write(folder: Path) -> list[Path]:
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         place = folder / "source" / path.stem / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(assignment(nbformat.read(path, as_version=4)), place)
+        made = assignment(nbformat.read(path, as_version=4), path.stem[:2])
+        nbformat.write(made, place)
         written.append(place)
     return written
 

@@ -27,7 +27,7 @@ each = pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 
 
 def made(path):
-    return assignment(nbformat.read(path, as_version=4))
+    return assignment(nbformat.read(path, as_version=4), path.stem[:2])
 
 
 def graded(notebook):
@@ -48,7 +48,8 @@ def test_its_points_are_those_of_the_rubric(path):
     for name in (name for name in cells if re.fullmatch(r"exercise-\d", name)):
         place = f"{path.stem[:2]}.{name[-1]}"
         assert cells[f"{name}-check"].metadata.nbgrader.points == POINTS[place], place
-        assert cells[f"{name}-sentence"].metadata.nbgrader.points == 1
+        sentence = cells[f"{name}-sentence"]
+        assert sentence.metadata.nbgrader.points == 1 and sentence.source.strip().endswith("?")
         assert not cells[name].metadata.nbgrader.locked
         assert cells[f"{name}-check"].metadata.nbgrader.locked
     found = {f"{path.stem[:2]}.{name[-1]}" for name in cells if name[-1].isdigit()}
@@ -89,7 +90,7 @@ def test_a_check_tells_a_wrong_answer_from_a_right_one():
 def test_an_exercise_without_a_check_is_an_error():
     cell = nbformat.v4.new_code_cell("mine = 1  # change me")
     with pytest.raises(ValueError, match="No check"):
-        assignment(nbformat.v4.new_notebook(cells=[cell]))
+        assignment(nbformat.v4.new_notebook(cells=[cell]), "00")
 
 
 def test_it_is_a_course_of_nbgraders(tmp_path):
