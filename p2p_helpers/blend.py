@@ -16,7 +16,7 @@ from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
 from .masks import Mask, as_mask, on_latent
-from .prompts.words import Phrase, find_words
+from .prompts.words import Phrase, contains, find_words
 from .values import shown
 
 
@@ -77,6 +77,32 @@ class LocalBlend:
             object.__setattr__(self, "mask", as_mask(self.mask))
 
 
+def check_words(blend: LocalBlend, tokenizer, runs: Sequence[Sequence[str]]):
+    """Refuse words that say nowhere where a picture may change.
+
+    Args:
+        runs: the prompts of each run that the blend is for.
+
+    Raises:
+        PromptError: a word that no prompt has, or a run whose prompts have none of the words.
+    """
+    prompts = [prompt for run in runs for prompt in run]
+    for phrase in (*blend.words, *blend.exclude):
+        if not any(contains(tokenizer, prompt, phrase) for prompt in prompts):
+            try:
+                find_words(tokenizer, prompts[-1], phrase)
+            except PromptError as error:
+                raise PromptError(
+                    f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {error}"
+                ) from None
+    for run in runs if blend.words else ():
+        if not any(contains(tokenizer, prompt, one) for prompt in run for one in blend.words):
+            raise PromptError(
+                f"Local blend is for every change of words, and for the one from {run[0]!r} to {run[-1]!r} it has no word of "
+                f"these prompts, only {', '.join(map(repr, blend.words))}. Add one that says where this change may be."
+            )
+
+
 class BlendRun:
     """A `LocalBlend` at work on one batch of prompts: an attention observer that also changes latents after each step.
 
@@ -84,11 +110,8 @@ class BlendRun:
 
     Args:
         blend: what to do.
-        tokenizer, prompts: the source prompt, then the targets.
+        tokenizer, prompts: the source prompt, then the targets. A word that none of them has looks nowhere.
         scale: pixels of the picture to one of the latent, along a side.
-
-    Raises:
-        PromptError: a word that no prompt has.
     """
 
     before = False
@@ -113,16 +136,9 @@ class BlendRun:
         """1 for every token of the phrases."""
         columns = torch.zeros(len(prompts), tokenizer.model_max_length)
         for phrase in phrases:
-            errors = []
             for row, prompt in zip(columns, prompts, strict=True):
-                try:
+                if contains(tokenizer, prompt, phrase):
                     row[find_words(tokenizer, prompt, phrase)] = 1.0
-                except PromptError as error:
-                    errors.append(error)
-            if len(errors) == len(prompts):
-                raise PromptError(
-                    f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {errors[-1]}"
-                )
         return columns
 
     def begin(self, geometry: Geometry):

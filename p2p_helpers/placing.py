@@ -53,7 +53,7 @@ def placed(
 
     Raises:
         PromptError: the source's prompt does not name the object.
-        InputError: its mask has another size than the picture; it would be outside of the picture.
+        InputError: its mask has another size than the picture; it would be outside of the picture, or where it was.
     """
     size = (known.shape[-2], known.shape[-1])
     seen = [_seen(maps, maps[one.phrase], size) for one in placements]
@@ -66,8 +66,16 @@ def placed(
     soft = [own for own, _ in seen]
     layout = Layout(placements, soft, [rivals for _, rivals in seen])
     for one, new in zip(placements, layout.new, strict=True):
-        if not new.any() and not one.goes and one.shift != (0.0, 0.0):
-            raise InputError(f"{one!r}: the object would be outside of the picture.")
+        if new.any() or one.goes or one.shift == (0.0, 0.0):
+            continue
+        rows, columns = size
+        least = max(abs(one.shift[0]) * columns, abs(one.shift[1]) * rows)
+        if one.scale == 1 and round(least) == 0:
+            raise InputError(
+                f"{one!r} is less than half a latent pixel, and whole ones are moved. Here one is {1 / columns:.3f} of the width and "
+                f"{1 / rows:.3f} of the height."
+            )
+        raise InputError(f"{one!r}: the object would be outside of the picture.")
     (whole, opaque), composite = composed(picture, layout, soft), None
     if any(one.scale != 1 for one in placements):
         if hasattr(pipe, "vae"):

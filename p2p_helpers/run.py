@@ -10,7 +10,7 @@ from PIL import Image
 
 from .arguments import as_blend
 from .attention.families import family_of
-from .blend import LocalBlend
+from .blend import LocalBlend, check_words
 from .edits.edit import Edit
 from .edits.layout import placements
 from .inversion.artefact import Inversion
@@ -18,7 +18,7 @@ from .maps.recorded import Record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
-from .running import Before, Planned, run
+from .running import Before, Planned, check_layers, run
 
 
 def edit(
@@ -56,7 +56,7 @@ def edit(
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
-            Where an edit is of words and of places, it is for the words.
+            Where an edit is of words and of places, it is for the words; each change of words goes by those that its prompts have.
         seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
@@ -104,14 +104,14 @@ def edit(
     runs: list[Planned] = []
     requests = request.in_stages()
     pictures: list[Image.Image] = []
+    blends = _blends(pipe, requests, local_blend)
     before = _recorded(source, requests[0])
-    for stage, after in zip(requests, [*requests[1:], None], strict=True):
-        places = any(map(placements, stage.edits))
+    for stage, blend, after in zip(requests, blends, [*requests[1:], None], strict=True):
         plan, images = run(
             pipe,
             stage,
             before,
-            local_blend=None if places and request.stages else local_blend,
+            local_blend=blend,
             record=record if after is None else record or True,
             callback=callback,
             progress=progress,
@@ -120,6 +120,20 @@ def edit(
         pictures = [*(pictures or images)[:1], *images[1:]]
         before = None if after is None else plan.picture(1, images[1])
     return _result(pipe, request, runs, pictures)
+
+
+def _blends(pipe, requests: Sequence[Request], blend: LocalBlend | None) -> list[LocalBlend | None]:
+    """Each run's local blend, which of several runs is for those that change words. Refuses wrong words and layers now."""
+    for request in requests:
+        for change in request.edits:
+            check_layers(pipe, change)
+    if blend is None:
+        return [None] * len(requests)
+    places = [any(map(placements, request.edits)) for request in requests]
+    found = [None if moves and len(requests) > 1 else blend for moves in places]
+    wanted = [one.read for one, own in zip(requests, found, strict=True) if own is not None]
+    check_words(blend, requests[0].tokenizer, wanted)
+    return found
 
 
 def _recorded(source: str | Inversion | EditResult, first: Request) -> Before | None:

@@ -76,8 +76,6 @@ def _planned(
         kept = record if isinstance(record, Record) else Record()
         every = list(request.readings.values())
         recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept), every)
-    for change in request.edits:
-        _check_layers(pipe, change)
     layouts = [one and one.layout for one in placed]
     edits = Plan(
         tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
@@ -114,7 +112,7 @@ def _placed(
     return [placed(pipe, own, *found) if own else None for own in wanted]
 
 
-def _check_layers(pipe, change: Edit):
+def check_layers(pipe, change: Edit):
     """Refuse names that no layer of the model has, and joint attention's edit where there is none."""
     if change.own_text and not any(layer.order for layer in layers_of(pipe)):
         raise InputError(

@@ -12,7 +12,7 @@ from .edits.layout import Placement, placements, without
 from .edits.words import Reweight
 from .errors import InputError, PromptMismatch
 from .prompts.align import read_alike
-from .prompts.words import contains
+from .prompts.words import contains, find_words
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,12 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
     found, now = [], source
     for number, group in enumerate(groups):
         _check_once(placements(group))
+        for one in placements(group):
+            find_words(tokenizer, now, one.phrase)  # an error now, before anything is run
         gone += [one for one in placements(group) if one.goes]
         after = kept(target if number >= turn else source, gone)
         if len(groups) > 1:
-            group.matrices(tokenizer, now, after, 1)  # a word that is not found is an error now
+            group.matrices(tokenizer, now, after, 1)  # and its words
         found.append(Stage(now, after, group))
         now = after
     return found

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.edits.edit import Composition
 from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, Placed, signals, widened, without_specks
 from p2p_helpers.masks import on_latent
@@ -152,6 +153,12 @@ WITHOUT = {
     ("a cat and a red dog on the beach", "dog"): "a cat on the beach",
     ("a photo of a cat on the beach", "cat"): "a photo of on the beach",
     ("a cat on the beach", "beach"): "a cat on",
+    ("a cat and a dog and a cat on the beach", "cat"): "a dog on the beach",
+    ("a cat and a dog and a cat on the beach", ("cat", 2)): "a cat and a dog on the beach",
+    ("a cat on a sofa and a cat in a box", "cat"): "on a sofa in a box",
+    ("a cat, a dog", "cat"): "a dog",
+    ("a fox, a cat and a dog in a forest", "cat"): "a fox and a dog in a forest",
+    ("a fox, a cat and a dog in a forest", "dog"): "a fox, a cat in a forest",
 }
 
 
@@ -208,9 +215,52 @@ def test_a_move_by_nothing_changes_nothing(toyland):
     ids=str,
 )
 def test_layout_edits_compose(toyland, target, change):
-    result = p2p.edit(toyland, CAT, target, change, seed=3, steps=4, progress=False)
+    """Each gives another picture than the source, and than what its edits of words give alone."""
+    how = {"seed": 3, "steps": 4, "progress": False}
+    result = p2p.edit(toyland, CAT, target, change, **how)
     assert (pixels(result.image) != pixels(result.source)).any()
-    assert len(placements(change)) == 1
+    if isinstance(change, Composition):
+        own = next(part for part in (change.first, change.second) if not placements(part))
+        words = p2p.edit(toyland, CAT, target, own, **how)
+        assert (pixels(result.image) != pixels(words.image)).any()
+
+
+TWO = "a cat and a dog on the beach"
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "said"),
+    [
+        (TWO, p2p.Move("cat", dx=0.2) | p2p.Remove("dog"), CAT),
+        (TWO, p2p.Remove("dog") | p2p.Move("cat", dx=0.2), CAT),
+        (TWO, p2p.Resize("dog", 0.7) | p2p.Move("cat", dx=0.2) | p2p.Remove("dog"), None),
+        (
+            "a cat and a fox on the beach",
+            p2p.Replace() | p2p.Move("cat", dx=0.2) | p2p.Remove("fox"),
+            CAT,
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_removed_may_come_last(toyland, target, change, said):
+    def make():
+        return p2p.edit(toyland, TWO, target, change, seed=3, steps=2, progress=False)
+
+    if said is None:
+        with pytest.raises(p2p.InputError, match="at once"):
+            make()
+    else:
+        assert make().target_prompts == [said]
+
+
+def test_a_blend_is_for_the_words_that_a_change_has(toyland):
+    dog = "a dog on the beach"
+    how = {"seed": 3, "steps": 2, "progress": False, "local_blend": ("cat", "dog")}
+    last = p2p.Replace() | p2p.Move("dog", dx=0.2) | p2p.Reweight({"dog": 2})
+    first = p2p.Reweight({"cat": 2}) | p2p.Move("cat", dx=0.2) | p2p.Replace()
+    for change in (last, first):
+        result = p2p.edit(toyland, CAT, dog, change, **how)
+        assert result.masks.shape[:2] == (2, 1) and result.target_prompts == [dog]
 
 
 def test_a_word_that_is_swapped_is_another_object_in_its_new_place(toyland):
@@ -266,6 +316,14 @@ def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, m
     ]:
         with pytest.raises(kind, match=said):
             p2p.edit(toyland, CAT, target, change, progress=False)
+    move = p2p.Replace() | p2p.Move("dog", dx=0.1)
+    for change, blend, said in [
+        (move, "fox", "found it in none"),
+        (p2p.Move("cat", dx=0.1) | p2p.Replace(layers="nowhere"), None, "fits no layer"),
+        (move | p2p.Reweight({"dog": 2}), "cat", "Add one that says where"),
+    ]:
+        with pytest.raises(p2p.InputError, match=said):
+            p2p.edit(toyland, CAT, dog, change, local_blend=blend, progress=False)
     mixed = [p2p.Replace() | p2p.Move("dog", dx=0.1), p2p.Replace()]
     with pytest.raises(p2p.InputError, match="for each target"):
         p2p.edit(toyland, CAT, [dog, dog], mixed, progress=False)
@@ -480,6 +538,9 @@ def test_wrong_places_are_refused(change, said):
 def test_a_place_outside_of_the_picture_is_refused(toyland):
     with pytest.raises(p2p.InputError, match="outside of the picture"):
         p2p.edit(toyland, CAT, CAT, p2p.Move("cat", dx=1.0), steps=2, progress=False)
+    for less in (p2p.Move("cat", dx=0.02), p2p.Duplicate("cat", dy=-0.03)):
+        with pytest.raises(p2p.InputError, match=r"less than half a latent pixel.*0\.062"):
+            p2p.edit(toyland, CAT, CAT, less, steps=2, progress=False)
     with pytest.raises(p2p.PromptError, match="zebra"):
         p2p.edit(toyland, CAT, CAT, p2p.Move("zebra"), steps=2, progress=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
@@ -71,11 +72,7 @@ class Placement(Edit):
         return 0.0, 0.0
 
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step: the words that both prompts have keep the source's maps.
-
-        Raises PromptError if the object is not in the source.
-        """
-        find_words(tokenizer, source, self.phrase)
+        """S and T for every step: the words that both prompts have keep the source's maps."""
         return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
 
     def __repr__(self):
@@ -160,29 +157,39 @@ class Remove(Placement):
 def without(tokenizer, prompt: str, phrase: Phrase) -> str:
     """A prompt without an object: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
-    What goes is the phrase, what stands between it and the article before it, and an "and" beside it.
+    What goes is the phrase, what stands between it and the article before it, and an "and" or a comma beside it; wherever the prompt
+    has the phrase.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
     """
     gone = set(find_words(tokenizer, prompt, phrase))
     found = words(tokenizer, prompt)
+    kept = [word.text for word in found]
     numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
-    first, last = numbers[0], numbers[-1]
-    articles = [n for n in range(first) if found[n].text.lower() in ARTICLES]
-    joins = [n for n in range(first) if found[n].text.lower() in JOINS]
-    if articles and not any(n > articles[-1] for n in joins):
-        first = articles[-1]
-    left, right = [w.text for w in found[:first]], [w.text for w in found[last + 1 :]]
-    if left and left[-1].lower() == "and":
-        left.pop()
-    elif right and right[0].lower() == "and":
-        right.pop(0)
-    if not left and not right:
+    lasts = [n for n in numbers if n + 1 not in numbers]
+    firsts = [n for n in numbers if n - 1 not in numbers]
+    for first, last in zip(reversed(firsts), reversed(lasts), strict=True):
+        kept = _cut(kept, first, last)
+    if not kept:
         raise PromptError(
             f"Without {phrase!r} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture shows then."
         )
-    return " ".join(left + right)
+    return re.sub(r" ([,.;:!?])(?= |$)", r"\1", " ".join(kept))
+
+
+def _cut(said: list[str], first: int, last: int) -> list[str]:
+    """Words without those from the first to the last, the article before them, and what joined them to others."""
+    articles = [n for n in range(first) if said[n].lower() in ARTICLES]
+    joins = [n for n in range(first) if said[n].lower() in {*JOINS, ","}]
+    if articles and not any(n > articles[-1] for n in joins):
+        first = articles[-1]
+    left, right = said[:first], said[last + 1 :]
+    if left and left[-1].lower() in ("and", ","):
+        left = left[:-1]
+    elif right and right[0].lower() in ("and", ","):
+        right = right[1:]
+    return left + right
 
 
 def placements(edit: Edit) -> list[Placement]:
