@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
-from .masks import Mask, as_mask, on_latent
+from .masks import Mask, as_mask, mask_picture, on_latent
 from .prompts.words import Phrase, contains, find_words
 from .values import shown
 
@@ -28,6 +28,10 @@ def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
         isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], int)
     ):
         return [words]
+    if not isinstance(words, Iterable):
+        raise InputError(
+            f'{shown(words)} is no word. Give one or several, e.g. LocalBlend(("cat", "dog")).'
+        )
     return list(words)
 
 
@@ -224,8 +228,6 @@ class BlendRun:
 
 def restored(original: Image.Image, edited: Image.Image, mask: Tensor) -> Image.Image:
     """The edited picture inside the mask, the original's own pixels outside, with an edge as soft as a latent pixel is wide."""
-    inside = (
-        Image.fromarray(mask.numpy()).convert("L").resize(edited.size, Image.Resampling.NEAREST)
-    )
+    inside = mask_picture(mask, edited.size)
     soft = edited.width / mask.shape[1]
     return Image.composite(edited, original, inside.filter(ImageFilter.GaussianBlur(soft / 2)))

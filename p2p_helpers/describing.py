@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -40,7 +41,8 @@ def describe(image: Image.Image, pipe, *, model: str | Path = CAPTIONER) -> str:
         raise InputError(
             f"A picture is needed, not {shown(image)}. Read a file with load_image(file, pipe)."
         )
-    tokenizer = family_of(pipe).tokenizer(pipe, {})
+    # A copy: the pipeline may be at work in another thread.
+    tokenizer = copy.deepcopy(family_of(pipe).tokenizer(pipe, {}))
     if vocabulary(tokenizer):
         return _read(image)
     return _cut(

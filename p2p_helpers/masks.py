@@ -35,6 +35,15 @@ def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
     return mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
 
 
+def mask_picture(
+    mask: Bool[np.ndarray | Tensor, "row column"], size: tuple[int, int]
+) -> Image.Image:
+    """A mask as a grey picture of this size (width, height), 255 where it is true, in squares."""
+    values = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    small = Image.fromarray(values.astype(bool).astype(np.uint8) * 255)
+    return small.resize(size, Image.Resampling.NEAREST)
+
+
 def on_latent(
     mask: Bool[np.ndarray, "height width"], size: tuple[int, int], picture: tuple[int, int]
 ) -> Float[Tensor, "row column"]:

@@ -63,8 +63,13 @@ def fitting(free: int | None, peak: int | None, prompts: int, kind: str, share: 
 def is_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory has run out."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    said = str(error)
-    return isinstance(error, kinds) or "out of memory" in said or "can't allocate memory" in said
+    known = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "Cannot allocate memory",
+    )
+    return isinstance(error, kinds) or any(said in str(error) for said in known)
 
 
 def _kib(file: Path, field: str) -> int:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers.utils import logging
 
 from .errors import InputError, ModelError
+from .memory import is_of_memory
 from .paths import data_folder
 from .values import first_line, shown
 
@@ -193,7 +194,7 @@ def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     try:
         return pipe.to(device)
     except (RuntimeError, MemoryError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         parts = [p for p in pipe.components.values() if isinstance(p, torch.nn.Module)]
         weights = [w for part in parts for w in part.parameters()]
@@ -206,12 +207,6 @@ def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
             f"notebooks hold theirs), {smaller}or load it with device='cpu' and call "
             "pipe.enable_model_cpu_offload()."
         ) from error
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory has run out."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "memory" in str(error)
 
 
 def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
@@ -235,7 +230,7 @@ def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
 def _not_loaded(name: str, failure: Exception) -> ModelError:
     """What to say of a model that could not be loaded."""
     said = first_line(failure)
-    if _is_of_memory(failure):
+    if is_of_memory(failure):
         return ModelError(
             f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16 "
             "(torch.bfloat16 for Stable Diffusion 3, Flux.1 and Chroma)."

@@ -63,6 +63,9 @@ def settings_of(result: EditResult, number: int | None = None) -> dict:
     }
     if result.origin is not None:
         inversion, asked = result.origin.inversion, result.origin.arguments
+        if number is None:  # edits of an earlier result may have others
+            said["guidance_scale"] = result.origin.guidance_scale
+            said["negative_prompt"] = result.origin.negative_prompt
         said |= {name: asked[name] for name in SIZES if name in asked}
         if inversion is not None:
             picture = inversion.facts.get("image sha256")  # the first files lack it

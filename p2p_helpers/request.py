@@ -33,6 +33,7 @@ class Request:
         prompts: source first.
         readings: of these and of the stages' prompts, as the tokenizer reads them.
         inversion: where the source is a real picture.
+        made_with: the guidance scale and negative prompt of the source, which an earlier result has.
         known: the source's latents after every step, if they need not be worked out.
         state: of the user's generator before the run.
         stages: of the one target, if words and places change in turn; none if one run does all.
@@ -48,6 +49,7 @@ class Request:
     seed: int | None
     generators: list[torch.Generator] | None
     inversion: Inversion | None
+    made_with: tuple[float, str | None]
     known: Tensor | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]  # of the pipeline, as the user gave them
@@ -125,14 +127,15 @@ def checked(
     given.check_source(source)
     targets = given.targets(target)
     edits = given.one_each(edit, targets)
-    known = inversion = None
+    known = inversion = earlier = None
     if isinstance(source, EditResult):
-        earlier, origin = source, _origin(pipe, source, steps, seed, generator, arguments)
-        source, known = origin.inversion or earlier.source_prompt, origin.trajectory
-        steps, seed, generator = earlier.steps, earlier.seed, origin.generator()
+        earlier = _origin(pipe, source, steps, seed, generator, arguments)
+        result, origin = source, earlier
+        source, known = origin.inversion or result.source_prompt, origin.trajectory
+        steps, seed, generator = result.steps, result.seed, origin.generator()
         arguments = origin.arguments | arguments
-        guidance_scale = earlier.guidance_scale if guidance_scale is None else guidance_scale
-        negative_prompt = earlier.negative_prompt if negative_prompt is None else negative_prompt
+        guidance_scale = result.guidance_scale if guidance_scale is None else guidance_scale
+        negative_prompt = result.negative_prompt if negative_prompt is None else negative_prompt
     elif isinstance(source, Inversion):
         check_fixed("An inversion", seed, generator, arguments)
     if isinstance(source, Inversion):
@@ -146,6 +149,10 @@ def checked(
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
+    own = arguments.get(
+        "timesteps", arguments.get("sigmas")
+    )  # which decide how many steps there are
+    steps = len(own) if hasattr(own, "__len__") else steps
     given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)
@@ -171,6 +178,9 @@ def checked(
         seed=seed if generator is None else None,
         generators=None if inversion is not None else _generators(seed, generator, 1 + len(edits)),
         inversion=inversion,
+        made_with=(float(guidance_scale), negative_prompt)
+        if earlier is None
+        else (earlier.guidance_scale, earlier.negative_prompt),
         known=known,
         state=None if generator is None else (generator.device, generator.get_state()),
         arguments=arguments,

@@ -27,6 +27,7 @@ class Origin:
         trajectory: the source's latents after every step.
         size: of the latent, its height and width.
         inversion: the real picture's, if it was one.
+        guidance_scale, negative_prompt: with which the source was made.
         state: of a generator that was given in a seed's place, before the run, and its device.
         arguments: other arguments of the pipeline.
         model: the network that made it.
@@ -36,6 +37,8 @@ class Origin:
     trajectory: Float[Tensor, "step ..."]
     size: tuple[int, int]
     inversion: Inversion | None
+    guidance_scale: float
+    negative_prompt: str | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]
     model: weakref.ref
@@ -93,6 +96,12 @@ class EditResult:
     def image(self) -> Image.Image:
         """The first edited picture."""
         return self.images[0]
+
+    @property
+    def before(self) -> Image.Image:
+        """The picture that it starts from: the real one, or the generated source."""
+        inversion = None if self.origin is None else self.origin.inversion
+        return self.source if inversion is None else inversion.image
 
     def _repr_png_(self):
         from .view.edit_figures import show

@@ -171,6 +171,8 @@ def _result(
             trajectory=runs[0].trajectory(0),
             size=runs[0].size,
             inversion=request.inversion,
+            guidance_scale=request.made_with[0],
+            negative_prompt=request.made_with[1],
             state=request.state,
             arguments=request.arguments,
             model=weakref.ref(family_of(pipe).model(pipe)),

@@ -21,6 +21,7 @@ from .layout import Placed
 from .maps.one_prompt import OnePrompt
 from .maps.record import Recorder
 from .maps.recorded import AttentionMaps, Record
+from .masks import mask_picture
 from .placing import placed
 from .request import Request
 
@@ -233,7 +234,5 @@ def run(
 
 def _with_its_objects(image: Image.Image, mask: Tensor, own: Placed) -> Image.Image:
     """A picture in which moved and resized objects have the pixels of the picture before, where the mask lets it change."""
-    allowed = (
-        Image.fromarray(mask.numpy()).convert("L").resize(image.size, Image.Resampling.NEAREST)
-    )
+    allowed = mask_picture(mask, image.size)
     return Image.composite(own.picture, image, ImageChops.multiply(own.opaque, allowed))

@@ -1,16 +1,18 @@
 """Every mistake of a first hour gets a message of ours at once: what was wrong, and what to do."""
 
+import copy
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 from diffusers.utils import logging
 from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.prompts.weights import warn_of_weights
+from p2p_helpers.provenance import settings_of
 
 pytestmark = pytest.mark.usefixtures("untyped")
 CAT, DOG = "a cat on the beach", "a dog on the beach"
@@ -75,6 +77,10 @@ def test_edit_explains(random_pipe, name):
         (lambda pipe: p2p.Reweight({"cat": 1e39}), "weight of 'cat'=1e\\+39"),
         (lambda pipe: p2p.Reweight({"cat": "2"}), "weight of 'cat'='2'"),
         (lambda pipe: p2p.LocalBlend("cat", threshold="0.3"), "threshold='0.3'"),
+        (lambda pipe: p2p.LocalBlend(5), "5 is no word"),
+        (lambda pipe: p2p.LocalBlend("cat", exclude=5), "5 is no word"),
+        (lambda pipe: p2p.Replace(self_size="0.5"), "self_size is a share.*'0.5'"),
+        (lambda pipe: p2p.Replace(layers=7), "layers=7"),
         (lambda pipe: p2p.invert(pipe, PICTURE, None), "prompt=None"),
         (lambda pipe: p2p.invert(pipe, PICTURE, [CAT]), "give one text"),
         (lambda pipe: p2p.invert(pipe, "cat.png", CAT), "load_image\\('cat.png', pipe\\)"),
@@ -96,6 +102,18 @@ def test_words_alone_are_a_local_blend(random_pipe):
         assert blended.local_blend == p2p.LocalBlend(words)
     with pytest.raises(TypeError):
         p2p.LocalBlend("cat", "dog")  # once this kept the dog's place
+
+
+def test_a_result_says_what_its_own_pictures_were_made_with(random_pipe):
+    pipe = copy.copy(random_pipe)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    first = edit(pipe, timesteps=[900, 500, 100], guidance_scale=3.0, negative_prompt="a dog")
+    assert first.steps == 3
+    again = p2p.edit(pipe, first, DOG, guidance_scale=9.0, negative_prompt="a fox", progress=False)
+    source, target = settings_of(again), settings_of(again, 0)
+    assert (source["guidance_scale"], source["negative_prompt"]) == (3.0, "a dog")
+    assert (target["guidance_scale"], target["negative_prompt"]) == (9.0, "a fox")
+    assert settings_of(p2p.edit(pipe, again, DOG, progress=False))["guidance_scale"] == 3.0
 
 
 FIXED = {

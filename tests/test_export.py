@@ -161,6 +161,17 @@ def test_models_that_read_something_else_are_refused(tmp_path):
         p2p.ModelError, match="XLPipeline cannot be exported.*latents, time and text"
     ):
         p2p.export(refiner, tmp_path)
+    sd1 = build("sd1", tmp_path / "tokenizer1")
+    sd1.unet.register_to_config(in_channels=9)  # an inpainting model's
+    with pytest.raises(p2p.ModelError, match="latents, time and text"):
+        p2p.export(sd1, tmp_path / "out")
+    sd1.unet.register_to_config(in_channels=4)
+    sd1.scheduler = type(sd1.scheduler).from_config(
+        sd1.scheduler.config, timestep_spacing="trailing"
+    )
+    with pytest.raises(p2p.ModelError, match="trailing"):
+        p2p.export(sd1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # at once, before anything is written
 
 
 def test_an_xl_in_two_files_a_graph(tmp_path, monkeypatch):

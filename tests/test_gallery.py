@@ -41,8 +41,9 @@ def test_the_page_has_every_picture_and_marks_what_is_new(tmp_path):
     assert min(figure.size) > 700  # three rows of three
 
 
-@pytest.mark.parametrize("model", ["toyland", "owner/name"])
+@pytest.mark.parametrize("model", ["toyland", "toyland-transformer", "owner/name"])
 def test_the_examples_are_jobs_that_can_be_done(model, tokenizer):
+    assert (examples(model).name == "toyland.jsonl") == model.startswith("toyland")
     jobs = list(read_jobs(examples(model)))
     assert len(jobs) >= 4 and all(isinstance(job, Job) for job in jobs)
     for job in jobs:

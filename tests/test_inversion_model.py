@@ -12,7 +12,10 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers.inversion.fingerprint import differences, fingerprint
+from p2p_helpers.inversion.pivot import encode
+from p2p_helpers.provenance import model_facts
 
+from . import transformers
 from .pipelines import DDIM, build
 
 PROMPT, TARGET = "a cat on the beach", "a dog on the beach"
@@ -204,3 +207,25 @@ def test_an_inversion_under_adapters_wants_the_same_ones(twin, tmp_path):
     adapted(twin.text_encoder, "another name", 2)
     twin.set_adapters(["another name"], [0.5])
     made.check(twin)  # what it is called does not count
+
+
+def test_a_model_without_an_autoencoder_has_facts(tmp_path):
+    """DeepFloyd IF works on pixels: its edits have a model's facts too, and no inversion is its own."""
+    pipe = transformers.build("deepfloyd", tmp_path)
+    found = fingerprint(pipe, PROMPT)
+    assert (
+        found["weights"]
+        and found["text encoders"]
+        and not differences(found, fingerprint(pipe, PROMPT))
+    )
+    assert model_facts(pipe)["model"] == found["model"]
+
+
+def test_a_small_autoencoder_encodes(tmp_path):
+    """TAESD gives the latent itself, and no distribution."""
+    pipe = build("sd1", tmp_path)
+    torch.manual_seed(0)
+    channels = pipe.vae.config.latent_channels
+    pipe.vae = diffusers.AutoencoderTiny(latent_channels=channels).eval()
+    latent = encode(pipe, torch.zeros(1, 3, 64, 64))
+    assert latent.shape == (1, channels, 8, 8) and latent.isfinite().all()

@@ -114,6 +114,13 @@ def test_narrowing_says_what_was_not_kept(maps):
     same(heat.at(layer=maps.level_layers[0]), maps["cat"].at(layer=maps.level_layers[0], step=1))
 
 
+@pytest.mark.parametrize("where", [{"step": 1}, {"layer": "mid"}, {"head": 0}], ids=str)
+def test_a_sharper_map_is_of_all_steps_layers_and_heads(maps, where):
+    for sharper in ("fused", "refine"):
+        with pytest.raises(p2p.InputError, match="takes all of them"):
+            getattr(maps["cat"].at(**where), sharper)((128, 128))
+
+
 def test_numpy_and_matplotlib_take_a_map(maps):
     heat = maps["dog"]
     np.testing.assert_array_equal(np.asarray(heat), heat.numpy())
@@ -227,6 +234,16 @@ def test_files_that_hold_no_maps(maps, tmp_path):
         p2p.AttentionMaps.load(path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(p2p.InputError, match="holds no attention maps"):
+        p2p.AttentionMaps.load(path)
+    for about in ("{", '{"format": 4}', "[1]"):
+        save_file({"x": torch.zeros(1)}, path, {"attention maps": about})
+        with pytest.raises(p2p.InputError, match="read|damaged"):
+            p2p.AttentionMaps.load(path)
+    with pytest.raises(p2p.InputError, match="cannot be written"):
+        maps.save(tmp_path / "nowhere" / "maps.safetensors")
+    assert not list(tmp_path.glob("**/*.part"))
+    save_file({"x": torch.zeros(1)}, path, {"attention maps": '{"format": 3, "columns": [1]}'})
+    with pytest.raises(p2p.InputError, match="never released"):
         p2p.AttentionMaps.load(path)
     save_file({"x": torch.zeros(1)}, path, {"attention maps": '{"format": 99}'})
     with pytest.raises(p2p.InputError, match="newer"):

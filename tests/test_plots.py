@@ -10,8 +10,12 @@ from PIL import Image
 
 import p2p_helpers as p2p
 from p2p_helpers import toyland
+from p2p_helpers.attention.families import family_of
+from p2p_helpers.prompts.align import replacement_matrix
 from p2p_helpers.view import figures, map_figures
 from p2p_helpers.view.figures import figure_png
+
+from .transformers import build
 
 GREY = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
 LIGHT = Image.fromarray(np.full((8, 8, 3), 151, np.uint8))
@@ -55,10 +59,18 @@ def test_a_gallery_titles_every_picture_and_leaves_no_figure_open():
     assert Image.open(io.BytesIO(figure_png(figure))).width == 900
 
 
-@pytest.mark.parametrize(("images", "names"), [([], None), ([GREY], ["a", "b"])])
-def test_a_gallery_needs_a_title_for_each_picture(images, names):
-    with pytest.raises(ValueError, match="titles"):
-        p2p.gallery(images, names)
+@pytest.mark.parametrize(
+    ("images", "more"),
+    [
+        ([], {}),
+        ([GREY], {"titles": ["a", "b"]}),
+        ([GREY, GREY], {"colours": ["red"]}),
+        ([GREY, GREY], {"masks": [None]}),
+    ],
+)
+def test_a_gallery_needs_a_title_for_each_picture(images, more):
+    with pytest.raises(p2p.InputError, match="titles"):
+        p2p.gallery(images, **more)
 
 
 def test_show_has_a_row_for_each_target(random_pipe):
@@ -169,6 +181,21 @@ def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
     assert not plt.get_fignums()
     with pytest.raises(p2p.InputError, match="step=10"):
         p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=10, steps=10)
+
+
+def test_an_edit_of_several_encoders_is_shown_with_the_tokens_of_all(tmp_path):
+    pipe = build("sd3", tmp_path)
+    tokenizer = family_of(pipe).tokenizer(pipe, {"max_sequence_length": 48})
+    figure = p2p.show_edit(p2p.Replace(), tokenizer, "a cat", "a dog")
+    for ax in figure.axes[:2]:
+        names = [label.get_text() for label in ax.get_xticklabels()]
+        assert names[0] == "start" and names.count("a") == names.count("end") == 2
+    matrix = replacement_matrix(tokenizer, "a cat", "a dog")
+    names = [
+        one.get_text()
+        for one in p2p.alignment(tokenizer, "a cat", "a dog", matrix).axes[0].get_yticklabels()
+    ]
+    assert names.count("a") == 2 and "".join(names).count("cat") >= 1
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,14 @@ def test_votes_count_once_and_downloads_count_too(folder):
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     "changed",
-    [{"study": "other"}, {"item": 99}, {"left": 7}, {"right": 0, "left": 0}, {"choice": "up"}],
+    [
+        {"study": "other"},
+        {"item": 99},
+        {"left": 7},
+        {"right": 0, "left": 0},
+        {"choice": "up"},
+        {"item": float("inf")},
+    ],
     ids=str,
 )
 def test_what_is_no_vote_is_refused(folder, changed):

@@ -646,6 +646,28 @@ def test_skip_layer_guidance_is_the_pipelines_own(tmp_path):
     assert np.abs(pixels(again.image) - pixels(result.image)).max() <= 1
 
 
+def test_skip_layer_guidance_keeps_the_prompts_beside_a_null_text(tmp_path):
+    """Its second call has prompts alone: the null text is in none of its rows."""
+    pipe = build("sd3", tmp_path)
+    skip = {"skip_guidance_layers": [1, 2], "skip_layer_guidance_start": 0.0}
+    skip |= {"skip_layer_guidance_stop": 1.0}
+    how = {"method": "null-text", "steps": 2, "inner_steps": 1, "guidance_scale": 4.0}
+    inversion = p2p.invert(pipe, photo(), CAT, progress=False, **how)
+    null = inversion.null.float()
+    seen, forward = [], pipe.transformer.forward
+
+    def watch(*args, encoder_hidden_states=None, **kwargs):
+        seen.append(encoder_hidden_states.float().clone())
+        return forward(*args, encoder_hidden_states=encoder_hidden_states, **kwargs)
+
+    pipe.transformer.forward = watch
+    p2p.edit(pipe, inversion, GIRAFFE, p2p.Replace(), progress=False, **skip)
+    assert [len(words) for words in seen] == [4, 4, 2]  # from its second step on
+    guided, alone = seen[1:]
+    torch.testing.assert_close(guided[:2], null[1].expand(2, -1, -1), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(alone, guided[2:])
+
+
 def test_pixart_alphas_sizes_have_rows(tmp_path):
     """They are told to the model beside the text, in added_cond_kwargs."""
     parts = build("pixart", tmp_path).components

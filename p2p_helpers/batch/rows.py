@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..inversion import Inversion
+from ..masks import mask_picture
 from ..metrics import psnr
 from ..result import EditResult
 
@@ -37,12 +36,8 @@ def metrics_of(result: EditResult, number: int, source: str | Inversion) -> dict
     if real:
         found["reconstruction_psnr"] = round(source.psnr, 3)
     if result.masks is not None:
-        outside = ~_enlarged(result.masks[-1][number], before.shape[:2])
+        mask = mask_picture(result.masks[-1, number], (before.shape[1], before.shape[0]))
+        outside = np.asarray(mask) == 0
         if outside.any():
             found["background_psnr"] = round(psnr(before, after, outside), 3)
     return found
-
-
-def _enlarged(mask: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A mask of latent pixels at a picture's size, (height, width)."""
-    return F.interpolate(mask[None, None].float(), size)[0, 0].numpy() > 0.5

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..values import file_path
 from .options import Device, Guidance, Model
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -92,6 +93,7 @@ def pie(
         typer.echo("Other processes still work; the last one measures.")
         return
     table = pie_table(results)
+    out = file_path("out", out)
     try:
         (out / "pie.md").write_text(table + "\n", encoding="utf-8")
         (out / "pie.png").write_bytes(figure_png(pie_figure(results)))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 import time
-from pathlib import Path
 
 PACKAGES = (
     "p2p-helpers",
@@ -21,6 +19,13 @@ PACKAGES = (
     "jupyterlab",
     "ipywidgets",
 )
+
+
+MISSING = {
+    "p2p-helpers": ": it is imported from a folder",
+    "jupyterlab": "; only the notebooks need it",
+    "ipywidgets": "; only the notebooks and the studio need it",
+}
 
 
 def problems() -> int:
@@ -38,12 +43,14 @@ def problems() -> int:
         try:
             line(True, f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            line(True, f"{name} is not installed; only the notebooks need it")
+            line(True, f"{name} is not installed{MISSING.get(name, '')}")
     import torch
 
-    from ..errors import ModelError
+    from ..errors import P2PError
+    from ..memory import free_bytes
     from ..pipelines import best_device, load_pipeline
     from ..run import edit
+    from ..values import first_line
 
     device = best_device()
     if device == "cuda":
@@ -54,11 +61,9 @@ def problems() -> int:
         )
     else:
         line(True, f"device: {device}, {torch.get_num_threads()} threads")
-    if Path("/proc/meminfo").exists():
-        free = (
-            int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
-        )
-        line(True, f"memory: {free:.1f} GiB available; an edit needs about 1")
+    left = free_bytes("cpu")
+    if left is not None:
+        line(True, f"memory: {left / 2**30:.1f} GiB available; an edit needs about 1")
     try:
         start = time.time()
         pipe = load_pipeline("toyland", device=device)
@@ -67,7 +72,9 @@ def problems() -> int:
         start = time.time()
         edit(pipe, "a cat on the beach", "a dog on the beach", steps=30, progress=False)
         line(True, f"one edit, 2 prompts, 30 steps: {time.time() - start:.1f} s")
-    except ModelError as error:
+    except P2PError as error:
         line(False, str(error))
+    except Exception as error:  # whatever it is, the report shall have it
+        line(False, f"{type(error).__name__}: {first_line(error)}")
     print("Everything works." if not count else f"{count} problem(s).")
     return count

@@ -131,13 +131,15 @@ def serve(
       p2p study serve swaps --host 0.0.0.0
     """
     from ..voting.server import serve as served
+    from ..voting.server import stored
 
     server = served(folder, host, port)
     print(f"http://{host}:{server.server_port}/ until Ctrl-C", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        results(folder)
+        if stored(folder):
+            results(folder)
 
 
 @study.command()

@@ -102,7 +102,7 @@ def handin(
     if not isinstance(result, EditResult):
         raise InputError(f"{shown(result)} is no result. Give what p2p.edit returned.")
     text = code if isinstance(code, str) else _source(code)
-    pictures = [(before_of(result), f"before: {result.source_prompt}")]
+    pictures = [(result.before, f"before: {result.source_prompt}")]
     pictures += [
         (image, f"after: {prompt}")
         for image, prompt in zip(result.images, result.target_prompts, strict=True)
@@ -119,12 +119,6 @@ def handin(
     ]
     page = _whole(title, "\n".join(body))
     return Handin(page, title, 900, author=author, code=text, said=dict(said), result=result)
-
-
-def before_of(result: EditResult) -> Image.Image:
-    """The picture that a result starts from: the real one, or the generated source."""
-    real = result.origin is not None and result.origin.inversion is not None
-    return result.origin.inversion.image if real else result.source
 
 
 def _source(code: Callable) -> str:

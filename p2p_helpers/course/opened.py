@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..edits.schedule import active_steps
+
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -48,12 +50,14 @@ def opened(
     For the embedded model, in float32, with its usual guidance. The pipeline is put back as it was.
 
     Args:
-        until: the share of the steps after which the target uses its own maps.
+        until: the share of the steps after which the target uses its own maps, counted as for `Edit.cross_steps`.
     """
     before, processor = dict(pipe.unet.attn_processors), OpenProcessor(rule)
+    on = [*active_steps(until, steps).tolist(), False]
+    processor.acts = on[0]
 
     def after_step(pipe, step, timestep, tensors):
-        processor.acts = step + 1 < until * steps
+        processor.acts = on[step + 1]
         return tensors
 
     pipe.unet.set_attn_processor(processor)

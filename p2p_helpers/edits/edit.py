@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -67,17 +68,20 @@ class Edit(ABC):
             schedules.append(self.self_steps)
         for schedule in schedules:
             active_steps(schedule, 1)  # raises what is wrong with it
-        if self.self_size is not None and not 0 < self.self_size <= 1:
+        size = self.self_size
+        if size is not None and not (isinstance(size, Real) and 0 < size <= 1):
             raise InputError(
-                "self_size is a share of the latent's side, 0 < self_size ≤ 1, not "
-                f"{self.self_size}."
+                f"self_size is a share of the latent's side, 0 < self_size ≤ 1, not {shown(size)}."
             )
 
         if isinstance(self.layers, str):
             object.__setattr__(self, "layers", (self.layers,))
-        elif self.layers is not None:
+        elif isinstance(self.layers, Iterable):
             object.__setattr__(self, "layers", tuple(self.layers))
-        if self.layers is not None and not all(n and isinstance(n, str) for n in self.layers):
+        several = isinstance(self.layers, tuple) and all(
+            n and isinstance(n, str) for n in self.layers
+        )
+        if self.layers is not None and not several:
             raise InputError(
                 f"layers={shown(self.layers)}: give names of layers or parts of names, from dot to dot, e.g. "
                 '"up_blocks".'

@@ -50,6 +50,8 @@ def export(pipe, folder: str | Path) -> dict:
         ModelError: onnx or onnxruntime is not installed, the pipeline's model reads something else
             than these do, or a file differs from torch.
         InputError: the folder cannot be written.
+        AttentionControlError: the pipeline's attention cannot be controlled.
+        InversionError: its scheduler has no schedule of noise.
     """
     libraries()
     _check(pipe)
@@ -70,11 +72,13 @@ def _check(pipe):
     added = config.get("addition_embed_type")
     encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
     known = encoders[1] is None if added is None else added == "text_time" and None not in encoders
-    if not ours or not known or any(config.get(key) is not None for key in MORE):
+    alone = ours and config.in_channels == pipe.vae.config.latent_channels  # inpainting reads more
+    if not alone or not known or any(config.get(key) is not None for key in MORE):
         raise ModelError(
             f"{type(pipe).__name__} cannot be exported: its model reads something else than latents, "
             "time and text. Take Stable Diffusion 1.x, 2.x or XL, or the embedded model."
         )
+    _noise(pipe)  # raises what is wrong with its scheduler
 
 
 def _written(pipe, folder: Path) -> dict:

@@ -134,6 +134,8 @@ class Inversion:
         def use_null(args, kwargs):
             words = kwargs["encoder_hidden_states"]
             half = len(words) // 2
+            if session.calls:  # skip-layer guidance calls again, with prompts alone
+                return args, kwargs
             if null.shape[1:] != words.shape[1:]:
                 raise InversionError(
                     f"The inversion's null has embeddings of {tuple(null.shape[1:])}, the model "

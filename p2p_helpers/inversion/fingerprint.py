@@ -32,7 +32,9 @@ def fingerprint(pipe, prompt: str) -> dict:
     from .. import __version__
 
     encoders, model = _encoders(pipe), bare(family_of(pipe).model(pipe))
-    images = [w for part in (model, pipe.vae) for w in own_weights(part).items()]
+    vae = getattr(pipe, "vae", None)  # DeepFloyd IF works on pixels
+    parts = [model] if vae is None else [model, vae]
+    images = [w for part in parts for w in own_weights(part).items()]
     texts = [w for tokenizer, encoder in encoders for w in _encoder(tokenizer, encoder).items()]
     return {
         "model": _name(pipe),
@@ -103,7 +105,7 @@ def _tokens(pipe, tokenizer, encoder, prompt: str) -> tuple[str, Tensor]:
     """What a prompt's tokens are before the text encoder reads them."""
     if hasattr(pipe, "maybe_convert_prompt"):
         prompt = pipe.maybe_convert_prompt(prompt, tokenizer)
-    limit = tokenizer.model_max_length
+    limit = min(tokenizer.model_max_length, 10**6)  # T5's own may say 10³⁰
     tokens = tokenizer(prompt, truncation=True, max_length=limit)["input_ids"]
     table = own_weights(encoder)[_table(encoder)]
     return "tokens", table[torch.tensor(tokens).to(table.device)]
@@ -119,6 +121,7 @@ def _freeu(model) -> list[float] | None:
 def _settings(pipe) -> dict:
     """The entries of configurations that change a picture and leave no trace in the weights."""
     keys = [("vae", key) for key in ("scaling_factor", "shift_factor", *NORMALISED)]
+    keys = keys if getattr(pipe, "vae", None) is not None else []
     model = "unet" if hasattr(pipe, "unet") else "transformer"
     keys += [(model, key) for key in ("attention_head_dim", "num_attention_heads")]
     found = {f"{part} {key}": getattr(pipe, part).config.get(key) for part, key in keys}

@@ -104,9 +104,11 @@ def invert(
         InputError: `steps` or `inner_steps` below 1, more steps than the model was trained with, a
             guidance scale that is no number, no picture.
         PromptError: the prompt is empty or too long.
+        AttentionControlError: no diffusers pipeline, one whose attention is not known, or one that is in use.
 
     Warns:
         UnknownWordWarning: the prompt uses a word the embedded model has never seen.
+        InputWarning: weights written into the prompt.
     """
     _check_pipeline(pipe)
     method = _method(pipe, method)

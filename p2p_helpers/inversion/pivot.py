@@ -37,7 +37,10 @@ def encode(
             session.undo(partial(vae.to, dtype=dtype))
             vae.to(dtype=torch.float32)
         with torch.no_grad():
-            latent = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+            found = vae.encode(pixels.to(vae.dtype))
+            # A small autoencoder (TAESD) gives the latent itself.
+            latent = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+            latent = latent.float()
     return normalised(vae.config, latent)
 
 

@@ -194,8 +194,15 @@ class Heatmap:
     def fused(self, size: tuple[int, int]) -> Float[Tensor, "height width"]:
         """All layers of all sizes, enlarged to `size` and averaged.
 
+        Raises:
+            InputError: this is the map of one step, layer or head.
+
         Reference: Tang et al. 2022 (arXiv 2210.04885), DAAM.
         """
+        if (self.step, self.layer, self.head) != (None, None, None):
+            raise InputError(
+                f"{self!r} is of one step, layer or head, and this takes all of them. Take upsample(size), or the word's map itself."
+            )
         layers = [layer for layer in self.maps.layers if not layer.startswith("mid")]
         maps = [replace(self.mean(), layer=layer).upsample(size) for layer in layers]
         return torch.stack(maps).mean(0)
@@ -214,7 +221,8 @@ class Heatmap:
             power: n, how often the map is spread.
 
         Raises:
-            InputError: self-attention was not recorded, as of joint attention; take `upsample`.
+            InputError: this is the map of one step, layer or head; or self-attention was not recorded, as of joint attention. Take
+                `upsample`.
         """
         own = self.maps.of(self.prompt).self_attention
         spread = _unit(self.fused(own.shape)).flatten()

@@ -201,7 +201,7 @@ class AttentionMaps:
         """Write the maps to one safetensors file; `load` reads it back, and needs no model.
 
         Raises:
-            InputError: nothing was recorded.
+            InputError: nothing was recorded, or the file cannot be written.
         """
         from .store import save
 

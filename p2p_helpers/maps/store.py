@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import InputError
 from ..prompts.offsets import with_offsets
 from ..prompts.several import Tokenizers, parts_of
+from ..values import first_line
 from .recorded import AttentionMaps, Record
 
 FORMAT = 4
@@ -59,7 +60,7 @@ def _stacked(single: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
 
 
 def save(maps: AttentionMaps, path: Path):
-    """Write maps; a file of this name is replaced when the new one is complete."""
+    """Write maps; a file of this name is replaced when the new one is complete. Raises InputError."""
     parts = list(parts_of(maps.tokenizer))
     tensors = {
         f"tokenizer/{n}": _packed(part) for n, (part, _, _) in enumerate(parts) if part is not None
@@ -83,8 +84,14 @@ def save(maps: AttentionMaps, path: Path):
         "level_layers": maps.level_layers,
     }
     unfinished = path.with_name(path.name + ".part")
-    save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
-    os.replace(unfinished, path)
+    try:
+        save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise InputError(
+            f"{path} cannot be written: {first_line(error)}. Give a file in a folder that is there."
+        ) from error
 
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -102,9 +109,11 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
             if about["format"] == 3 and about["columns"]:
                 raise InputError(f"{path} is of a form that was never released. Record it again.")
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"{path} cannot be read: {error}. Write maps with maps.save(path)."
+            f"{path} cannot be read: {first_line(error)}. Write maps with maps.save(path)."
         ) from None
 
 
@@ -117,6 +126,16 @@ def _at_level(maps: AttentionMaps) -> list[str]:
 def load(path: Path) -> AttentionMaps:
     """Read what `save` wrote. Raises InputError."""
     about, tensors = _read(path)
+    try:
+        return _maps(about, tensors)
+    except (KeyError, ValueError, TypeError, AttributeError, zlib.error) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}). Record the maps again."
+        ) from error
+
+
+def _maps(about: dict, tensors: dict[str, Tensor]) -> AttentionMaps:
+    """The maps of a file."""
     if "length" in about:  # format 1 knew one tokenizer
         about["lengths"] = [about.pop("length")]
         tensors["tokenizer/0"] = tensors.pop("tokenizer")

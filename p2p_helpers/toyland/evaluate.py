@@ -211,6 +211,7 @@ def generate(
     pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None
 ) -> list[Image.Image]:
     """One picture for each prompt; prompt number i gets seed i."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)
     scale = (
         pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
@@ -224,6 +225,7 @@ def generate(
             guidance_scale=scale,
             generator=generators,
         ).images
+    pipe.set_progress_bar_config(**before)
     return images
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..edits.edit import Edit
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
+from ..prompts.several import parts_of
 from .figures import CHANGE_COLOURS, blank, difference, draw, word_colour, wrapped
 
 if TYPE_CHECKING:
@@ -51,19 +52,30 @@ def show(result: EditResult) -> Figure:
     return figure
 
 
-def _token_names(tokenizer, prompt: str) -> list[str]:
-    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end"}
-    tokens, _ = tokens_and_spans(tokenizer, prompt)
-    names = tokenizer.convert_ids_to_tokens(tokens)
-    return [readable.get(name, name.replace("</w>", "").replace("$", r"\$")) for name in names]
+def _named(tokenizer, prompt: str) -> dict[int, str]:
+    """The positions of a prompt's tokens, without padding, and what each is called; of all text encoders."""
+    readable = {"<|startoftext|>": "start", "<|endoftext|>": "end", "</s>": "end"}
+    found: dict[int, str] = {}
+    for part, first, _ in parts_of(tokenizer):
+        if part is None:
+            continue
+        names = part.convert_ids_to_tokens(tokens_and_spans(part, prompt)[0])
+        plain = [name.replace("</w>", "").replace("▁", "").replace("$", r"\$") for name in names]
+        found |= {
+            first + n: readable.get(name, own)
+            for n, (name, own) in enumerate(zip(names, plain, strict=True))
+        }
+    return found
 
 
-def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str = "equal"):
+def _matrix(
+    ax, matrix: Tensor, rows: dict[int, str], columns: dict[int, str], aspect: str = "equal"
+):
     """Draw the part of a matrix that has names.
 
     Darker is larger, and every entry but zeros is written.
     """
-    part = matrix[: len(rows), : len(columns)].detach().float().cpu().numpy()
+    part = matrix[list(rows)][:, list(columns)].detach().float().cpu().numpy()
     ax.imshow(np.abs(part), cmap="Greys", vmin=0, vmax=max(1.0, np.abs(part).max()), aspect=aspect)
     for (i, j), share in np.ndenumerate(part):
         if share:
@@ -77,8 +89,8 @@ def _matrix(ax, matrix: Tensor, rows: list[str], columns: list[str], aspect: str
                 fontsize=8,
                 color="white" if dark else "black",
             )
-    ax.set_xticks(range(len(columns)), columns, rotation=90)
-    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(columns)), columns.values(), rotation=90)
+    ax.set_yticks(range(len(rows)), rows.values())
     _colour_words(ax)
 
 
@@ -98,7 +110,7 @@ def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
         source, target: the two prompts.
         matrix: M, S or T of one step, (source token, target token).
     """
-    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
+    rows, columns = _named(tokenizer, source), _named(tokenizer, target)
     figure, ax = plt.subplots(
         figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained"
     )
@@ -130,7 +142,7 @@ def show_edit(
     if not 0 <= step < steps:
         raise InputError(f"step={step} is not one of {steps} steps; count from 0.")
     s, t = edit.matrices(tokenizer, source, target, steps)
-    rows, columns = _token_names(tokenizer, source), _token_names(tokenizer, target)
+    rows, columns = _named(tokenizer, source), _named(tokenizer, target)
     height = 1.8 + 0.22 * max(len(rows), len(columns) + 1)
     figure, axes = plt.subplots(
         1, 3, figsize=(11, height), layout="constrained", width_ratios=[1.1, 1.1, 1]
@@ -155,7 +167,7 @@ def show_edit(
                 fontsize=9,
                 color="grey",
             )
-    from_source, own = (m.abs().sum(1)[:, : len(columns)].T for m in (s, t))  # (target token, step)
+    from_source, own = (m.abs().sum(1)[:, list(columns)].T for m in (s, t))  # (target token, step)
     share = torch.cat(
         [from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()]
     )
@@ -169,8 +181,9 @@ def show_edit(
         interpolation="nearest",
         extent=(0, steps, len(share), 0),
     )
-    axes[2].set_yticks(np.arange(len(share)) + 0.5, [*columns, "self-attention"])
-    for label, name in zip(axes[2].get_yticklabels(), columns, strict=False):
+    names = list(columns.values())
+    axes[2].set_yticks(np.arange(len(share)) + 0.5, [*names, "self-attention"])
+    for label, name in zip(axes[2].get_yticklabels(), names, strict=False):
         label.set_color(word_colour(name))
     axes[2].hlines(range(1, len(share)), 0, steps, colors="white", linewidth=2)
     axes[2].axvline(step + 0.5, color="black", linestyle=":", linewidth=1)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..masks import mask_picture
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
@@ -120,18 +121,18 @@ def gallery(
             is paler, and a line goes around the rest.
 
     Raises:
-        InputError: no picture, or another number of titles or masks than of pictures.
+        InputError: no picture, or another number of titles, masks or colours than of pictures.
     """
     titles = [""] * len(images) if titles is None else titles
     masks = [None] * len(images) if masks is None else masks
-    if not images or not len(titles) == len(masks) == len(images):
+    colours = ["black"] * len(images) if colours is None else colours
+    if not images or not len(titles) == len(masks) == len(colours) == len(images):
         raise InputError(
-            f"{len(images)} pictures, {len(titles)} titles and {len(masks)} masks; give at least one picture, and a "
-            "title and a mask for each or none at all."
+            f"{len(images)} pictures, {len(titles)} titles, {len(masks)} masks and {len(colours)} colours; give at least one "
+            "picture, and a title, a mask and a colour for each or none at all."
         )
     columns = min(columns, len(images))
     figure, axes = blank(-(-len(images) // columns), columns, width)
-    colours = ["black"] * len(images) if colours is None else colours
     for ax, image, title, colour, mask in zip(
         axes.flat, images, titles, colours, masks, strict=False
     ):
@@ -146,8 +147,7 @@ def draw(ax, image: Image.Image, mask: Tensor | np.ndarray | None = None):
     if mask is None:
         ax.imshow(pixels, interpolation="nearest")
         return
-    enlarged = Image.fromarray(np.asarray(mask, bool)).resize(image.size, Image.Resampling.NEAREST)
-    inside = np.asarray(enlarged)
+    inside = np.asarray(mask_picture(mask, image.size)) > 0
     ax.imshow(np.where(inside[..., None], pixels, pixels // 4 + 180), interpolation="nearest")
     if 0 < inside.mean() < 1:
         ax.contour(inside, levels=[0.5], colors="black", linewidths=1)

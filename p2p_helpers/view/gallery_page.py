@@ -13,6 +13,8 @@ from ..batch.store import TABLE
 from ..edits.words import Replace
 from ..errors import InputError
 from ..paths import data_folder
+from ..pipelines import EMBEDDED
+from ..values import file_path
 from .figures import figure_png, gallery
 from .page import Page
 
@@ -25,7 +27,7 @@ def examples(model: str) -> Path:
 
     For the embedded model, sentences of its world. For others, the paper's own kinds of edit (Hertz et al. 2022).
     """
-    name = "toyland" if model == "toyland" else "paper"
+    name = "toyland" if model in EMBEDDED else "paper"
     return data_folder("gallery") / f"{name}.jsonl"
 
 
@@ -38,7 +40,7 @@ def write_gallery(results: str | Path) -> Path:
     Raises:
         InputError: the folder has no finished batch, or none of its jobs has pictures.
     """
-    folder = Path(results)
+    folder = file_path("results", results)
     if not (folder / TABLE).is_file():
         raise InputError(f"{folder} has no {TABLE}: give the folder of a finished batch.")
     lines = (folder / TABLE).read_text(encoding="utf-8").splitlines()

@@ -7,16 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from PIL import Image
-
-
-def mask_picture(mask: torch.Tensor, size: tuple[int, int]) -> Image.Image:
-    """A mask (row, column) as a picture of this size (width, height), white where it is true."""
-    return Image.fromarray((mask.cpu().numpy() * 255).astype(np.uint8)).resize(
-        size, Image.Resampling.NEAREST
-    )
 
 
 def figures(pictures: Sequence[tuple[Image.Image, str]], width: int = 168) -> str:

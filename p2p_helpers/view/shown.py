@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from ..masks import mask_picture
 from ..placing import Whereabouts
 from ..result import EditResult
-from .html import figures, mask_picture, url
+from .html import figures, url
 from .settings import Settings
 
 

@@ -15,11 +15,12 @@ from PIL import Image
 from ..errors import P2PError
 from ..inversion.artefact import Inversion
 from ..inversion.methods import invert
+from ..masks import mask_picture
 from ..placing import Whereabouts, whereabouts
 from ..result import EditResult
 from ..run import edit
 from ..stages import runs_of
-from .html import mask_picture, message, url
+from .html import message, url
 from .settings import KINDS, Settings
 from .shown import Shown
 from .upload import Uploads

@@ -28,7 +28,7 @@ class Comparison:
     Args:
         what: what the edit was meant to do, e.g. “a cat on the beach → a dog on the beach”.
         edits: method → its picture, or the `EditResult` whose first picture it is.
-        source: the picture before; a result's own when not given.
+        source: the picture before; a result's own when not given, of an inversion the real one.
     """
 
     what: str
@@ -46,7 +46,7 @@ class Comparison:
     @property
     def before(self) -> Image.Image | None:
         """The picture before, where it is known."""
-        results = [one.source for one in self.edits.values() if isinstance(one, EditResult)]
+        results = [one.before for one in self.edits.values() if isinstance(one, EditResult)]
         return self.source if self.source is not None or not results else results[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -102,9 +103,11 @@ def study_results(folder: str | Path) -> StudyResults:
     """What the votes in a study's folder say: those that a server stored, and downloaded `votes-….json`.
 
     Raises:
-        InputError: no study, no votes, or a file that holds none of this study's.
+        InputError: no study, no votes, a file that holds none of this study's, or SciPy is not installed.
     """
     place = file_path("folder", folder)
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError('The results of a study need SciPy: pip install "p2p-helpers[study]".')
     if not (place / KEY).exists():
         raise InputError(f"{place} holds no study.")
     key = json.loads((place / KEY).read_text(encoding="utf-8"))

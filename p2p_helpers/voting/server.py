@@ -35,7 +35,7 @@ def read(vote: Mapping, key: Mapping) -> tuple:
         fits = left != right and min(item, left, right) >= 0 and max(left, right) < len(methods)
         if study != key["study"] or choice not in CHOICES or not fits:
             raise ValueError(choice)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"This is no vote of this study: {str(vote)[:200]}") from error
     chosen = {"left": left, "right": right, "same": -1}[choice]
     return study, voter, item, min(left, right), max(left, right), chosen, seconds
@@ -81,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         """Votes, as a list in JSON."""
-        length = int(self.headers.get("Content-Length") or 0)
+        said = self.headers.get("Content-Length") or ""
+        length = int(said) if said.isdecimal() else 0
         if self.path != "/votes" or not 0 < length <= MOST_BYTES:
             self._answer(HTTPStatus.BAD_REQUEST)
             return

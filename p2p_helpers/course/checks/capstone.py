@@ -14,7 +14,7 @@ from ...result import EditResult
 from ...toyland.counterfactual import Counterfactual
 from ...toyland.reader import Reading
 from ...view.figures import difference
-from ..capstone import PARTS, Handin, before_of, variant
+from ..capstone import PARTS, Handin, variant
 from .base import need, passed
 
 EXAMPLE = "Grace"
@@ -58,7 +58,7 @@ def check_own_edit(result: EditResult, task: Counterfactual, reading: Reading) -
     """
     before, truth = task.pictures
     need(
-        _same(before_of(result), before),
+        _same(result.before, before),
         "The source is not your task's picture. Invert task.pictures[0], and edit the inversion.",
     )
     need(task.seen(reading), f"The reader does not see “{task.target}” yet. {HINTS[task.kind]}")
