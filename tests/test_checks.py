@@ -1,5 +1,7 @@
 """The exercises' checks: right answers pass, plausible wrong ones are told what is wrong."""
 
+from types import SimpleNamespace as Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -62,17 +64,37 @@ def test_guidance_exercise():
 
 
 def test_boxes_exercise():
-    old, new = (0, 0, 8, 8), (16, 16, 32, 32)
-    says = check_boxes([(old, new)] * 6 + [(old, old)] * 4)
+    def pair(seed):
+        """The object moves with all seeds but 6 to 9."""
+        after = (0, 0, 8, 8) if seed > 5 else (16, 16, 32, 32)
+        return (0, 0, 8, 8), after
+
+    def two(before, after, seed):
+        assert (before, after) == ("a fox", "a castle")
+        return [Image.new("RGB", (1, 1), (seed, number, 0)) for number in (0, 1)]
+
+    class Told:
+        """A reader that knows where the objects are."""
+
+        def read(self, pictures):
+            seen = (picture.getpixel((0, 0))[:2] for picture in pictures)
+            return [Namespace(objects=[Namespace(box=pair(s)[n])]) for s, n in seen]
+
+    words, boxes = ("a fox", "a castle"), {seed: pair(seed) for seed in range(10)}
+    says = check_boxes(*words, boxes, two, Told())
     assert "in 4 of 10" in says and "by 12.0 pixels" in says
-    assert check_boxes([[list(old), np.array(new)]] * 6 + [[old, old]] * 4) == says
+    arrays = {seed: np.array(pair(seed)) for seed in range(10)}
+    assert check_boxes(*words, arrays, two, Told()) == says
+    invented = {seed: ((0, 0, 8, 8), (8 * seed, 0, 8 * seed + 8, 8)) for seed in range(10)}
     refused(
         check_boxes,
-        (([(old, new)],), "ten seeds"),
-        (([(old, new)] * 10,), "Did the seed change"),
-        (([(old, old)] * 5 + [(new, new)] * 5,), "Did the word change"),
-        (([old] * 10,), "no pair of boxes"),
-        (([(old, (8, 8, 0, 0))] * 10,), "turned over"),
+        ((*words, {0: pair(0)}, two, Told()), "give ten"),
+        ((*words, list(boxes.values()), two, Told()), "give ten"),
+        (("a fox", "a fox", boxes, two, Told()), "exactly one word"),
+        (("a fox", "a castle at night", boxes, two, Told()), "exactly one word"),
+        ((*words, {**boxes, 3: (0, 0, 8, 8)}, two, Told()), "no pair of boxes"),
+        ((*words, invented, two, Told()), "the reader sees"),
+        ((*words, boxes, lambda a, b, seed: [two(a, b, seed)[0]] * 2, Told()), "two different"),
     )
 
 
@@ -88,6 +110,10 @@ def test_open_swap_exercise():
         ((lambda qs, ks, qt, kt, v, M: F(qt[None], kt[None], (M @ v)[None])[0],), "target's own"),
         ((lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M.T @ v)[None])[0],), "turned about"),
         ((lambda qs, ks, qt, kt, v, M: (qs @ ks.T) @ (M @ v),), "not \\(A_s M\\) V_t"),
+        (
+            (lambda qs, ks, qt, kt, v, M: (qs @ ks.T / 8**0.5).softmax(-1) @ M @ v,),
+            "a map was written down",
+        ),
     )
 
 
@@ -212,8 +238,14 @@ def test_local_edit_exercise():
     spot[32:64] = 200
     pair = ("a car", "a red car")
 
-    def answer(image, *seen, target="a red car"):
-        result = EditResult(black, [image], "a car", [target], [p2p.Refine()], 0, 30, 4.0, None)
+    def answer(image, *seen, target="a red car", blend="car", mask=None):
+        blend = p2p.LocalBlend(blend) if isinstance(blend, str) else blend
+        mask = torch.tensor(cells) if mask is None else mask
+        masks = None if blend is None else mask.expand(30, 1, 16, 16)
+        edits = [p2p.Refine()]
+        result = EditResult(
+            black, [image], "a car", [target], edits, 0, 30, 4.0, None, blend, masks
+        )
         found = [
             Reading([Found(n, c, cells) for n, c in things], "city", "plain", False, False, False)
             for things in ([("car", "blue")], seen)
@@ -226,6 +258,17 @@ def test_local_edit_exercise():
         (answer(black, ("car", "blue")), "car is blue, not red"),
         (answer(grey, ("car", "red")), "Outside the car"),
         (answer(black), "no car any more"),
+        (answer(Image.fromarray(spot), ("car", "red"), blend=None), "nothing keeps it"),
+        (
+            answer(Image.fromarray(spot), ("car", "red"), blend=p2p.LocalBlend("car", start=1.0)),
+            "nothing keeps it",
+        ),
+        (
+            answer(
+                Image.fromarray(spot), ("car", "red"), mask=torch.ones(16, 16, dtype=torch.bool)
+            ),
+            "100% of the picture",
+        ),
         (answer(black, ("car", "red"), target="a red car at night"), "prompts"),
     )
 
@@ -281,6 +324,7 @@ def test_fader_exercise():
         (answer("watercolor", "watercolor", "boat"), "still a watercolor"),
         (answer("plain", "plain", "boat"), "Be gentler"),
         (answer("plain", "watercolor"), "sees no boat"),
+        (answer("old photo", "watercolor", "boat"), "no plain picture"),
     )
 
 
@@ -382,12 +426,13 @@ def test_bdia_exercise():
 
 
 def test_map_exercise():
-    assert check_map(lambda q, k: (q @ k.T / 4).softmax(-1)).startswith("✓")
+    assert check_map(lambda q, k: (q @ k.T / q.shape[1] ** 0.5).softmax(-1)).startswith("✓")
     refused(
         check_map,
         ((lambda q, k: q @ k.T,), "negative"),
         ((lambda q, k: (q @ k.T).softmax(-1),), "too decided"),
         ((lambda q, k: (q @ k.T / 16).softmax(-1),), "too even"),
+        ((lambda q, k: (q @ k.T / 4).softmax(-1),), "another width"),
         ((lambda q, k: (q @ k.T / 4).softmax(0),), "do not sum to 1"),
         ((lambda q, k: (k @ q.T).softmax(-1),), "a row for each pixel"),
     )
@@ -396,7 +441,9 @@ def test_map_exercise():
 def test_mask_exercise():
     truth = np.zeros((16, 16), bool)
     truth[4:12, 4:12] = True
-    assert check_mask(torch.from_numpy(truth), truth, 0.75).startswith("✓")
+    near = truth.copy()
+    near[4, 4] = False
+    assert check_mask(torch.from_numpy(near), truth, 0.75).startswith("✓")
     wide, narrow = np.zeros_like(truth), np.zeros_like(truth)
     wide[2:14, 2:14], narrow[6:10, 6:10] = True, True
     beside = np.roll(truth, 3, 0)
@@ -406,6 +453,7 @@ def test_mask_exercise():
         (beside, "not in the right place"),
         (~np.zeros_like(truth), "everything"),
         (truth.astype(float), "bool"),
+        (truth, "the true mask itself"),
     ]
     refused(check_mask, *(((answer, truth, 0.75), says) for answer, says in answers))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...prompts.align import _matches
@@ -13,6 +14,8 @@ from ...result import EditResult
 from ...toyland import Reading
 from ...view.figures import difference
 from .base import need, passed
+
+LEAK = 0.1  # of the picture far from an object that its mask may let change
 
 
 def check_line_up(answer: Sequence[int | None], source: str, target: str) -> str:
@@ -62,7 +65,7 @@ def check_scores(answer: Callable[[list[str], list[str], float], np.ndarray]) ->
         ("a cat on the beach", "a cat at night on the beach"),
         ("b a", "a b"),
     ]:
-        for gap in (0.0, 0.5):
+        for gap in (0.0, 0.5, 1.0):
             rows, columns = s.split(), t.split()
             made = np.asarray(answer(rows, columns, gap), float)
             need(
@@ -138,8 +141,8 @@ def check_local_edit(
     """Exercise 03.4.
 
     An edit after which the reader sees the object in its new colour, and outside the object's cells
-    the picture changed by no more than `limit` (0…1) on average. `readings` are the source's and
-    the target's.
+    the picture changed by no more than `limit` (0…1) on average, held by a mask that hardly goes beyond
+    the object. `readings` are the source's and the target's.
     """
     need(
         (result.source_prompt, result.target_prompts) == (source, [target]),
@@ -162,5 +165,19 @@ def check_local_edit(
         changed <= limit,
         f"Outside the {name} the picture changed by {changed:.1%}, more than {limit:.1%}. What "
         "keeps an edit local?",
+    )
+    blend = result.local_blend
+    need(
+        blend is not None and int(blend.start * result.steps) < result.steps,
+        f"Outside the {name} little has changed, but nothing keeps it: with another seed or schedule "
+        "it may move. What puts the source back after every step?",
+    )
+    wide = F.max_pool2d(torch.tensor(cells)[None].float(), 5, stride=1, padding=2)[0] > 0
+    leak = result.masks[-1, 0].cpu()[~wide].float()  # more than two cells away
+    need(leak.numel() > 0, f"The {name} fills the picture. Take another seed.")
+    need(
+        leak.mean().item() <= LEAK,
+        f"The mask lets {leak.mean():.0%} of the picture far from the {name} change. Which words "
+        f"look only at the {name}?",
     )
     return passed(f"a {colour} {name}, and the rest as it was")

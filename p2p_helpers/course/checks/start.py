@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...attention.columns import attention_maps
 from ...maps.heatmap import Heatmap
+from ...toyland.reader import Reader
 from .base import need, passed
 
 
@@ -61,28 +63,34 @@ def check_guidance(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def check_boxes(answer: Sequence[tuple[Box, Box]]) -> str:
+def check_boxes(
+    source: str,
+    target: str,
+    boxes: Mapping[int, tuple[Box, Box]],
+    two: Callable[[str, str, int], Sequence[Image.Image]],
+    reader: Reader,
+) -> str:
     """Exercise 00.3.
 
-    An object's boxes before and after a word changed, ten pairs of (left, top, right, bottom).
+    A prompt, the same with one word changed, the object's boxes before and after for ten seeds, and
+    a function of both prompts and a seed that makes the two pictures. Three seeds are read again.
     """
-    need(len(answer) == 10, f"{len(answer)} pairs; ten seeds make ten.")
-    answer = [tuple(tuple(box) if np.ndim(box) else box for box in pair) for pair in answer]
-    for pair in answer:
-        need(
-            len(pair) == 2 and all(len(box) == 4 for box in pair),
-            f"{pair!r} is no pair of boxes, each left, top, right, bottom.",
-        )
-        need(
-            all(left < right and top < bottom for left, top, right, bottom in pair),
-            f"A box of {pair!r} is empty or turned over.",
-        )
-    need(len(set(answer)) > 1, "All ten pairs are the same. Did the seed change?")
+    old, new = source.split(), target.split()
+    changed = sum(a != b for a, b in zip(old, new, strict=False))
     need(
-        any(before != after for before, after in answer),
-        "No box moved in any pair. Did the word change?",
+        len(old) == len(new) and changed == 1,
+        f"“{source}” and “{target}” do not differ in exactly one word.",
     )
-    middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in answer]
+    need(
+        isinstance(boxes, Mapping) and len(boxes) == 10,
+        f"{len(boxes)} seeds with their boxes; give ten.",
+    )
+    for seed, pair in boxes.items():
+        need(np.shape(pair) == (2, 4), f"Seed {seed}: {pair!r} is no pair of boxes.")
+    given = {seed: [tuple(map(int, box)) for box in pair] for seed, pair in boxes.items()}
+    for seed in list(given)[::4]:
+        _read_again(seed, given[seed], list(two(source, target, seed)), reader)
+    middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in given.values()]
     stayed = sum(
         left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles
     )
@@ -95,18 +103,25 @@ def check_boxes(answer: Sequence[tuple[Box, Box]]) -> str:
     )
 
 
+def _read_again(seed: int, pair: Sequence[tuple], pictures: list[Image.Image], reader: Reader):
+    """Make sure that the boxes of one seed are those of its pictures."""
+    need(
+        len(pictures) == 2 and not np.array_equal(*map(np.asarray, pictures)),
+        f"With seed {seed} two() does not give two different pictures.",
+    )
+    readings = reader.read(pictures)
+    for which, box, seen in zip(("before", "after"), pair, readings, strict=True):
+        found = [thing.box for thing in seen.objects]
+        need(bool(found), f"Seed {seed}, {which}: the reader sees no object. Take another seed.")
+        need(box in found, f"Seed {seed}, {which}: you give {box}; the reader sees {found}.")
+
+
 def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Exercise 01.1.
 
     A function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token).
     """
-    query, key = (
-        3 * torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 5)
-    )
-    made, right = (
-        torch.as_tensor(answer(query, key)),
-        attention_maps(query[None, None], key[None, None])[0, 0],
-    )
+    made, right = _two_maps(answer, 16)
     shape = tuple(getattr(made, "shape", ()))
     need(
         shape == (9, 5),
@@ -124,7 +139,20 @@ def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         torch.allclose(made, right, atol=1e-4),
         f"Nearly: the rows sum to 1, but the shares are too {which}. How long is a row of Q?",
     )
+    need(
+        torch.allclose(*_two_maps(answer, 25), atol=1e-4),
+        "With another width it is wrong. How long is a row of Q there?",
+    )
     return passed("a pixel's question, and its answers")
+
+
+def _two_maps(answer: Callable[[Tensor, Tensor], Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """The answer's map and the right one, of nine pixels and five tokens."""
+    query, key = (
+        3 * torch.randn(n, width, generator=torch.Generator().manual_seed(n)) for n in (9, 5)
+    )
+    made = torch.as_tensor(answer(query, key))
+    return made, attention_maps(query[None, None], key[None, None])[0, 0]
 
 
 def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> str:
@@ -143,6 +171,7 @@ def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> 
         "The mask holds nothing or everything. Try a threshold between 0 and 1.",
     )
     overlap = (mask & truth).sum() / (mask | truth).sum()
+    need(overlap < 1, "This is the true mask itself. Make yours from the map.")
     ratio = mask.sum() / truth.sum()
     size = (
         "too large"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...attention.columns import attention_maps
 from ...prompts.words import find_words
@@ -75,6 +76,18 @@ def check_edit_rule(answer: Callable[..., Tensor]) -> str:
     return passed("first the place, then the new object's own shape")
 
 
+class Called(TorchFunctionMode):
+    """The names of torch's functions that are called in a `with` block."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
 def check_open_swap(answer: Callable[..., Tensor]) -> str:
     """Exercise 02.3.
 
@@ -88,7 +101,8 @@ def check_open_swap(answer: Callable[..., Tensor]) -> str:
     source, target = (
         attention_maps(q[None, None], k[None, None])[0, 0] for q, k in ((q_s, k_s), (q_t, k_t))
     )
-    made = answer(q_s, k_s, q_t, k_t, v_t, M)
+    with Called() as called:
+        made = answer(q_s, k_s, q_t, k_t, v_t, M)
     need(
         isinstance(made, Tensor) and made.shape == (9, 8),
         f"9 pixels of width 8 gave {tuple(getattr(made, 'shape', ()))}.",
@@ -104,5 +118,10 @@ def check_open_swap(answer: Callable[..., Tensor]) -> str:
     need(
         torch.allclose(made, source @ M @ v_t, atol=1e-4),
         "This is not (A_s M) V_t. Try it with M the identity first.",
+    )
+    need(
+        called.names.count("scaled_dot_product_attention") == 1 and "softmax" not in called.names,
+        "The numbers are right, but a map was written down. Let one call of "
+        "F.scaled_dot_product_attention do all of it.",
     )
     return passed("the old word's places, the new word's looks, and no map")

@@ -95,6 +95,10 @@ def check_fader(weight: float, mine: Reading, gentler: Reading, style: str, name
     )
     need(mine.style != style, f"At {weight:g} it is still a {style}.")
     need(
+        mine.style == "plain",
+        f"At {weight:g} it is no {style}, but no plain picture either: the reader says {mine.style}.",
+    )
+    need(
         gentler.style == style,
         f"At {weight:g} it is no {style} any more, but at {weight + 0.5:g} neither. Be gentler.",
     )
