@@ -3,6 +3,7 @@
 import copy
 import inspect
 import warnings
+from pathlib import Path
 from types import MappingProxyType
 
 import accelerate
@@ -10,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    ControlNetModel,
+    DDPMScheduler,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
     FluxKontextPipeline,
     FluxPipeline,
+    IFSuperResolutionPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
+    SD3ControlNetModel,
+    StableDiffusion3ControlNetPipeline,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
 )
 
 import p2p_helpers as p2p
@@ -26,7 +36,7 @@ from p2p_helpers.prompts.several import parts_of, readers
 from p2p_helpers.prompts.words import word_tokens
 from p2p_helpers.view import explorer, map_figures
 
-from . import written_out
+from . import pipelines, written_out
 from .conftest import float64_texts
 from .test_session import state
 from .transformers import KINDS, build, photo
@@ -666,6 +676,73 @@ def test_skip_layer_guidance_keeps_the_prompts_beside_a_null_text(tmp_path):
     guided, alone = seen[1:]
     torch.testing.assert_close(guided[:2], null[1].expand(2, -1, -1), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(alone, guided[2:])
+
+
+def _controlled(kind: str, folder: Path):
+    """A pipeline with a ControlNet of its own network, whose outputs are not zeros as at first, and its argument's name."""
+    if kind == "sd1":
+        pipe = pipelines.build(kind, folder)
+        net, made = ControlNetModel.from_unet(pipe.unet), StableDiffusionControlNetPipeline
+    else:
+        pipe = build(kind, folder)
+        model, sizes = pipe.transformer, {"num_layers": 2, "num_extra_conditioning_channels": 0}
+        kinds = SD3ControlNetModel, StableDiffusion3ControlNetPipeline
+        if kind == "flux":
+            heads = ("attention_head_dim", "num_attention_heads")
+            sizes = {"num_layers": 1, "num_single_layers": 1}
+            sizes |= {name: model.config[name] for name in heads}
+            kinds = FluxControlNetModel, FluxControlNetPipeline
+        net, made = kinds[0].from_transformer(model, **sizes), kinds[1]
+    torch.manual_seed(1)
+    for weight in net.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.3)
+    more = {"requires_safety_checker": False} if kind == "sd1" else {}
+    pipe = made(**pipe.components, controlnet=net.eval(), **more)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, "image" if kind == "sd1" else "control_image"
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd3", "flux"])
+def test_an_edit_runs_beside_a_controlnet(kind, tmp_path):
+    pipe, name = _controlled(kind, tmp_path)
+    common = {**size(pipe), "guidance_scale": 4.0}
+
+    def plain(**more):
+        torch.manual_seed(0)  # Stable Diffusion 3's encodes its picture at random
+        twins = [torch.Generator().manual_seed(3) for _ in range(2)]
+        how = {"generator": twins, "num_inference_steps": STEPS, name: [photo()] * 2}
+        return pipe([CAT, GIRAFFE], **how, **common, **more).images
+
+    def edited(source, **more):
+        torch.manual_seed(0)
+        how = {"record": True, "local_blend": ("cat", "giraffe"), "progress": False}
+        return p2p.edit(pipe, source, GIRAFFE, p2p.Replace(), **how, **more)
+
+    sources = plain()
+    result = edited(CAT, seed=3, steps=STEPS, **{name: photo()}, **common)
+    np.testing.assert_array_equal(pixels(result.source), pixels(sources[0]))
+    assert (pixels(sources[0]) != pixels(plain(controlnet_conditioning_scale=0.0)[0])).any()
+    assert np.abs(pixels(edited(result).image) - pixels(result.image)).max() <= 1
+    assert "giraffe" in result.maps and result.masks.any()
+
+
+def test_deepfloyds_up_scaler_takes_an_edits_pictures(tmp_path):
+    """It is another pipeline, which runs on after the edit as diffusers does it."""
+    pipe = build("deepfloyd", tmp_path)
+    common = {**size(pipe), "seed": 3, "steps": STEPS, "progress": False}
+    result = p2p.edit(pipe, CAT, GIRAFFE, p2p.Replace(), **common)
+    torch.manual_seed(0)
+    sizes = {"in_channels": 6, "class_embed_type": "timestep", "sample_size": 64}
+    larger = UNet2DConditionModel.from_config(pipe.unet.config, **sizes).eval()
+    parts = pipe.components | {"unet": larger, "image_noising_scheduler": DDPMScheduler()}
+    upper = IFSuperResolutionPipeline(**parts, requires_safety_checker=False)
+    upper.set_progress_bar_config(disable=True)
+    twins = [torch.Generator().manual_seed(3) for _ in range(2)]
+    both = [result.source, result.image]
+    large = upper([CAT, GIRAFFE], image=both, generator=twins, num_inference_steps=STEPS).images
+    assert [image.size for image in large] == [(64, 64)] * 2
+    assert (pixels(large[0]) != pixels(large[1])).any()
 
 
 def test_pixart_alphas_sizes_have_rows(tmp_path):
