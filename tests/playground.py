@@ -41,10 +41,15 @@ def page_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def served(folder: Path):
-    """The address of a server on this machine that has a folder, without any header of its own."""
+def served(folder: Path, **headers: str):
+    """The address of a server on this machine that has a folder, and sends these headers alone."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def end_headers(self):
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            super().end_headers()
+
         def log_message(self, *said):
             pass
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 
 import p2p_helpers as p2p
 from p2p_helpers.errors import PromptError
+from p2p_helpers.prompts.words import phrases
 from p2p_helpers.toyland.world import vocabulary
 from p2p_helpers.view.figures import word_colour
 
@@ -30,12 +31,12 @@ ODD = ["cat's", "t-shirt", "7up", "Café", "İstanbul", "ẞ", "—", "“two”
 PAIRS, LEAST = 650, 500  # pairs of prompts; matrices of each kind of edit that are compared
 
 MODULES = """async () => {
-    const names = ["align", "blend", "colours", "edits", "engine", "places", "random", "settings", "tokens"];
+    const names = ["align", "blend", "colours", "edits", "engine", "errors", "places", "random", "settings", "tokens", "view"];
     const found = await Promise.all(names.map(name => import(`/${name}.js`)));
     window.m = Object.fromEntries(names.map((name, i) => [name, found[i]]));
     const { Tokenizer } = await import("/lib/tokenizers.min.mjs");
     const json = async name => (await fetch(`/model/${name}.json`)).json();
-    const tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
+    window.tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
     window.read = prompt => new m.tokens.Reading(tokenizer, prompt, 32, "<|endoftext|>");
 }"""
 # How far the page's S and T are from those of Python, whose entries that are not zero are given.
@@ -55,14 +56,20 @@ COMPARED = """cases => cases.map(({ source, target, steps, cross, words, weights
 
 
 @pytest.fixture(scope="module")
-def modules(browser, tmp_path_factory):
-    """A page that has the modules, without a model."""
-    with served(page_folder(tmp_path_factory.mktemp("playground"))) as address:
-        page = browser.new_page()
-        page.goto(f"{address}style.css")
-        page.evaluate(MODULES)
-        yield page
-        page.close()
+def address(tmp_path_factory):
+    """Where the page is, without a model."""
+    with served(page_folder(tmp_path_factory.mktemp("playground"))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def modules(browser, address):
+    """A page that has the modules."""
+    page = browser.new_page()
+    page.goto(f"{address}style.css")
+    page.evaluate(MODULES)
+    yield page
+    page.close()
 
 
 def sentences(count: int) -> list[tuple[str, str]]:
@@ -153,7 +160,87 @@ def test_a_prompt_that_is_too_long_says_what_would_be_lost(modules):
     said = modules.evaluate(
         "() => { try { read('cat '.repeat(30) + 'fox owl') } catch (error) { return error.message } }"
     )
-    assert said.startswith("The prompt has 34 tokens") and "not see: fox owl" in said
+    assert said.startswith("The prompt has 34 tokens") and "text encoder reads 32" in said
+    assert "not see: fox owl" in said
+
+
+@fast_tokenizers
+@pytest.mark.parametrize(
+    "prompt", ["a fox, A fox and a castle", "A fox and a castle", "a Cat, cat's CAT’S cat"]
+)
+def test_a_fader_turns_its_own_word_in_whatever_spelling(modules, tokenizer, prompt):
+    found = modules.evaluate(
+        """prompt => {
+            const { words, phrases } = read(prompt);
+            return phrases.map((phrase, i) => [phrase, read(prompt).find(phrase), words[i].tokens]);
+        }""",
+        prompt,
+    )
+    assert all(places == tokens for _, places, tokens in found)
+    wanted = phrases(p2p.words(tokenizer, prompt))
+    assert [one if isinstance(one, str) else tuple(one) for one, _, _ in found] == [*wanted]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "target", "wanted"),
+    [
+        ("a", "A fox and a castle", [["A", 1], ["a", 2]]),
+        (["A", 2], "a fox and a castle", [["a", 2]]),
+        (["A", 1], "a fox", ["a"]),
+        ("FOX", "a fox", ["fox"]),
+        ("red fox", "a red fox", ["red fox"]),
+    ],
+)
+def test_a_weight_goes_to_the_fader_of_its_word(modules, phrase, target, wanted):
+    numbered = "([phrase, target]) => m.settings.numbered([[phrase, 2]], read(target))"
+    assert modules.evaluate(numbered, [phrase, target]) == [[one, 2] for one in wanted]
+
+
+def test_a_swap_of_unequal_sentences_is_not_said(modules):
+    said = "prompts => m.view.alignedText(...prompts.map(read), [], true)"
+    assert modules.evaluate(said, ["a cat", "a red cat"]) == ""
+    assert modules.evaluate(said, ["a cat", "a dog"]) == "“dog” takes the place of “cat”."
+
+
+def test_a_word_of_local_blend_is_in_neither_sentence(modules):
+    said = modules.evaluate(
+        """() => {
+            const prompts = ["a cat", "a dog"].map(read);
+            const blend = words => new m.blend.LocalBlend(words, ...prompts, { maps: [1, 1], latent: [1, 1, 1] });
+            blend(["cat", "dog"]);
+            try { blend(["cat", "owl"]) } catch (error) { return error.message }
+        }"""
+    )
+    assert said.startswith("“owl” is not in either sentence. Local blend takes words of")
+
+
+# How often a picture of one's own is inverted, by an engine whose model answers with zeros.
+INVERTED = """async changes => {
+    const zeros = (...shape) => new Float32Array(shape.reduce((a, b) => a * b));
+    const rows = given => given.latents.dims[0];
+    let inverted = 0;
+    const sessions = {
+        text: { run: async ({ tokens }) => ({ text: { data: zeros(...tokens.dims) } }) },
+        unet: { run: async given => ({ noise: { data: zeros(rows(given)) }, maps: { data: zeros(rows(given), 32) } }) },
+        encoder: { run: async () => ({ latents: { data: zeros(++inverted && 1) } }) },
+        decoder: { run: async given => ({ pictures: { data: zeros(rows(given), 3) } }) },
+    };
+    class Tensor { constructor(_, data, dims) { Object.assign(this, { data, dims }) } }
+    const noise = { prediction: "epsilon", offset: 0, alphas: [0.9, 0.5], final_alpha: 1 };
+    const model = { latent: [1, 1, 1], picture: [1, 1], text: [32, 1], maps: [1, 1], self_pixels: 1, noise };
+    const engine = new m.engine.Engine({ Tensor }, sessions, model, tokenizer, "<|endoftext|>");
+    const first = { source: "a cat", target: "a dog", kind: "swap", cross: 1, self: 1, weights: [], seed: 1, steps: 2,
+        guidance: 4, blend: [], free: true, picture: { id: "one", pixels: zeros(3) } };
+    for (const change of changes) await engine.edit({ ...first, ...change }, async () => {});
+    return inverted;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("change", "times"), [({"guidance": 7}, 1), ({"seed": 2}, 1), ({"source": "a fox"}, 2)]
+)
+def test_a_picture_of_ones_own_is_inverted_again_only_where_that_may_differ(modules, change, times):
+    assert modules.evaluate(INVERTED, [{}, change]) == times
 
 
 @pytest.mark.parametrize("seed", [0, 3, 2**32 - 1, 2**32 + 7, 2**52 + 1])
@@ -216,6 +303,9 @@ def test_a_link_says_everything_and_nonsense_in_it_does_no_harm(modules):
     wrong = "#seed=x&steps=1e9&weights=[[1,2]]&cross=NaN&kind=__proto__&guidance="
     found = modules.evaluate("hash => m.settings.fromLink(hash)", wrong)
     assert found == {**first, "steps": 100}
+    numbers = '[[["dog",-1],2],[["dog",0],2],[["dog",1.5],2],[["dog",1],2]]'
+    found = modules.evaluate("hash => m.settings.fromLink(hash)", f"#weights={numbers}")
+    assert found["weights"] == [[["dog", 1], 2]]
 
 
 def test_the_edit_that_is_written_down_is_read_by_python(modules):
@@ -232,6 +322,7 @@ PLACED = """async ({ gpu, slow, broken, wanted, last }) => {
     const make = async place => {
         made.push(place);
         if (broken.includes(place)) throw new Error("no such driver");
+        if (broken.includes(`no ${place}`)) throw new TypeError("Failed to fetch dynamically imported module");
         const run = () => new Promise(done => setTimeout(done, place === slow ? 60 : 5));
         const sessions = { unet: { release: () => made.push(`-${place}`) } };
         return { model: { latent: [8, 2, 2], text: [3, 4] }, idle: [], run, sessions };
@@ -285,6 +376,25 @@ def test_a_choice_is_made_again_when_the_graphics_processor_is_another(
     assert modules.evaluate(PLACED, case)[:2] == [place, made]
 
 
+def test_a_library_that_did_not_come_is_tried_again_the_next_time(modules):
+    case = {"gpu": "real", "slow": "wasm", "broken": ["no webgpu"]}
+    place, _, gpu = modules.evaluate(PLACED, case)
+    assert (place, gpu) == ("wasm", "untried")
+    again = {**case, "broken": [], "last": {"place": place, "gpu": gpu}}
+    assert modules.evaluate(PLACED, again)[0] == "webgpu"
+
+
+def test_only_what_did_not_come_is_called_a_fault_of_the_network(modules):
+    messages = {
+        "TypeError: Failed to fetch": True,
+        "TypeError: Load failed": True,  # Safari
+        "error loading dynamically imported module": True,  # Firefox
+        "Failed to load model because protobuf parsing failed.": False,
+    }
+    found = modules.evaluate("all => all.map(one => m.errors.isLost(new Error(one)))", [*messages])
+    assert found == [*messages.values()]
+
+
 def test_the_choice_of_a_place_is_kept_and_one_of_an_older_page_is_not(modules):
     kept = "choice => { m.places.rememberChoice(choice); return m.places.lastChoice() }"
     choice = {"place": "webgpu", "gpu": ACME}
@@ -298,7 +408,7 @@ def test_a_page_that_cannot_start_says_what_it_needs(browser, scripts):
     context = browser.new_context(java_script_enabled=scripts)
     page = context.new_page()
     page.goto((SOURCE / "index.html").as_uri())
-    said = page.get_by_text("It needs JavaScript, and it needs a web server")
+    said = page.get_by_text("it needs JavaScript, and it needs a web server")
     sync_api.expect(said).to_be_visible()
     assert said.evaluate("said => getComputedStyle(said).animationName") == (
         "wait" if scripts else "none"

@@ -76,7 +76,7 @@ def link(settings: dict) -> str:
 
 
 def done(page):
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('Done')")
+    expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=PATIENCE)
 
 
 def set_to(page, settings: dict):
@@ -289,7 +289,7 @@ def test_other_sentences_choose_their_kind_of_edit_and_a_wrong_one_is_explained(
     expect(page.get_by_role("alert")).to_be_hidden()
     page.get_by_label("local blend").fill("owl")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("alert")).to_contain_text("“owl” is not in")
+    expect(page.get_by_role("alert")).to_contain_text("“owl” is not in either sentence")
     page.get_by_label("local blend").fill("")
     page.get_by_label("target", exact=True).fill("a zebra on the beach")
     page.keyboard.press("Tab")
@@ -323,6 +323,7 @@ def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     expect(save).to_be_disabled()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("Cancelled.")
+    assert page.evaluate("document.activeElement.id") == "make"
     expect(save).to_be_enabled()  # the pictures before are here again
     label = page.locator("#picture-edit").get_attribute("aria-label")
     assert "as it looks" not in label
@@ -394,6 +395,7 @@ def test_one_thread_gives_the_same_pictures(page, browser, address):
     other.goto(f"{address}index.html#{link(FIRST)}")
     done(other)
     assert other.evaluate("document.body.dataset.loaded").endswith("threads: 1")
+    assert other.text_content("#status").endswith("s on 1 thread.")
     compare(other, wanted)
     context.close()
 

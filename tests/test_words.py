@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import p2p_helpers as p2p
 from p2p_helpers.prompts.split import split
-from p2p_helpers.prompts.words import as_read, warn_of_unknown_words
+from p2p_helpers.prompts.words import as_read, phrases, warn_of_unknown_words
 
 from .conftest import fast_tokenizers
 
@@ -261,6 +261,15 @@ def test_half_a_character_is_refused_before_the_run(random_pipe):
         p2p.edit(random_pipe, "a cat", "a dog", negative_prompt="\ud83d", progress=False)
     with p2p.record(random_pipe), pytest.raises(p2p.PromptError, match="half"):
         random_pipe("a cat\ud83d", num_inference_steps=1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "A", "cat", "Cat", "cat's", "CAT’S", ","]), min_size=1))
+def test_a_phrase_means_its_own_word_in_whatever_spelling(taught, parts):
+    prompt = " ".join(parts[:8])
+    found = p2p.words(taught, prompt)
+    for word, phrase in zip(found, phrases(found), strict=True):
+        assert p2p.find_words(taught, prompt, phrase) == list(word.tokens)
 
 
 def test_a_phrases_number_may_be_numpys(tokenizer):

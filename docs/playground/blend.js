@@ -1,4 +1,5 @@
 // Local blend: keep the source's latents wherever the chosen words do not look. See p2p_helpers/blend.py.
+import { Sentence } from "./errors.js";
 
 /**
  * @typedef {import("./tokens.js").Reading} Reading
@@ -15,7 +16,9 @@ export class LocalBlend {
    * @param {import("./engine.js").Model} model
    */
   constructor(phrases, source, target, { maps, latent }) {
-    for (const phrase of phrases) if (!target.has(phrase)) source.find(phrase); // says what is not there
+    const missing = phrases.find(phrase => !source.has(phrase) && !target.has(phrase));
+    if (missing) throw new Sentence(
+      `“${missing}” is not in either sentence. Local blend takes words of the source or the target, with commas between.`);
     this.tokens = [source, target].map(reading => phrases.filter(phrase => reading.has(phrase)).flatMap(phrase => reading.find(phrase)));
     this.sums = this.tokens.map(() => new Float32Array(maps[0] * maps[1]));
     this.grid = maps;

@@ -8,8 +8,9 @@ import { Reading } from "./tokens.js";
 
 /**
  * @typedef {import("./tokens.js").Phrase} Phrase
- * @typedef {{ files: Record<string, { bytes: number }>, latent: [number, number, number], picture: [number, number], text: [number, number],
- *   maps: [number, number], self_pixels: number, guidance_scale: number, known_words: string[], noise: import("./sampler.js").Noise }} Model
+ * @typedef {{ files: Record<string, { bytes: number, sha256: string }>, latent: [number, number, number], picture: [number, number],
+ *   text: [number, number], maps: [number, number], self_pixels: number, guidance_scale: number, known_words: string[],
+ *   noise: import("./sampler.js").Noise }} Model
  * @typedef {{ id: string, pixels: Float32Array }} Picture planes of red, green and blue, 0…1
  * @typedef {{ source: string, target: string, kind: "swap" | "refine", cross: number, self: number, weights: [Phrase, number][],
  *   seed: number, steps: number, guidance: number, blend: Phrase[], free: boolean, picture?: Picture | null }} Request
@@ -163,7 +164,7 @@ export class Engine {
     return { noise: split(found.noise.data, batch), maps: split(found.maps.data, batch) };
   }
 
-  /** What the model reads of some prompts. @param {Reading[]} readings @returns {Promise<Float32Array[]>} */
+  /** Prompts as the text encoder gives them to the UNet. @param {Reading[]} readings @returns {Promise<Float32Array[]>} */
   async texts(readings) {
     const tokens = BigInt64Array.from(readings.flatMap(reading => reading.ids), BigInt);
     const found = await this.sessions.text.run({ tokens: new this.ort.Tensor("int64", tokens, [readings.length, this.model.text[0]]) });
@@ -226,8 +227,8 @@ const borrows = ([s, , limit]) => limit > 0 || s.values.some(Boolean);
 
 /** Under which names the trajectories of a run are kept. @param {Request} request */
 function keysOf({ source, target, seed, steps, guidance, picture }) {
-  const run = `${picture ? `${picture.id} ${source}` : `seed ${seed}`} · ${steps} · ${guidance}`;
-  return { source: `${run} · ${source}`, free: `${run} · ${target} · free` };
+  const start = `${picture ? `${picture.id} ${source}` : `seed ${seed}`} · ${steps}`, run = `${start} · ${guidance}`;
+  return { source: picture ? start : `${run} · ${source}`, free: `${run} · ${target} · free` }; // an inversion has no guidance
 }
 
 /**

@@ -4,7 +4,7 @@ import { editOf } from "./engine.js";
 import { Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { keepOffline } from "./offline.js";
-import { find, page, problem, say, sayStep } from "./page.js";
+import { find, page, problem, say, sayNumber, sayStep } from "./page.js";
 import { preparePad } from "./pad.js";
 import { lastChoice, placeWanted, rememberChoice } from "./places.js";
 import { show, showAgain, showKnown, showMade, showSentences } from "./sentences.js";
@@ -13,12 +13,15 @@ import { copyLink, save } from "./take.js";
 import { Reading } from "./tokens.js";
 import { canvasOf, planesOf } from "./view.js";
 
-const TEXTS = /** @type {const} */ (["source", "target", "kind", "blend"]), NUMBERS = ["cross", "self", "seed", "steps", "guidance"], SAID = ["cross", "self", "guidance"];
+const TEXTS = /** @type {const} */ (["source", "target", "kind", "blend"]), NUMBERS = ["cross", "self", "seed", "steps", "guidance"];
+const SAID = /** @type {const} */ (["cross", "self", "guidance"]);
 const NO_WASM = "This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari.";
+const NO_WORKER = "The model's part of this page could not start. Check the connection, then load the page again.";
 let running = 0, number = 0, loaded = false; // the numbers of the run that is on, and of the last one
 let asked = { settings: page.settings, isOwn: false }; // what that run makes
 let adapting = false, taken = 0; // whether sentences have changed before the model came; how many pictures were given
-let broken = ""; // why there will be no model
+let broken = "", where = ""; // why there will be no model, or where it runs
+let early = /** @type {File | null} */ (null); // a picture that was given before the model came
 /** @type {Worker} */
 let worker;
 
@@ -33,7 +36,7 @@ function fill() {
 /** Words, numbers, link and Python as the settings are. Says whether they make sense. */
 function refresh() {
   const { settings, model } = page;
-  for (const name of SAID) sayNumber(name);
+  for (const name of SAID) sayNumber(name, settings[name]);
   saySettings();
   find("free").hidden = settings.source === settings.target;
   if (!model) return false;
@@ -61,9 +64,6 @@ function saySettings() {
   find("python").textContent = toPython(page.settings, page.own !== null);
 }
 
-/** @param {string} name of a slider */
-const sayNumber = name => { find(`${name}-said`).value = Number(find(name).value).toFixed(name === "guidance" ? 1 : 2); };
-
 /** @param {string} name @param {string} value */
 function set(name, value) {
   const isNumber = NUMBERS.includes(name);
@@ -89,7 +89,9 @@ function changed() {
 
 /** @param {File | undefined} file */
 async function takePicture(file) {
-  if (!file || !page.model) return;
+  if (!file) return;
+  early = page.model ? null : file;
+  if (!page.model) return;
   const own = ++taken; // while it is read, the person may want another one
   try {
     const picture = { id: `${file.name} ${file.lastModified} ${file.size}`, pixels: await planesOf(file, page.model.facts.picture) };
@@ -100,15 +102,23 @@ async function takePicture(file) {
     find("own").value = "";
     return problem("This file cannot be read as a picture. Take a PNG, JPEG or WebP.");
   }
-  find("without").hidden = false;
+  showOwn();
   changed();
 }
 
 function leavePicture() {
   taken++;
   page.own = null;
+  early = null;
   find("own").value = "";
-  find("without").hidden = true;
+  if (document.activeElement === find("without")) find("own").focus(); // the button goes
+  showOwn();
+}
+
+/** What a picture of one's own changes on the page: its noise is found, so there is no seed. */
+function showOwn() {
+  find("without").hidden = !page.own;
+  find("seed").disabled = page.own !== null;
 }
 
 // What the worker makes.
@@ -143,6 +153,7 @@ function stopped(text) {
 /** @param {string} text */
 function ended(text) {
   running = 0;
+  if (document.activeElement === find("cancel")) find("make").focus(); // a button that is off has no focus
   find("cancel").disabled = true;
   find("progress").value = 0;
   sayStep("");
@@ -158,18 +169,24 @@ const HEARD = {
     if (adapting) adapt();
     for (const name of TEXTS) if (name === "kind" || find(name) !== document.activeElement) find(name).value = page.settings[name]; // one may be writing
     refresh();
+    if (early) takePicture(early);
   },
   loading({ here, all }) {
     find("progress").value = here / all;
-    const kept = isSecureContext && "serviceWorker" in navigator ? " It is kept for the next time." : "";
+    const kept = navigator.serviceWorker?.controller ? " It is kept for the next time." : "";
     sayStep(`${Math.round(here / 1e6)} of ${Math.round(all / 1e6)} MB.${kept}`);
+  },
+  starting() {
+    find("progress").removeAttribute("value"); // nobody knows how long
+    say("The model has come, and its runtime starts.");
+    sayStep("It is 14 MB more the first time, or 41 MB where the browser has WebGPU.");
   },
   loaded({ seconds, place, gpu, threads }) {
     loaded = true;
     document.body.dataset.loaded = `${seconds.toFixed(2)} s, ${place}, threads: ${threads}`;
     if (!placeWanted()) rememberChoice({ place, gpu });
-    const where = place === "webgpu" ? "the graphics processor" : `${threads} thread${threads > 1 ? "s" : ""}`;
-    ended(`The model is here, after ${seconds.toFixed(1)} s; it uses ${where}.`);
+    where = place === "webgpu" ? "on the graphics processor" : `on ${threads} thread${threads > 1 ? "s" : ""}`;
+    ended(`The model is here, after ${seconds.toFixed(1)} s.`);
     make();
   },
   progress({ number, doing, step, steps, pictures }) {
@@ -183,7 +200,7 @@ const HEARD = {
     page.made = { pictures, maps, mask, ...asked };
     showMade();
     find("save").disabled = false;
-    ended(`Done in ${seconds.toFixed(1)} s.`);
+    ended(`Done in ${seconds.toFixed(1)} s ${where}.`);
   },
   failed({ number, message, fatal, expected }) {
     if (number && number !== running) return;
@@ -196,15 +213,24 @@ const HEARD = {
 
 function listen() {
   for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => set(name, find(name).value);
-  for (const name of SAID) find(name).oninput = () => sayNumber(name);
+  for (const name of SAID) find(name).oninput = () => sayNumber(name, find(name).valueAsNumber);
   find("form").onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); changed(); };
   find("cancel").onclick = cancel;
   find("link").onclick = async () => say(await copyLink(page.own !== null));
   find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
   find("own").onchange = () => takePicture(find("own").files[0]);
   find("without").onclick = () => { leavePicture(); changed(); };
-  preparePad(() => page.made && page.model && canvasOf(page.made.pictures.source, page.model.facts.picture), takePicture);
-  onhashchange = () => { leavePicture(); page.settings = fromLink(location.hash); fill(); make(); };
+  preparePad(() => page.made && page.model && canvasOf(page.made.pictures.source, page.model.facts.picture), drawing => {
+    find("own").value = ""; // so that the same file can be chosen again
+    takePicture(drawing);
+  });
+  onhashchange = () => {
+    adapting = false; // a link says what kind of edit it wants
+    leavePicture();
+    page.settings = fromLink(location.hash);
+    fill();
+    make();
+  };
 }
 
 async function start() {
@@ -216,7 +242,7 @@ async function start() {
   await keepOffline();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => HEARD[data.name]?.(data);
-  worker.onerror = () => problem("The model's part of this page could not start. Check the connection, then load the page again.");
+  worker.onerror = () => HEARD.failed({ number: 0, message: NO_WORKER, fatal: true, expected: true });
   worker.postMessage({ name: "load", wanted: placeWanted(), last: lastChoice() });
 }
 

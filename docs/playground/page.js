@@ -29,6 +29,12 @@ export const say = text => { find("status").textContent = text; };
 /** How far it is; a screen reader need not say every step. @param {string} text */
 export const sayStep = text => { find("step").textContent = text; };
 
+/** As it is used: a link may ask for what lies between two steps of a slider. @param {string} name of a slider @param {number} value */
+export function sayNumber(name, value) {
+  const short = value.toFixed(name === "guidance" ? 1 : 2);
+  find(`${name}-said`).value = Number(short) === value ? short : String(value);
+}
+
 /** Shows what is wrong, or that nothing is. @param {unknown} [error] */
 export function problem(error) {
   find("problem").hidden = !error;

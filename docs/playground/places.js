@@ -1,4 +1,5 @@
 // Where the UNet runs: on the GPU where a timed step is faster there, else in WebAssembly.
+import { isLost } from "./errors.js";
 
 /**
  * @typedef {"wasm" | "webgpu"} Place
@@ -43,8 +44,8 @@ export async function fastest(make, wanted, last) {
     const other = await make("webgpu"), there = await seconds(other), here = await seconds(engine), isFaster = there < here;
     release(isFaster ? engine : other);
     return isFaster ? { engine: other, place: "webgpu", gpu } : { engine, place: "wasm", gpu };
-  } catch {
-    return { engine, place: "wasm", gpu }; // drivers fail in many ways, and the other place works
+  } catch (error) { // drivers fail in many ways, and the other place works
+    return { engine, place: "wasm", gpu: isLost(error) ? "untried" : gpu };
   }
 }
 

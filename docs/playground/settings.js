@@ -1,4 +1,5 @@
 // All that decides a picture, as one value; and as a link, and as Python.
+import { spelling } from "./tokens.js";
 
 /**
  * @typedef {import("./tokens.js").Phrase} Phrase
@@ -38,7 +39,7 @@ function weightsOf(text) {
   try {
     const found = JSON.parse(text ?? "[]");
     return found.filter((/** @type {any} */ pair) => Number.isFinite(pair?.[1]) && Math.abs(pair[1]) <= 1000 &&
-      (typeof pair[0] === "string" || (typeof pair[0]?.[0] === "string" && Number.isInteger(pair[0]?.[1]))));
+      (typeof pair[0] === "string" || (typeof pair[0]?.[0] === "string" && Number.isInteger(pair[0][1]) && pair[0][1] > 0)));
   } catch {
     return [];
   }
@@ -58,9 +59,11 @@ export const fitting = (settings, source, target) => ({ ...settings, kind: sourc
  */
 export const numbered = (weights, target) => weights.flatMap(([phrase, weight]) => {
   const [text, number] = typeof phrase === "string" ? [phrase, 0] : phrase;
-  const same = target.phrases.filter(one => Array.isArray(one) && one[0] === text && (!number || one[1] === number));
-  const once = number === 1 && target.phrases.includes(text);
-  return same.length ? same.map(one => /** @type {[Phrase, number]} */ ([one, weight])) : [[once ? text : phrase, weight]];
+  const same = target.phrases.filter(one => {
+    const [name, place] = typeof one === "string" ? [one, 1] : one;
+    return spelling(name) === spelling(text) && (!number || place === number);
+  });
+  return same.length ? same.map(one => /** @type {[Phrase, number]} */ ([one, weight])) : [[phrase, weight]];
 });
 
 /** The words of local blend. @param {string} text words with commas between @returns {string[]} */

@@ -1,6 +1,10 @@
 // Keeps the page for times without a network, and lets it use threads: these need two headers that a plain host does not send.
 const KEPT = "VERSION"; // the build writes the digest of all files here
-const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+// What the page may load and whom it may ask; index.html says the same where there is no service worker.
+const POLICY = ["default-src 'self'", "script-src 'self' 'wasm-unsafe-eval'", "style-src 'self' 'unsafe-inline'",
+  "img-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'none'", "form-action 'self'"].join("; ");
+const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp",
+  "Content-Security-Policy": POLICY };
 
 const scope = /** @type {any} */ (self);
 // A new version waits until no tab has the old one, whose files belong together.
@@ -15,7 +19,7 @@ async function answered(request, keep) {
   const cache = await caches.open(KEPT), name = request.url.replace(/\/index\.html(?=$|[?#])/, "/"); // two names of the page
   const found = await cache.match(name, { ignoreSearch: true });
   if (found) return found;
-  const fresh = await fetch(request);
+  const fresh = await fetch(request, { cache: "no-cache" }); // the browser may still have files of an older version
   if (!fresh.ok) return fresh;
   const headers = new Headers(fresh.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);

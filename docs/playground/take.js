@@ -7,7 +7,7 @@ export async function copyLink(isOwn) {
   try {
     await navigator.clipboard.writeText(location.href);
   } catch {
-    return "This browser lets no page copy. The link stands in the address bar.";
+    return "The link could not be copied: browsers allow that only over https or on localhost. It stands in the address bar.";
   }
   return isOwn ? "The link is copied. Your own picture is not in it." : "The link is copied: it opens this page with the same settings.";
 }

@@ -25,12 +25,12 @@ export const spelling = text => text.normalize("NFC")
 /** @param {string} text */
 const bytes = text => new TextEncoder().encode(text).length;
 
-/** One prompt as the model reads it. */
+/** One prompt as the text encoder reads it. */
 export class Reading {
   /**
    * @param {Tokenizer} tokenizer
    * @param {string} prompt
-   * @param {number} length positions that the model has
+   * @param {number} length positions that the text encoder has
    * @param {string} padding the token that fills them
    */
   constructor(tokenizer, prompt, length, padding) {
@@ -80,10 +80,9 @@ export class Reading {
 
   /** Each word as a phrase that means no other one. @returns {Phrase[]} */
   get phrases() {
-    const names = this.words.map(word => word.text);
-    return names.map((name, place) => {
-      const before = names.slice(0, place + 1).filter(other => other === name).length;
-      return names.filter(other => other === name).length > 1 ? [name, before] : name;
+    return this.words.map(word => {
+      const same = this.words.filter(other => other.spelling === word.spelling);
+      return same.length > 1 ? [word.text, same.indexOf(word) + 1] : word.text;
     });
   }
 }
@@ -122,7 +121,7 @@ function owned(text, tokens) {
 /** @param {number} count @param {number} length @param {Word[]} words */
 function tooLong(count, length, words) {
   const lost = words.filter(word => word.tokens.some(token => token >= length - 1));
-  return `The prompt has ${count} tokens with its start and end; the model reads ${length}. ` +
+  return `The prompt has ${count} tokens with its start and end; the text encoder reads ${length}. ` +
     `It would not see: ${lost.map(word => word.text).join(" ")}. Shorten the prompt.`;
 }
 

@@ -106,7 +106,8 @@ export function mapOf(maps, tokens, pixels) {
 export function alignedText(source, target, same, isSwap) {
   const name = (/** @type {string} */ text) => `“${text}”`;
   if (isSwap) {
-    const pairs = target.words.map((word, i) => [source.words[i], word]).filter(([old, word]) => old && old.spelling !== word.spelling);
+    if (source.words.length !== target.words.length) return ""; // there is no such swap
+    const pairs = target.words.map((word, i) => [source.words[i], word]).filter(([old, word]) => old.spelling !== word.spelling);
     return pairs.map(([old, word]) => `${name(word.text)} takes the place of ${name(old.text)}.`).join(" ");
   }
   const old = new Set(same.map(([, place]) => place));

@@ -1,6 +1,6 @@
 // The models, away from the page, so that it stays awake: it is told what to make and tells how far it is.
 import { Engine } from "./engine.js";
-import { Sentence } from "./errors.js";
+import { isLost, Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { fastest, options, runtime } from "./places.js";
 
@@ -27,7 +27,7 @@ async function breathe(number) {
 
 /** @param {string} path */
 async function fetched(path) {
-  const answer = await fetch(new URL(path, import.meta.url)).catch(() => null);
+  const answer = await fetch(new URL(path, import.meta.url), { cache: "no-cache" }).catch(() => null);
   if (!answer?.ok) throw new Sentence(
     `The file ${path} did not come${answer ? ` (${answer.status})` : ""}. Check the connection, then load the page again.`);
   return answer;
@@ -48,6 +48,23 @@ async function bytes(path, came) {
   }
 }
 
+/**
+ * Whether a file is the one that model.json names. Browsers make digests only over https and on localhost.
+ * @param {Uint8Array<ArrayBuffer>} content @param {{ bytes: number, sha256: string }} file
+ */
+async function belongs(content, { bytes, sha256 }) {
+  if (content.length !== bytes) return false;
+  if (!crypto.subtle) return true;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  return sha256 === [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Forgets the files that are kept, so that the next visit asks for all of them. */
+async function forget() {
+  const names = await globalThis.caches?.keys().catch(() => []) ?? [];
+  await Promise.all(names.filter(name => name.startsWith("p2p-")).map(name => caches.delete(name)));
+}
+
 /** @param {Place | null} wanted where the UNet is to run @param {import("./places.js").Choice | null} last of an earlier visit */
 async function load(wanted, last) {
   const begun = performance.now();
@@ -58,7 +75,15 @@ async function load(wanted, last) {
   let here = 0, threads = 1;
   /** @type {Record<string, Uint8Array>} */
   const graphs = {};
-  for (const part of PARTS) graphs[part] = await bytes(`model/${part}.onnx`, more => say("loading", { here: here += more, all }));
+  for (const part of PARTS) {
+    const name = `${part}.onnx`, content = await bytes(`model/${name}`, more => say("loading", { here: here += more, all }));
+    if (!await belongs(content, model.files[name])) {
+      await forget();
+      throw new Sentence(`The file ${name} is not the one that belongs to this page. Load the page again.`);
+    }
+    graphs[part] = content;
+  }
+  say("starting", {});
   const found = await fastest(async place => {
     const ort = await runtime(place);
     threads = ort.env.wasm.numThreads;
@@ -89,7 +114,7 @@ function sentence(error) {
   const said = error instanceof Error ? error.message : String(error);
   if (/memory|allocat|RangeError/i.test(said)) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
   if (!computes()) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
-  if (/fetch|import|network|load/i.test(said)) return `A part of the editor did not come. Check the connection, then load the page again. (${said})`;
+  if (isLost(error)) return `A part of the editor did not come. Check the connection, then load the page again. (${said})`;
   return `Something went wrong that should not: ${said}. Load the page again.`;
 }
 

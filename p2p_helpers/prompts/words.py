@@ -76,11 +76,11 @@ def words(tokenizer, prompt: str) -> list[Word]:
 
 
 def phrases(found: Sequence[Word]) -> tuple[Phrase, ...]:
-    """Each word of a prompt as a phrase that means no other one: a word that occurs twice has its number."""
-    names = [word.text for word in found]
+    """Each word of a prompt as a phrase that means no other one: a word that occurs twice, in any spelling, has its number."""
+    names = [spelling(word.text) for word in found]
     return tuple(
-        (name, names[: place + 1].count(name)) if names.count(name) > 1 else name
-        for place, name in enumerate(names)
+        (word.text, names[: place + 1].count(name)) if names.count(name) > 1 else word.text
+        for place, (word, name) in enumerate(zip(found, names, strict=True))
     )
 
 
