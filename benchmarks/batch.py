@@ -188,15 +188,20 @@ def workers_table(found: list[dict]) -> str:
 TABLES = {"loop": loop_table, "workers": workers_table}
 
 
-def publish(found: dict):
-    """Store the figures of some parts, and quote them in docs/scale.md."""
+def stored(parts: set[str]) -> dict:
+    """The stored figures that stay beside these parts: they are of one machine, all of them."""
     before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
-    if before.get("machine") != machine():  # of one machine, all of them
-        if not TABLES.keys() <= found.keys():
-            raise SystemExit(
-                f"The figures are another machine's. Measure {' and '.join(TABLES)} in one command."
-            )
-        before = {}
+    if not before or before["machine"] == machine():
+        return before
+    if parts & TABLES.keys() and not TABLES.keys() <= parts:
+        raise SystemExit(
+            f"The figures are another machine's. Measure {' and '.join(TABLES)} in one command."
+        )
+    return {}
+
+
+def publish(found: dict, before: dict):
+    """Store the figures of some parts, and quote them in docs/scale.md."""
     figures = before | found | {"machine": machine()}
     MEASURED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     for name in TABLES.keys() & found.keys():
@@ -211,6 +216,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
     chosen = parser.parse_args()
+    before = stored(set(chosen.parts))
     found = {}
     if "loop" in chosen.parts:
         found["loop"] = loop(chosen.pairs, chosen.jobs, chosen.share)
@@ -219,4 +225,4 @@ if __name__ == "__main__":
     if "workers" in chosen.parts:
         found["workers"] = workers(chosen.workers)
     if found:
-        publish(found)
+        publish(found, before)

@@ -84,7 +84,8 @@ def attention(name: str, pixels: int, times: int) -> dict[str, str]:
 
 def blocks(pixels: int, times: int) -> Iterator[tuple[str, str]]:
     """Every edit, and its ratio to a step of the whole pipeline, with three blocks."""
-    pipe = build("sd3.5", Path(tempfile.mkdtemp()), **WIDE).to(DEVICE, DTYPE)
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = build("sd3.5", Path(folder), **WIDE).to(DEVICE, DTYPE)
     prompts = ["a cat on the beach", "a dog on the beach"]
     common = {"height": pixels, "width": pixels, "guidance_scale": 4.0}
     edits = {

@@ -270,6 +270,8 @@ def main():
         results[kind] = summary(rows)
         print(kind, json.dumps(results[kind], indent=1), flush=True)
         OUT.write_text(json.dumps(results, indent=1))
+    if {"generated", "painted"} <= results.keys():
+        print(table(results))
 
 
 if __name__ == "__main__":

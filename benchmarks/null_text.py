@@ -39,7 +39,7 @@ def original(pipe, pivot, prompt: str, steps: int, inner: int):
     unet, scheduler = pipe.unet, pipe.scheduler
     unet.set_attn_processor(AttnProcessor())
     embed = lambda text: pipe.encode_prompt([text], unet.device, 1, False)[0].detach()  # noqa: E731
-    null, words = embed(""), embed(prompt)
+    null, words, pivot = embed(""), embed(prompt), pivot.to(unet.device)
     scheduler.set_timesteps(steps)
     variance, found, losses, latent = (
         pivot[-1].var().item(),
@@ -94,7 +94,7 @@ def ours(
 ):
     """The package's optimisation on the same pivot."""
     run = {"prompt": prompt, "steps": steps, "guidance": GUIDANCE, "inner": inner, "init": init}
-    with _frozen(pipe.unet, gradient_checkpointing):
+    with _frozen(pipe, gradient_checkpointing):
         return _optimise_null(pipe, pivot, run, None, lambda step: None, False)
 
 

@@ -128,7 +128,7 @@ def edit_table(found: dict) -> str:
         "|---|---|---|---|",
     ]
     for sizes, one in found["edits"].items():
-        figures = f"{one['seen']:.0%} | {one['overlap']:.2f} | {one['background']:.1f} dB"
+        figures = f"{one['seen']:.0%} | {_said(one['overlap'], '.2f')} | {_said(one['background'], '.1f')} dB"
         rows.append(f"| {sizes} | {figures} |")
     return "\n".join(rows)
 
@@ -151,9 +151,14 @@ def trained_table(found: dict) -> str:
         row(f"overlap of its {size} maps with true masks", lambda one, s=size: _iou(one["maps"], s))
     for what in ("no control", "word swap"):
         row(f"{what}: new object seen", lambda one, w=what: f"{one[w]['seen']:.0%}")
-        row(f"{what}: boxes' overlap", lambda one, w=what: f"{one[w]['overlap']:.2f}")
-        row(f"{what}: background", lambda one, w=what: f"{one[w]['background']:.1f} dB")
+        row(f"{what}: boxes' overlap", lambda one, w=what: _said(one[w]["overlap"], ".2f"))
+        row(f"{what}: background", lambda one, w=what: f"{_said(one[w]['background'], '.1f')} dB")
     return "\n".join(rows)
+
+
+def _said(figure: float | None, form: str) -> str:
+    """A figure, or a dash where nothing was seen that it could be measured on."""
+    return "–" if figure is None else format(figure, form)
 
 
 def _iou(maps: dict, size: str) -> str:
@@ -244,7 +249,8 @@ def main():
     else:
         found = {"trained": compare(chosen.scenes, chosen.swaps)}
     before = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
-    figures = before | found | {"machine": machine()}
+    figures = before | found
+    figures["machine"] = before.get("machine", {}) | dict.fromkeys(found, machine())
     MEASURED.write_text(json.dumps(figures, indent=1) + "\n")
     publish(figures)
 

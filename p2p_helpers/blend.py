@@ -85,10 +85,10 @@ def check_words(blend: LocalBlend, tokenizer, runs: Sequence[Sequence[str]]):
     """Refuse words that say nowhere where a picture may change.
 
     Args:
-        runs: the prompts of each run that the blend is for.
+        runs: the prompts of each run that the blend is for, source first.
 
     Raises:
-        PromptError: a word that no prompt has, or a run whose prompts have none of the words.
+        PromptError: a word that no prompt has, or a target that has none of the words, nor has its source.
     """
     prompts = [prompt for run in runs for prompt in run]
     for phrase in (*blend.words, *blend.exclude):
@@ -99,10 +99,11 @@ def check_words(blend: LocalBlend, tokenizer, runs: Sequence[Sequence[str]]):
                 raise PromptError(
                     f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {error}"
                 ) from None
-    for run in runs if blend.words else ():
-        if not any(contains(tokenizer, prompt, one) for prompt in run for one in blend.words):
+    pairs = [(source, target) for source, *targets in runs for target in targets]
+    for pair in pairs if blend.words else ():
+        if not any(contains(tokenizer, prompt, one) for prompt in pair for one in blend.words):
             raise PromptError(
-                f"Local blend is for every change of words, and for the one from {run[0]!r} to {run[-1]!r} it has no word of "
+                f"Local blend is for every change of words, and for the one from {pair[0]!r} to {pair[1]!r} it has no word of "
                 f"these prompts, only {', '.join(map(repr, blend.words))}. Add one that says where this change may be."
             )
 

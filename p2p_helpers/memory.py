@@ -68,6 +68,7 @@ def is_of_memory(error: BaseException) -> bool:
         "can't allocate memory",
         "not enough memory",
         "Cannot allocate memory",
+        "ALLOC_FAILED",  # cuBLAS
     )
     return isinstance(error, kinds) or any(said in str(error) for said in known)
 

@@ -1,6 +1,7 @@
 """Many edits: each is done once and stored completely, whatever happens in between."""
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,12 @@ def test_a_job_is_what_it_asks_for_however_it_is_written(tmp_path):
     assert Job(**written.row()) == written and json.loads(json.dumps(written.row()))
     moved.write_bytes(b"another picture")
     assert written.name != Job(target="a dog", source="a cat", picture=moved).name
+
+
+def test_numpys_numbers_are_numbers():
+    same = Job(source="a cat", target="a dog", seed=np.int64(3), steps=np.int32(20))
+    assert same.name == Job(source="a cat", target="a dog", seed=3, steps=20).name
+    assert json.loads(json.dumps(same.row()))["seed"] == 3
 
 
 def test_jobs_share_a_source_and_not_a_name():
@@ -216,6 +224,27 @@ def test_calls_are_halved_where_memory_runs_out(tmp_path, monkeypatch):
     assert max(len(call[2:]) for call in calls(tmp_path)) == 2
 
 
+def test_pictures_of_finished_jobs_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 2) or run())
+    worker = Sleeping("sleeping", tmp_path)
+    kept, inner = [], worker._finished
+
+    def finished(targets):
+        kept.append(weakref.ref(targets[0]))
+        return inner(targets)
+
+    monkeypatch.setattr(worker, "_finished", finished)
+    for _ in worker(jobs_of(12)):
+        gc.collect()
+        assert sum(one() is not None for one in kept) <= 3  # those of the call
+
+
+def test_cublas_without_memory_is_no_dead_gpu():
+    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert memory.is_of_memory(RuntimeError(said))
+    assert not memory.is_of_memory(RuntimeError("CUDA error: an illegal memory access"))
+
+
 def test_how_many_targets_fit_follows_from_free_memory():
     gib = 2**30
     assert memory.fitting(10 * gib, gib, 2, "cuda", 1.0) == 15  # 8 GiB, half a GiB a prompt
@@ -345,6 +374,34 @@ def test_what_killed_runs_left_is_removed_after_an_hour(tmp_path):
         os.utime(part, (0, time.time() - 4000))
     store.Store(tmp_path)
     assert not old.exists() and new.exists() and mine.exists()  # a folder of the user's stays
+    half, young = (tmp_path / "inversions" / f".{name}.part" for name in ("old", "new"))
+    checkpoint = tmp_path / "inversions" / "0123.part"  # goes on, however old it is
+    for file in (half, young, checkpoint):
+        file.touch()
+    for file in (half, checkpoint):
+        os.utime(file, (0, time.time() - 4000))
+    store.Store(tmp_path)
+    assert not half.exists() and young.exists() and checkpoint.exists()
+
+
+def test_an_inversion_that_gets_further_is_not_given_up(tmp_path):
+    kept = store.Store(tmp_path)
+    assert [kept.begin("0123") for _ in range(3)] == [0, 1, 2]
+    checkpoint = kept.inversion("0123").with_suffix(".part")
+    checkpoint.touch()
+    os.utime(checkpoint, (0, time.time() + 10))  # written after the last worker began
+    assert kept.begin("0123") == 1
+    os.utime(checkpoint, (0, time.time() - 10))
+    assert [kept.begin("0123") for _ in range(2)] == [2, 3]
+
+
+def test_results_can_be_read_while_a_job_is_tried_again(tmp_path):
+    sleeping(jobs_of(3), tmp_path)
+    rows = results(tmp_path)
+    next(rows)
+    for job in jobs_of(3):
+        store.Store(tmp_path).forget(job.name)
+    assert list(rows) == []
 
 
 @pytest.mark.parametrize("gone", [True, False])

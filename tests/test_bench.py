@@ -363,6 +363,13 @@ def test_an_edit_that_cannot_be_made_is_counted_and_the_rest_goes_on(run_on, tmp
     assert kinds == {"PromptError"}
 
 
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("guidance_scale", float("nan"))])
+def test_numbers_that_are_none_are_refused_at_once(tmp_path, name, value):
+    with pytest.raises(p2p.InputError, match=name):
+        run.run_pie(tmp_path / "nowhere", tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
 def test_methods_that_are_none_are_refused(quick_run_on, tmp_path):
     with pytest.raises(p2p.InputError, match="methods are ddim, null-text"):
         quick_run_on(tmp_path, methods=["magic"])

@@ -1,5 +1,6 @@
 """Null-text inversion, stopped anywhere: it goes on to the same end, to the last bit."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 import p2p_helpers as p2p
+from benchmarks import null_text
 from p2p_helpers.inversion import files, methods
+from p2p_helpers.toyland import photos
 
-from .pipelines import build
+from .pipelines import DDIM, build
 from .test_inversion_files import old_facts
 
 PROMPT = "a cat on the beach"
@@ -213,3 +217,47 @@ def test_a_checkpoint_of_an_older_version_goes_on(pipe, whole, tmp_path):
     run = {"prompt": PROMPT, "steps": STEPS, "guidance": 4.0, "inner": 2, "init": "null", **facts}
     path.write_bytes(safetensors.torch.save(tensors, {"run": json.dumps(run)}))
     assert_same(p2p.invert(pipe, PICTURE, PROMPT, checkpoint=path, **RUN), whole)
+
+
+def test_the_bar_is_shown_where_it_is_wanted(pipe, capsys):
+    pipe.set_progress_bar_config(disable=False)
+    try:
+        p2p.invert(pipe, PICTURE, PROMPT, **{**RUN, "progress": True})
+        shown = capsys.readouterr().err
+        said = {line.partition(":")[0].strip() for line in shown.split("\r")}
+        assert said - {""} == {"null-text"}  # and no other bar
+        p2p.invert(pipe, PICTURE, PROMPT, **RUN)
+        assert not capsys.readouterr().err
+    finally:
+        pipe.set_progress_bar_config(disable=True)
+
+
+def test_an_inversion_of_no_numbers_is_refused(pipe, tmp_path):
+    weight = pipe.unet.conv_out.bias
+    before = weight.data.clone()
+    weight.data[0] = float("nan")
+    try:
+        for method in ("direct", "null-text"):
+            file = tmp_path / f"{method}.part"
+            how = {**RUN, "method": method, "checkpoint": file if method == "null-text" else None}
+            with pytest.raises(p2p.InversionError, match="infinities or NaN"):
+                p2p.invert(pipe, PICTURE, PROMPT, **how)
+            assert not file.exists()
+    finally:
+        weight.data = before
+
+
+def test_the_benchmarks_two_ways_agree(toyland):
+    """The published procedure and ours start with the same losses."""
+    picture = p2p.load_image(photos()["rabbit-beach"].path, toyland)
+    words, steps, inner = "a rabbit on the beach", 3, 2
+    pivot = p2p.invert(toyland, picture, words, method="ddim", steps=steps, progress=False).pivot
+    pipe = copy.copy(toyland)
+    pipe.scheduler = DDIMScheduler(**DDIM)
+    before = dict(pipe.unet.attn_processors)
+    try:
+        _, theirs = null_text.original(pipe, pivot, words, steps, inner)
+    finally:
+        pipe.unet.set_attn_processor(before)
+    _, _, ours = null_text.ours(toyland, pivot, words, steps, inner, "null")
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-2, atol=0)

@@ -174,6 +174,20 @@ def test_an_interrupt_while_it_is_put_back_comes_afterwards(tiny, monkeypatch):
         assert state(tiny) == before
 
 
+def test_ctrl_c_works_after_sessions_that_end_out_of_order(tiny, random_pipe):
+    before = signal.getsignal(signal.SIGINT)
+    first, second = (p2p.record(pipe) for pipe in (tiny, random_pipe))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    second.__exit__(None, None, None)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 @contextlib.contextmanager
 def being_edited(pipe):
     """An edit in another thread, held in its first step."""

@@ -87,6 +87,14 @@ def test_undo_and_another_word_keep_what_was_moved(studio):
     assert studio.error.value and not studio.stage.places  # those of the picture shown
 
 
+def test_a_move_of_what_is_gone_holds_no_slider(studio):
+    run(studio)
+    dragged(studio, "cat", dx=0.25)
+    assert studio.self_.disabled
+    studio.source.value = studio.target.value = "a house in a meadow"
+    assert not studio.settings.places and not studio.self_.disabled
+
+
 def test_a_word_that_the_target_lacks_cannot_be_moved(studio):
     studio.kind.value, studio.target.value = "refinement", "the beach"
     run(studio)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import threading
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -97,6 +98,27 @@ def test_after_a_refused_edit_of_a_picture_the_picture_shown_is_back(studio):
     studio.blend.value = "zebra"
     run(studio)
     assert studio._photo is None and not studio.settings.method and not studio.seed.disabled
+
+
+def test_after_a_refused_edit_the_same_picture_can_be_chosen_again(studio):
+    run(studio)
+    file = {"name": "cat.png", "type": "image/png", "size": 1, "last_modified": datetime.now()}
+    file["content"] = memoryview(photos()["cat-snow"].path.read_bytes())
+    for _ in range(2):
+        studio.upload.value = (file,)
+        studio.wait()
+        assert studio._photo is not None
+        studio.blend.value = "zebra"
+        run(studio)
+        assert studio._photo is None and not studio.source.continuous_update
+
+
+def test_a_suggested_prompt_has_no_fader_and_no_blend_of_the_one_before(studio):
+    studio.faders[1].value = 2.0
+    studio.blend.value = "cat, dog"
+    studio._take([{"content": photos()["cat-snow"].path.read_bytes()}])
+    studio.wait()
+    assert {fader.value for fader in studio.faders} == {1.0} and not studio.blend.value
 
 
 def test_the_target_without_control_has_the_same_noise(studio, toyland):

@@ -1,5 +1,6 @@
 """Blind comparisons: the page, votes in real browsers, a server that is killed, and what the votes say."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -58,6 +59,30 @@ def test_the_page_does_not_say_which_is_which(folder):
     assert "good" not in page and "bad" not in page and "http://" not in page
     items = json.loads((folder / "key.json").read_text())["items"]
     assert all(sorted(item) == ["bad", "good"] for item in items)
+
+
+@pytest.mark.parametrize("odd", ["</script>", "a cat <!-- <script>"])
+def test_a_text_does_not_end_the_pages_script(tmp_path, odd):
+    study([dataclasses.replace(one, what=odd) for one in comparisons(2)], tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count(odd) == (odd == "</script>")  # the page's own
+    assert odd.replace("<", "\\u003c") in page
+
+
+def test_votes_of_an_older_study_are_named(folder, tmp_path):
+    store(folder, votes(folder, "me", lambda a, b: a))
+    old = votes(folder, "you", lambda a, b: b)
+    (folder / "key.json").unlink()
+    study(comparisons(4), folder)
+    with pytest.raises(p2p.InputError, match="holds no votes yet"):
+        study_results(folder)
+    (folder / "votes-you.json").write_text(json.dumps(old))
+    with pytest.raises(p2p.InputError, match="votes-you.json: This is no vote.*Remove it"):
+        study_results(folder)
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    with pytest.raises(p2p.InputError, match="cannot be written"):
+        study(comparisons(), taken)
 
 
 def test_what_votes_say(folder):

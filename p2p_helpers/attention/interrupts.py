@@ -38,8 +38,9 @@ class Interrupts:
 
     def end(self):
         """Put back the handler that was there, and raise the interrupt that waited, if any."""
-        before, self._before = self._before, None
+        before = self._before
         if before is not None and signal.getsignal(signal.SIGINT) == self._handle:
+            self._before = None  # kept otherwise: a later session hands on to this one
             signal.signal(signal.SIGINT, before)
         if self.waiting:
             self.waiting = False

@@ -147,6 +147,9 @@ class Session(Changes):
             plan: what the edits ask for.
             observers: who sees attention maps.
             known: the source's latents after every step, (step, channel, height, width), if they need not be worked out.
+
+        Raises:
+            AttentionControlError: the model has no attention layers that can be controlled.
         """
         self.step, self.calls, self.thread = 0, 0, threading.get_ident()
         self._install()
@@ -187,6 +190,7 @@ class Session(Changes):
         for change in self.changes:
             args, kwargs = change(args, kwargs)
         if self.run is None:
+            self.calls += 1
             return self._inner(*args, **kwargs)
         rows = len(self.family.sample(args, kwargs))
         keep = self.run.before_call(args, kwargs)

@@ -50,6 +50,10 @@ def cluster_rows(
         ) from None
     if not groups:
         return
+    if ray.is_initialized():
+        raise InputError(
+            "This process is connected to Ray already. Call ray.shutdown() first: a batch makes a connection of its own."
+        )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -185,8 +185,8 @@ class Worker:
             for target in call:
                 own = made[target.job.name]
                 own.append(target)
-                if len(own) == len(target.job.target):
-                    yield self._finished(own)
+                if len(own) == len(target.job.target):  # and its pictures need not be kept
+                    yield self._finished(made.pop(target.job.name))
 
     def _check_run(self, error: Exception):
         """Raise BatchError for what is wrong with the disk or the GPU, and not with a job."""

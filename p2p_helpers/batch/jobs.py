@@ -69,8 +69,10 @@ class Job:
         check_prompts([self.source or "from the inversion", *prompts], self.negative_prompt)
         guidance = 1.0 if self.guidance_scale is None else self.guidance_scale
         check_numbers(guidance, 1 if self.steps is None else self.steps)
-        if self.seed is not None:
-            whole_seed(self.seed)
+        if self.seed is not None:  # Python's own numbers, as JSON has them
+            object.__setattr__(self, "seed", whole_seed(self.seed))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", int(self.steps))
         if self.guidance_scale is not None:  # 7 is 7.0
             object.__setattr__(self, "guidance_scale", float(guidance))
         for name, value in (("target", prompts), ("edit", edits)):

@@ -44,6 +44,10 @@ class Store:
                     ours = re.fullmatch("[0-9a-f]{16}", part.name)  # and nothing of the user's
                     if ours and time.time() - part.stat().st_mtime > STALE:
                         shutil.rmtree(part)
+            for part in (self.out / INVERSIONS).glob(".*.part"):  # what a killed worker was writing
+                with contextlib.suppress(OSError):
+                    if time.time() - part.stat().st_mtime > STALE:
+                        part.unlink()
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -150,9 +154,18 @@ class Store:
             )
 
     def begin(self, group: str) -> int:
-        """Note that a worker begins with a source; gives how often one has died there."""
-        file = self.out / BEGUN / group
+        """Note that a worker begins with a source; gives how often one has died there.
+
+        One that got further with the checkpoint of its inversion did not die for nothing: deaths before it no longer count.
+        """
+        file, checkpoint = self.out / BEGUN / group, self.inversion(group).with_suffix(".part")
         deaths = int(file.read_text(encoding="utf-8") or 0) if file.exists() else 0
+        if (
+            deaths
+            and checkpoint.exists()
+            and checkpoint.stat().st_mtime_ns > file.stat().st_mtime_ns
+        ):
+            deaths = 1
         self._note(group, deaths + 1)
         return deaths
 
@@ -252,4 +265,8 @@ def results(out: str | Path) -> Iterator[dict]:
     it), "metrics" (for each target) and "provenance".
     """
     for file in sorted(file_path("out", out).glob(f"??/*/{ROW}")):
-        yield json.loads(file.read_text(encoding="utf-8"))
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:  # it is tried again
+            continue
+        yield json.loads(text)

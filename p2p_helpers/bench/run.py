@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import check_numbers
 from ..attention.families import family_of
 from ..batch import Job, Worker, run_jobs
 from ..batch.jobs import Refused
@@ -70,10 +71,12 @@ def run_pie(
         launcher still work.
 
     Raises:
-        InputError: as `read_pie` and `Measures`, an unknown method, one that the model does not take.
+        InputError: as `read_pie` and `Measures`, an unknown method, one that the model does not take, steps or a guidance scale
+            that cannot be used.
         ModelError: as `load_pipeline` and `Measures`.
         BatchError: the results cannot be written.
     """
+    check_numbers(1.0 if guidance_scale is None else guidance_scale, steps)
     edits = {edit.key: edit for edit in read_pie(data)}
     device = own_device(device)
     measure = Measures(clip, dino, lpips, device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..values import file_path
+from .many import stop
 from .options import Device, Guidance, Model
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -66,6 +68,7 @@ def pie(
     from ..view.bench_figures import pie_figure
     from ..view.figures import figure_png
 
+    signal.signal(signal.SIGTERM, stop)
     with typer.progressbar(length=1, label="edits, then measures") as bar:
 
         def each(done: int, total: int, row: dict):

@@ -56,7 +56,7 @@ def _run(jobs: Path, out: Path, **how):
     from ..batch.store import Store
 
     found = list(read_jobs(jobs))
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     names, store, retry = {job.name for job in found}, Store(out), how.get("retry", False)
     done = sum(store.has(name) and not (retry and store.failed(name)) for name in names)
     with typer.progressbar(length=len(names), label="jobs") as bar:
@@ -72,7 +72,7 @@ def _run(jobs: Path, out: Path, **how):
     return summary
 
 
-def _stop(number, frame):
+def stop(number, frame):
     """End as after Ctrl-C: a queue's system that wants its machine back is no death of a worker."""
     raise SystemExit(128 + number)
 

@@ -128,6 +128,10 @@ class Inversion:
 
         The sampler is the inversion's own, and so are the unconditional embeddings. For "exact" the
         source's is the prompt's own, so that guidance does not move it.
+
+        Raises:
+            InversionError: in the block, null-text embeddings of another width than the model's.
+            AttentionControlError: another call has the pipeline.
         """
         null = None if self.null is None else self.null.to(pipe._execution_device)
 

@@ -100,7 +100,7 @@ def invert(
         InversionError: a pipeline that needs a picture beside the prompt, an unknown method or
             start, null-text inside torch.inference_mode(), a picture of another size, null-text at a
             guidance scale of 1 or less, a scheduler without betas, a checkpoint of another run, a
-            damaged one, or one that cannot be written.
+            damaged one, or one that cannot be written, latents or a null text that are no numbers.
         InputError: `steps` or `inner_steps` below 1, more steps than the model was trained with, a
             guidance scale that is no number, no picture.
         PromptError: the prompt is empty or too long.
@@ -122,7 +122,6 @@ def invert(
     backwards = BDIAScheduler.over if method == "exact" else inverse
     null, losses = None, torch.zeros(0, 0)
     with Session(pipe, "inverted") as session:
-        session.quiet()
         pivot = _pivot(pipe, Image.fromarray(pixels), prompt, int(steps), backwards, stepped)
         if method == "null-text":
             run = {"prompt": prompt, "steps": int(steps), "guidance": guidance_scale}
@@ -130,6 +129,11 @@ def invert(
             with _frozen(pipe, gradient_checkpointing):
                 found = _optimise_null(pipe, pivot, run, checkpoint, stepped, progress)
             pivot, null, losses = found
+        if not all(part is None or part.isfinite().all() for part in (pivot, null)):
+            raise InversionError(
+                "The inversion holds infinities or NaN, so no picture comes back from it. In half precision the model may overflow: "
+                "load it with dtype=torch.bfloat16 or torch.float32. Else take a lower guidance_scale."
+            )
         made = Inversion(
             method, prompt, int(steps), guidance_scale, pivot, null, losses, pixels, pixels, facts
         )
@@ -279,8 +283,9 @@ def _reconstruct(
         return {"latents": latents}
 
     pipe, known = session.pipe, inversion.known(session.pipe)
-    session.step = 0
+    session.step = session.calls = 0
     with inversion.sampling(pipe):
+        session.quiet()
         images = session.images(
             after_step,
             prompt=[inversion.prompt],

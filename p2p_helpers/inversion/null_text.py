@@ -49,6 +49,7 @@ def _conditioning(pipe, pivot: Tensor, prompt: str) -> list[dict]:
         return args, kwargs
 
     with _scheduler(pipe, sampler), joined(pipe, "inverted") as session:
+        session.quiet()
         session.change(look)
         pipe(
             prompt=[prompt],
@@ -128,7 +129,7 @@ def _optimise_null(
             state.add(null, losses, latent)
             shown.set_postfix(loss=f"{losses[-1]:.1e}")
             shown.update()
-            if checkpoint:
+            if checkpoint and null.isfinite().all():
                 state.save(checkpoint, run)
             stepped(i)
     return state.pivot, torch.cat(state.null), state.losses

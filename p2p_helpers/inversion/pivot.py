@@ -89,6 +89,7 @@ def _pivot(
         return tensors
 
     with joined(pipe, "inverted") as session, _scheduler(pipe, inverse):
+        session.quiet()
         session.images(
             keep,
             prompt=[prompt],

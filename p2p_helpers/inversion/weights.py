@@ -72,7 +72,8 @@ def _state(part: nn.Module) -> dict[str, Tensor]:
     state = part.state_dict()
     for name, module in part.named_modules():
         hook = getattr(module, "_hf_hook", None)  # accelerate's, or several in one
-        own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+        before = f"{name}." if name else ""
+        own = [before + key for key, _ in module.named_parameters(recurse=False)]
         for kept in (getattr(h, "weights_map", None) for h in getattr(hook, "hooks", [hook])):
             if kept is not None:
                 away = [key for key in own if state[key].is_meta]

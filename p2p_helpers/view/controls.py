@@ -126,7 +126,7 @@ class Controls:
 
     def _moved(self):
         """Objects that go elsewhere leave the source's self-attention maps, which hold the old layout."""
-        self.self_.disabled = bool(self.stage.places)
+        self.self_.disabled = bool(self.stage.said())
 
     def _have(self, photo: Image.Image | None):
         """Edit this picture, or generated ones."""
@@ -167,7 +167,8 @@ class Controls:
             self.seed.value, self.steps.value = settings.seed, settings.steps
             self.method.value = settings.method or self.method.value
             self._line_up()
-            for fader, weight in zip(self.faders, settings.weights, strict=False):
+            weights = (*settings.weights, *[1.0] * len(self.faders))  # words beyond are 1
+            for fader, weight in zip(self.faders, weights, strict=False):
                 fader.value = weight
             self.stage.put(settings.places)
         finally:
@@ -223,3 +224,4 @@ class Controls:
             lines.append(w.HBox([fader, beside], layout=w.Layout(flex_flow="row wrap")))
         self.words.children = lines
         self.stage.offer(kept)
+        self._moved()

@@ -88,7 +88,7 @@ def _prompt(
         "colours": [word_colour(heat.name) for heat in words],
         "first": len(start) + _most_telling(own.words),
         "maps": base64.b64encode(small.tobytes()).decode(),
-        "scales": [round(float(s), 4) for s in scales.flatten()],
+        "scales": [float(f"{float(s):.4g}") for s in scales.flatten()],
         "picture": _data_url(image),
     }
 

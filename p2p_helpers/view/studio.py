@@ -211,6 +211,8 @@ class Studio(Uploads):
     def _back_to(self, done: Shown):
         """Set the controls as they were for an edit."""
         if done.photo is not self._photo:
+            self.upload.value = ()  # or the same file could not be uploaded again
+            self._seek("")
             self._have(done.photo)
         self._set(done)
         self._load(done.settings)

@@ -89,5 +89,6 @@ class Uploads(Controls):
                 untouched = (self.source.value, self.target.value) == before
                 self._seek("")
                 if untouched and prompt:
-                    self._load(dataclasses.replace(self.settings, source=prompt, target=prompt))
+                    new = {"source": prompt, "target": prompt, "weights": (), "blend": ""}
+                    self._load(dataclasses.replace(self.settings, **new))
                 self.suggestion.value = note(said if untouched else "")

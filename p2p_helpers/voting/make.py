@@ -68,7 +68,7 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
 
     Raises:
         InputError: nothing to compare, other methods in one comparison than in another, no pictures,
-            or a folder with votes of another study.
+            a folder with votes of another study, or one that cannot be written.
     """
     methods = _methods(comparisons)
     items = []
@@ -87,16 +87,28 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     name = hashlib.sha256(said).hexdigest()[:16]
     key = {"study": name, "items": [item.pop("methods") for item in items]}
     place = file_path("folder", folder)
+    try:
+        return _written(place, key, {"study": name, "question": question, "items": items})
+    except OSError as error:
+        raise InputError(
+            f"{place} cannot be written: {error.strerror or error}. Take another folder."
+        ) from error
+
+
+def _written(place: Path, key: dict, data: dict) -> Path:
+    """Write a study's page and its key; gives the page's path."""
     place.mkdir(parents=True, exist_ok=True)
     old = place / KEY
     votes = (place / VOTES).exists() or any(place.glob(DOWNLOADED))
-    if votes and old.exists() and json.loads(old.read_text(encoding="utf-8"))["study"] != name:
+    if (
+        votes
+        and old.exists()
+        and json.loads(old.read_text(encoding="utf-8"))["study"] != key["study"]
+    ):
         raise InputError(f"{place} holds the votes of another study. Take another folder.")
-    data = json.dumps({"study": name, "question": question, "items": items})
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    (place / PAGE).write_text(
-        page.replace("/*DATA*/null", data.replace("</", "<\\/")), encoding="utf-8"
-    )
+    text = json.dumps(data).replace("<", "\\u003c")
+    (place / PAGE).write_text(page.replace("/*DATA*/null", text), encoding="utf-8")
     old.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
     return place / PAGE
 

@@ -111,10 +111,13 @@ def study_results(folder: str | Path) -> StudyResults:
     if not (place / KEY).exists():
         raise InputError(f"{place} holds no study.")
     key = json.loads((place / KEY).read_text(encoding="utf-8"))
-    rows = {row[1:5]: row for row in stored(place)}
+    rows = {row[1:5]: row for row in stored(place) if row[0] == key["study"]}
     for file in sorted(place.glob(DOWNLOADED)):
         for vote in _downloaded(file):
-            row = read(vote, key)
+            try:
+                row = read(vote, key)
+            except InputError as error:
+                raise InputError(f"{file}: {error} Remove it.") from None
             rows.setdefault(row[1:5], row)
     if not rows:
         raise InputError(f"{place} holds no votes yet.")
