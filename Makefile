@@ -8,7 +8,7 @@ HOST ?= 127.0.0.1
 PARALLEL := -n 2 --dist loadscope
 # Tests of the course, its site and the embedded model, of torch.compile, of what no dependency has a part in, and the long ones of
 # transformers (`make lowest NEWEST=` runs them too): the oldest versions are not tried on these.
-NEWEST := another_model.py arguments.py assignments.py batch.py bench.py browser.py checks.py checks_blend.py checks_joint.py checks_models.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
+NEWEST := another_model.py arguments.py assignments.py batch.py bench.py browser.py checks.py checks_blend.py checks_joint.py checks_models.py checks_wrong.py capstone.py cli.py cluster.py compile.py counterfactual.py docs.py \
 	describe.py diagrams.py edits.py exact_inversion.py export.py flow.py gallery.py inversion_damage.py inversion_files.py layout.py maps.py measured.py notebooks.py playground.py playground_edits.py playground_page.py printed.py project.py session.py slides.py stage.py study.py teaching.py toyland.py train.py transformers.py
 export JUPYTER_CONFIG_DIR := $(CURDIR)/$(VENV)/jupyter-config
 export JUPYTER_DATA_DIR := $(CURDIR)/$(VENV)/jupyter-data

@@ -345,8 +345,9 @@ def test_ceiling_exercise(toyland):
 
 
 def test_frugal_exercise():
-    def answer(method="null-text", guidance=4.0, steps=20, short=0.5):
-        picture = np.zeros((8, 8, 3), np.uint8)
+    picture = np.zeros((8, 8, 3), np.uint8)
+
+    def answer(method="null-text", guidance=4.0, steps=20, short=0.5, denoising=20, given=picture):
         noisy = picture + np.uint8(255 * 10 ** (-(30 - short) / 20))
         curve = torch.full((20, 10), torch.nan)
         curve.flatten()[:steps] = 1.0
@@ -354,15 +355,16 @@ def test_frugal_exercise():
             p2p.Inversion(
                 method,
                 "a cat",
-                20,
+                denoising,
                 guidance,
-                torch.zeros(21, 4, 1, 1),
+                torch.zeros(denoising + 1, 4, 1, 1),
                 None,
                 curve,
                 picture,
                 noisy,
                 {},
             ),
+            given,
             30.0,
             40,
         )
@@ -374,6 +376,8 @@ def test_frugal_exercise():
         (answer(guidance=1.5), "asks for 4"),
         (answer(steps=200), "200 optimiser steps"),
         (answer(short=4.0), "below the ceiling"),
+        (answer(denoising=4), "Keep the 20"),
+        (answer(given=picture + 1), "another picture"),
     )
 
 

@@ -101,20 +101,19 @@ def test_fit_exercise():
 
 
 def test_last_steps_exercise():
-    right = [int(p2p.active_steps(0.8, steps).sum()) for steps in (4, 30, 50)]
-    assert right == [4, 24, 40]
+    runs = (7, 9, 30)
+    right = [int(p2p.active_steps(0.6, steps).sum()) for steps in runs]
+    assert right == [4, 6, 18]
     assert check_last_steps(right).startswith("✓")
     refused(
         check_last_steps,
-        ([int(0.8 * steps) for steps in (4, 30, 50)], "With 4 steps it is not on in 3"),
-        ([0.8 * (steps + 1) for steps in (4, 30, 50)], "whole or not at all"),
-        (
-            [math.ceil(0.8 * (steps + 1)) for steps in (4, 30, 50)],
-            "With 30 steps it is not on in 25.*cut off",
-        ),
-        ([5, 24, 40], "cannot be on in 5"),
-        ([4, 24], "3 numbers"),
-        ([4, 24, 38], "With 50 steps"),
+        ([int(0.6 * steps) for steps in runs], "With 9 steps it is not on in 5"),
+        ([0.6 * (steps + 1) for steps in runs], "whole or not at all"),
+        ([math.ceil(0.6 * steps) for steps in runs], "With 7 steps it is not on in 5.*rounded up"),
+        ([round(0.6 * (steps + 1)) for steps in runs], "With 7 steps it is not on in 5"),
+        ([8, 6, 18], "cannot be on in 8"),
+        ([4, 6], "3 numbers"),
+        ([4, 6, 17], "With 30 steps"),
     )
 
 

@@ -15,6 +15,12 @@ def need(true: bool, why: str):
         raise NotYet(why)
 
 
+def given(made):
+    """What an answer returned; a function without `return` gives None."""
+    need(made is not None, "It returned nothing. Does it end in `return ...`?")
+    return made
+
+
 def passed(what: str) -> str:
     """The line a right answer prints."""
     return f"✓ {what}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...result import EditResult
 from ...toyland import Reading
 from ...view.figures import difference
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_blend(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
@@ -55,12 +55,12 @@ def check_word_mask(answer: Callable[[Tensor, float], Tensor]) -> str:
     A function of a word's map (row, column) and a threshold that gives the mask, bool (row,
     column).
     """
-    heat = torch.zeros(7, 9)
+    heat = torch.full((7, 9), 0.1)
     heat[1:3, 1:3] = 1.0  # an island of four cells, one of one cell, and one below the threshold
-    heat[4, 6], heat[6, 8] = 0.5, 0.2
+    heat[4, 6], heat[6, 8] = 0.35, 0.2
     expected = torch.zeros(7, 9, dtype=torch.bool)
     expected[0:4, 0:4] = expected[3:6, 5:8] = True
-    made = torch.as_tensor(answer(heat.clone(), 0.3))
+    made = torch.as_tensor(given(answer(heat.clone(), 0.3)))
     shape, kind = tuple(getattr(made, "shape", ())), getattr(made, "dtype", type(made).__name__)
     need(
         shape == (7, 9),
@@ -157,5 +157,10 @@ def check_own_mask(
         fell >= darker,
         f"Outside the {kept} it became darker by {max(fell, 0):.0%}, less than {darker:.0%}. Where "
         "may night fall?",
+    )
+    need(
+        blend.mask.mean() >= 0.4,
+        f"Night may fall in {blend.mask.mean():.0%} of the picture only. Leave it two fifths at least: is "
+        "the light larger than it has to be?",
     )
     return passed(f"night, and a light on the {kept}")

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ...edits.edit import Edit
+from ...edits.layout import placements
 from ...errors import P2PError
+from ...prompts.words import words
 from ...result import EditResult
 from ...toyland.counterfactual import Counterfactual
 from ...toyland.reader import Reading
@@ -19,6 +21,7 @@ from .base import need, passed
 
 EXAMPLE = "Grace"
 WORDS = 25  # in each part of the text
+DIFFERENT = 12  # of them
 LIMIT = 0.1  # the rest may change by so much on average, 0…1
 REST = 0.05  # of the picture, at least, or there is no rest to speak of
 WEAK = "How long are the source's maps used, and which method inverts with room for an edit?"
@@ -48,6 +51,18 @@ def check_plan(name: str, task: Counterfactual, plan: Edit, tokenizer) -> str:
         "This edit takes nothing from the source: all of S is zero. When should the target use "
         "the source's maps?",
     )
+    need(
+        not placements(plan),
+        "This edit moves things. Your prompts ask for other words, or for more of them.",
+    )
+    lent = taken.any(1).any(0)  # (target token,): whether it gets any source token's map
+    empty = [w.text for w in words(tokenizer, task.target) if not lent[list(w.tokens)].all()]
+    alike = len(task.source.split()) == len(task.target.split())
+    need(
+        not (alike and empty),
+        f"This edit lends no map to {', '.join(empty)}, though a word of your source stands in that place. "
+        "Which edit lends the old word's map to the new one?",
+    )
     return passed(f"“{task.source}” → “{task.target}” by {plan!r}")
 
 
@@ -65,6 +80,12 @@ def check_own_edit(result: EditResult, task: Counterfactual, reading: Reading) -
     found = {one.name for one in reading.objects}
     lost = [thing.name for thing in task.after.things if thing.name not in found]
     need(not lost, f"The reader sees no {', '.join(lost)} any more. Is the edit too strong?")
+    colours = {one.name: one.colour for one in reading.objects}
+    for thing in task.after.things if task.after.style != "old photo" else ():
+        need(
+            thing.colour is None or colours[thing.name] == thing.colour,
+            f"The {thing.name} is {colours[thing.name]}, and your target says {thing.colour}.",
+        )
     rest = ~task.changed
     if rest.mean() > REST:
         changed = difference(before, result.image)[rest].mean()
@@ -99,12 +120,17 @@ def check_handin(page: Handin) -> str:
     _code(page.code)
     for part in PARTS:
         said = (page.said or {}).get(part, "")
-        count = len(re.findall(r"\w+", said))
+        found = re.findall(r"\w+", str(said or ""))
+        count = len(found)
         need(bool(count), f"The text under “{part}” is missing.")
         need(
             count >= WORDS,
             f"Under “{part}” there are {count} words. Write two or three sentences, {WORDS} words "
             "at least.",
+        )
+        need(
+            len({word.casefold() for word in found}) >= DIFFERENT,
+            f"The text under “{part}” says the same words again and again.",
         )
     texts = [" ".join(page.said[part].split()) for part in PARTS]
     need(len(set(texts)) == len(texts), "Two of your texts are the same.")
@@ -128,6 +154,10 @@ def _code(code: str):
         need(False, f"The code on the page is no Python: {error.msg}.")
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+    need(
+        f"def {EXAMPLE.lower()}(" not in code,
+        f"This is {EXAMPLE}'s function. Give the one that made your picture.",
+    )
     need(
         "edit" in names,
         "The code on the page never calls edit(). Give the function that made the picture.",

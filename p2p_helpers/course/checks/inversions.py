@@ -13,7 +13,7 @@ from ...inversion.artefact import Inversion
 from ...metrics import psnr
 from ...toyland import Counterfactual, Reading
 from ...view.figures import difference
-from .base import need, passed
+from .base import given, need, passed
 
 
 def _ceiling(pipe, image: Image.Image) -> float:
@@ -43,7 +43,9 @@ def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
     return passed("nothing that inverts a latent can do better than this")
 
 
-def check_frugal(inversion: Inversion, ceiling: float, limit: int) -> str:
+def check_frugal(
+    inversion: Inversion, image: Image.Image, ceiling: float, limit: int, steps: int = 20
+) -> str:
     """Exercise 06.2.
 
     A null-text inversion at guidance 4 or more, within 1 dB of the ceiling, in at most `limit`
@@ -56,6 +58,14 @@ def check_frugal(inversion: Inversion, ceiling: float, limit: int) -> str:
     need(
         inversion.guidance_scale >= 4,
         f"The guidance is {inversion.guidance_scale}. The exercise asks for 4, where edits work.",
+    )
+    need(
+        np.array_equal(inversion.pixels, np.asarray(image)),
+        "This is another picture. Invert `image`, the fox in the forest.",
+    )
+    need(
+        inversion.steps >= steps,
+        f"It has {inversion.steps} denoising steps. Keep the {steps}, and save optimiser steps in each.",
     )
     used = int((~inversion.loss_curve.isnan()).sum())
     need(
@@ -97,10 +107,17 @@ def check_counterfactual(
             f"The inversion gives the picture back {short:.1f} dB below the ceiling. Which methods "
             "come within 1 dB?",
         )
-    rest = difference(wanted.pictures[0], image)[~wanted.changed].mean()
+    stays = ~wanted.changed
+    rest = difference(wanted.pictures[0], image)[stays].mean() if stays.any() else 0.0
     why = f"Much changed ({rest:.0%}), but not to this. Is guidance too hard, or a word too loud?"
     why = why if rest > 2 * limit else "Is the edit strong enough, and is the target this prompt?"
     need(wanted.seen(reading), f"The reader does not see “{wanted.target}” yet. {why}")
+    found = {one.name for one in reading.objects}
+    lost = [thing.name for thing in wanted.after.things if thing.name not in found]
+    need(
+        not lost,
+        f"The reader sees no {', '.join(lost)} any more. Is guidance too hard, or a word too loud?",
+    )
     how = "What keeps an edit local?" if wanted.local_blend else "What makes an edit gentler?"
     need(
         rest <= limit,
@@ -156,7 +173,7 @@ def check_bdia_inverse(answer: Callable[..., Tensor]) -> str:
     )
     for gamma in (1.0, 0.5):
         below = above - (1 - gamma) * (above - here) - gamma * rise + fall
-        made = answer(below, here, rise, fall, gamma)
+        made = given(answer(below, here, rise, fall, gamma))
         off = "" if gamma == 1 else " At γ = 1 it is right: what did the other terms become?"
         need(torch.allclose(made, above), f"With γ = {gamma} it does not lead back to z_i+1.{off}")
     return passed("a step that can be undone")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_text_share(answer: Callable[[Tensor, int], Tensor]) -> str:
@@ -19,7 +19,7 @@ def check_text_share(answer: Callable[[Tensor, int], Tensor]) -> str:
     rng = torch.Generator().manual_seed(0)
     for pixels, tokens in ((4, 3), (9, 2), (6, 6)):
         scores = torch.randn(pixels, pixels + tokens, generator=rng)
-        share = torch.as_tensor(answer(scores, tokens))
+        share = torch.as_tensor(given(answer(scores, tokens)))
         need(
             share.shape == (pixels,),
             f"{pixels} pixels gave {tuple(share.shape)}: one share for each pixel.",
@@ -49,7 +49,9 @@ def check_joint_rule(answer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]) -
     for pixels, tokens, lent in ((4, 3, True), (9, 4, False), (5, 2, False)):
         source, target = torch.randn(2, pixels, pixels + tokens, generator=rng).softmax(-1)
         mapping = torch.eye(tokens).roll(1, 0)
-        made = answer(source.clone(), target.clone(), mapping, lent)
+        mapping[0] /= 2  # a word of one token shares its map between two
+        mapping[0, 0] = 0.5
+        made = given(answer(source.clone(), target.clone(), mapping, lent))
         need(
             made.shape == target.shape,
             f"Two maps of {tuple(target.shape)} gave one of {tuple(made.shape)}.",
@@ -87,6 +89,7 @@ def check_reverse_euler(
         "v = 1": lambda x, sigma: torch.ones_like(x),
         "v = σ": lambda x, sigma: torch.full_like(x, sigma),
         "v = x": lambda x, sigma: x,
+        "v = x + σ": lambda x, sigma: x + sigma,  # here the order of the steps counts
     }
     for name, velocity in flows.items():
         for sigmas in ([1.0, 0.5, 0.0], [1.0, 0.8, 0.3, 0.1, 0.0]):
@@ -94,7 +97,7 @@ def check_reverse_euler(
             x = picture.clone()
             for i in reversed(range(len(sigmas) - 1)):
                 x = x - (sigmas[i + 1] - sigmas[i]) * velocity(x, sigmas[i + 1])
-            made = torch.as_tensor(answer(velocity, picture.clone(), list(sigmas)))
+            made = torch.as_tensor(given(answer(velocity, picture.clone(), list(sigmas))))
             need(made.shape == x.shape, f"A picture of (2,) gave {tuple(made.shape)}.")
             need(not torch.equal(made, picture), "This is still the picture.")
             forwards = picture.clone()
@@ -103,6 +106,13 @@ def check_reverse_euler(
             need(
                 name == "v = x" or not torch.allclose(made, forwards),
                 "That is sampling. Go the other way: from σ = 0 up to σ = 1.",
+            )
+            other = picture.clone()
+            for before, after in itertools.pairwise(sigmas):
+                other = other - (after - before) * velocity(other, after)
+            need(
+                name != "v = x + σ" or not torch.allclose(made, other),
+                "These are the right steps in the wrong order. Which one is the first on the way back?",
             )
             need(
                 torch.allclose(made, x, atol=1e-5),

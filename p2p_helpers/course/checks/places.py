@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...toyland import Reading
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
@@ -35,6 +35,10 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
             f"A shift of {shift} makes {values.tolist()} {got.tolist()}, and it should be {right.tolist()}.",
         )
         need(
+            bool(((made == 0) | (made == 1)).all()),
+            "A row mixes several cells. Each row picks one, with a single 1.",
+        )
+        need(
             torch.equal(made.float().sum(1), torch.ones(cells)),
             "The rows do not sum to 1: a pixel would look more, or less, than it did.",
         )
@@ -44,7 +48,7 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
 def check_fill(answer: Callable[[float, float, int], Tensor]) -> str:
     """Exercise 10.2: the smoothest values between two, of a function of both and their number."""
     for left, right, cells in ((0.0, 1.0, 1), (2.0, -1.0, 2), (1.0, 5.0, 3), (3.0, 3.0, 6)):
-        made = torch.as_tensor(answer(left, right, cells)).float()
+        made = torch.as_tensor(given(answer(left, right, cells))).float()
         need(
             made.shape == (cells,),
             f"A hole of {cells} cells got {tuple(made.shape)} values.",
@@ -80,5 +84,15 @@ def check_places(before: Reading, after: Reading, names: Sequence[str]) -> str:
     need(
         far <= 20,
         f"One of them is {far:.0f} pixels from where the other one was; 20 are near enough.",
+    )
+    rise = max(
+        abs(was.box[3] - now.box[3])
+        for was in before.objects
+        for now in after.objects
+        if was.name == now.name and was.name in names
+    )
+    need(
+        rise <= 20,
+        f"One of them has gone {rise:.0f} pixels up or down. Is there a dy that nobody asked for?",
     )
     return passed(f"{names[0]} and {names[1]} have changed places")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...edits.words import Reweight
 from ...toyland import Reading
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_fader_matrices(
@@ -68,7 +68,7 @@ def check_compose(answer: Callable[..., tuple[Tensor, Tensor]]) -> str:
     s1, t1, s2, t2, source, target = torch.randn(
         6, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    s, t = answer(s1, t1, s2, t2)
+    s, t = given(answer(s1, t1, s2, t2))
     after = (source @ s1 + target @ t1) @ s2 + target @ t2
     need(
         torch.allclose(source @ s, source @ s1 @ s2),
