@@ -133,13 +133,15 @@ _LATER = {
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
 
-def __getattr__(name: str):
-    """Everything is imported when it is asked for, so that the command line answers at once."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # or a checker would take any name for one of the package
+
+    def __getattr__(name: str):
+        """Everything is imported when it is asked for, so that the command line answers at once."""
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

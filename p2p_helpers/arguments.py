@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +26,28 @@ from .result import EditResult
 from .stages import Stage
 from .values import MOST_GUIDANCE, finite_number, shown, whole_number
 
-OURS = (
-    "prompt",
-    "num_inference_steps",
-    "num_images_per_prompt",
-    "output_type",
-    "return_dict",
-    "callback_on_step_end",
+# The pipeline's arguments that edit() sets itself, and what to do instead.
+OURS = {
+    "prompt": "It is the source and the targets.",
+    "num_inference_steps": "Give steps=.",
+    "num_images_per_prompt": "Call it once for each seed.",
+    "output_type": "The result's images are PIL pictures; its latents come to callback=.",
+    "return_dict": "It gives an EditResult.",
+    "callback_on_step_end": "Give callback=.",
+}
+NAMES = (  # of edit() itself
+    "edit",
+    "local_blend",
+    "seed",
+    "generator",
+    "steps",
+    "guidance_scale",
+    "negative_prompt",
+    "record",
+    "callback",
+    "progress",
 )
+FILES = (".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -46,6 +62,11 @@ def check_pipeline(pipe):
 
 def check_source(source):
     """Refuse what is no source."""
+    if isinstance(source, str) and Path(source).suffix.lower() in FILES:
+        raise InputError(
+            f"source={shown(source)} is a file's name, and no prompt. Give Inversion.load({shown(source)}) for an inversion; for a "
+            "picture invert(pipe, load_image(file, pipe), prompt)."
+        )
     if isinstance(source, (str, Inversion, EditResult)):
         return
     if isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
@@ -83,6 +104,8 @@ def one_each(edit: Edit | Sequence[Edit] | None, targets: Sequence[str]) -> list
     edit = Replace() if edit is None else edit
     edits: list = list(edit) if isinstance(edit, (list, tuple)) else [edit] * len(targets)
     wrong = [e for e in edits if not isinstance(e, Edit)]
+    if wrong and isinstance(wrong[0], type) and issubclass(wrong[0], Edit):
+        raise InputError(f"{wrong[0].__name__} is a kind of edit: write {wrong[0].__name__}(...).")
     if wrong:
         raise InputError(
             f"{shown(wrong[0])} is no edit. Give Replace(), Refine(), Reweight(...), a composition with |, or a list of those."
@@ -98,7 +121,12 @@ def as_blend(local_blend) -> LocalBlend | None:
     """The local blend; a word or several words alone mean `LocalBlend(words)`."""
     if local_blend is None or isinstance(local_blend, LocalBlend):
         return local_blend
-    if isinstance(local_blend, (str, tuple, list)):
+    several = isinstance(local_blend, (tuple, list))
+    if several and any(isinstance(one, LocalBlend) for one in local_blend):
+        raise InputError(
+            'One local blend is for all targets: name the words of all, LocalBlend(("fox", "panda")), or call edit() for each.'
+        )
+    if isinstance(local_blend, str) or several:
         return LocalBlend(local_blend)
     raise InputError(
         f'local_blend={shown(local_blend)}: give words, e.g. ("cat", "dog"), or '
@@ -120,6 +148,14 @@ def check_stages(stages: Sequence[Sequence[Stage]]):
         raise InputError(
             f"{parts}: an edit of words and places takes a run for each, so it cannot stand beside other targets. Call edit() "
             "for each target."
+        )
+
+
+def check_callback(callback):
+    """Refuse what cannot be called."""
+    if callback is not None and not callable(callback):
+        raise InputError(
+            f"callback={shown(callback)}: give a function of (pipe, step, timestep, tensors) that returns the tensors."
         )
 
 
@@ -195,10 +231,7 @@ def check_arguments(pipe, arguments: dict[str, Any]):
     """Refuse arguments that are ours, or that the pipeline does not take."""
     taken = sorted(set(OURS) & set(arguments))
     if taken:
-        raise InputError(
-            f"edit() sets the pipeline's {', '.join(taken)} itself. Steps are called steps=, a "
-            "step's callback callback=."
-        )
+        raise InputError(f"edit() sets the pipeline's {taken[0]} itself. {OURS[taken[0]]}")
     embedded = sorted(name for name in arguments if "prompt_embeds" in name)
     if embedded:
         raise InputError(
@@ -206,7 +239,11 @@ def check_arguments(pipe, arguments: dict[str, Any]):
             "text. For embeddings of your own teach the tokenizer a word "
             "(pipe.load_textual_inversion), or set pipe.encode_prompt."
         )
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted = {
+        name: parameter
+        for name, parameter in inspect.signature(pipe.__call__).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
     has_tokenizer = any(getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
     if not has_tokenizer:
         raise AttentionControlError(f"{type(pipe).__name__} makes no picture from a text.")
@@ -216,9 +253,32 @@ def check_arguments(pipe, arguments: dict[str, Any]):
         )
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:
+        takes = [name for name in accepted if name not in OURS and "embeds" not in name]
+        near = difflib.get_close_matches(unknown[0], [*NAMES, *takes], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(
-            f"{type(pipe).__name__} takes no {', '.join(unknown)}. It takes: {', '.join(accepted)}."
+            f"edit() and {type(pipe).__name__} take no {', '.join(unknown)}.{hint} edit() takes {', '.join(NAMES)}; it hands on to the "
+            f"pipeline: {', '.join(takes)}."
         )
+    _check_sides(pipe, arguments)
+
+
+def _check_sides(pipe, arguments: dict[str, Any]):
+    """Refuse sizes that the pipeline would round, or leave out."""
+    sides = {
+        name: arguments[name] for name in ("height", "width") if arguments.get(name) is not None
+    }
+    if len(sides) == 1:
+        raise InputError(
+            f"{next(iter(sides))} alone: a pipeline may ignore it. Give height and width."
+        )
+    unit = getattr(pipe, "vae_scale_factor", 1) * (1 if hasattr(pipe, "unet") else 2)
+    for name, side in sides.items():
+        number = whole_number(name, side, 1, 100_000, "It is in pixels.")
+        if number % unit:
+            raise InputError(
+                f"{name}={number}: it must be a multiple of {unit}, e.g. {max(number // unit, 1) * unit}."
+            )
 
 
 def warn_of_idle_guidance(

@@ -93,8 +93,10 @@ def check_words(blend: LocalBlend, tokenizer, runs: Sequence[Sequence[str]]):
     prompts = [prompt for run in runs for prompt in run]
     for phrase in (*blend.words, *blend.exclude):
         if not any(contains(tokenizer, prompt, phrase) for prompt in prompts):
+            text = phrase[0] if isinstance(phrase, tuple) else phrase
+            having = [prompt for prompt in prompts if contains(tokenizer, prompt, text)]
             try:
-                find_words(tokenizer, prompts[-1], phrase)
+                find_words(tokenizer, [*prompts[-1:], *having][-1], phrase)
             except PromptError as error:
                 raise PromptError(
                     f"Local blend looked for {phrase!r} in {len(prompts)} prompts and found it in none. {error}"

@@ -159,7 +159,7 @@ def _file(source, name: str) -> Image.Image:
     """A file's picture, not decoded yet."""
     if not hasattr(source, "read"):
         try:
-            source = file_path("source", source)
+            source = file_path("source", source, "cat.png")
         except InputError as error:
             raise ImageError(f"{error} Or give a PIL picture or an array.") from None
         if source.exists() and not source.is_file():  # a pipe would keep us waiting

@@ -35,7 +35,7 @@ NO_NEGATIVE = {
 def check_fixed(what: str, seed, generator, arguments: dict[str, Any]):
     """Refuse what a source that is known already has decided."""
     named = [name for name in FIXED if name in arguments]
-    named += ["seed"] if seed != 0 else []
+    named += ["seed"] if seed is not None else []
     named += ["generator"] if generator is not None else []
     if named:
         raise InputError(

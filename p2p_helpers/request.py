@@ -115,7 +115,7 @@ def checked(
     target: str | Sequence[str],
     edit: Edit | Sequence[Edit] | None,
     *,
-    seed: int,
+    seed: int | None,
     generator: torch.Generator | None,
     steps: int | None,
     guidance_scale: float | None,
@@ -128,6 +128,8 @@ def checked(
     targets = given.targets(target)
     edits = given.one_each(edit, targets)
     known = inversion = earlier = None
+    if seed is not None and generator is not None:
+        raise InputError("Give seed or generator, not both: each says where the noise comes from.")
     if isinstance(source, EditResult):
         earlier = _origin(pipe, source, steps, seed, generator, arguments)
         result, origin = source, earlier
@@ -145,6 +147,7 @@ def checked(
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
         known = inversion.known(pipe) if known is None else known
     steps = 30 if steps is None else steps
+    seed = 0 if seed is None and inversion is None else seed
     given.check_prompts([source, *targets], negative_prompt)
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
@@ -192,7 +195,7 @@ def _origin(
     pipe,
     result: EditResult,
     steps: int | None,
-    seed: int,
+    seed: int | None,
     generator: torch.Generator | None,
     arguments: dict[str, Any],
 ) -> Origin:
@@ -204,7 +207,7 @@ def _origin(
         raise InputError(
             f"steps={steps}, but the earlier result took {result.steps}. Leave steps out."
         )
-    check_fixed("An earlier result", 0 if seed == result.seed else seed, generator, arguments)
+    check_fixed("An earlier result", None if seed == result.seed else seed, generator, arguments)
     return result.origin
 
 

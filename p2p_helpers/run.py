@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from .arguments import as_blend
+from .arguments import as_blend, check_callback
 from .attention.families import family_of
 from .blend import LocalBlend, check_words
 from .edits.edit import Edit
 from .edits.layout import placements
 from .inversion.artefact import Inversion
-from .maps.recorded import Record, joined
+from .maps.recorded import Record, as_record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
@@ -28,7 +28,7 @@ def edit(
     edit: Edit | Sequence[Edit] | None = None,
     *,
     local_blend: LocalBlend | Phrase | Sequence[Phrase] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     generator: torch.Generator | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
@@ -57,7 +57,7 @@ def edit(
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
             Where an edit is of words and of places, it is for the words; each change of words goes by those that its prompts have.
-        seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device.
+        seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device; 0 when not given.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
         guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
@@ -88,7 +88,8 @@ def edit(
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
         InputWarning: weights written into a prompt; a scheduler with a seed of its own; a negative prompt that the pipeline ignores.
     """
-    local_blend = as_blend(local_blend)
+    local_blend, record = as_blend(local_blend), as_record(record)
+    check_callback(callback)
     request = checked(
         pipe,
         source,
@@ -112,7 +113,7 @@ def edit(
             stage,
             before,
             local_blend=blend,
-            record=record if after is None else record or True,
+            record=record if after is None else record or Record(),
             callback=callback,
             progress=progress,
         )

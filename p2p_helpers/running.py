@@ -65,7 +65,7 @@ class Planned:
 
 
 def _planned(
-    pipe, request: Request, local_blend, record: bool | Record, callback, placed
+    pipe, request: Request, local_blend, record: Record | None, callback, placed
 ) -> Planned:
     """Work out what happens in every step, and find wrong words now."""
     tokenizer, read = request.tokenizer, request.read
@@ -73,10 +73,9 @@ def _planned(
     if local_blend is not None:
         factor = getattr(pipe, "vae_scale_factor", 1)  # DeepFloyd IF works on pixels
         blend = BlendRun(local_blend, tokenizer, read, factor)
-    if record:
-        kept = record if isinstance(record, Record) else Record()
+    if record is not None:
         every = list(request.readings.values())
-        recorder = Recorder(kept, AttentionMaps(tokenizer, read, kept), every)
+        recorder = Recorder(record, AttentionMaps(tokenizer, read, record), every)
     layouts = [one and one.layout for one in placed]
     edits = Plan(
         tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
@@ -103,7 +102,7 @@ def _placed(
         return [None] * len(wanted)
     if before is None:
         alone = request.alone()
-        plan = _planned(pipe, alone, None, True, callback, [])
+        plan = _planned(pipe, alone, None, Record(), callback, [])
         made = _run(pipe, alone, plan, progress)[0]
         real = request.inversion
         before = plan.picture(0, made if real is None else real.image)
@@ -205,7 +204,7 @@ def run(
     before: Before | None,
     *,
     local_blend: LocalBlend | None,
-    record: bool | Record,
+    record: Record | None,
     callback: Callable | None,
     progress: bool,
 ) -> tuple[Planned, list[Image.Image]]:

@@ -16,7 +16,8 @@ MOST_WEIGHT = 1000.0
 def shown(value: object) -> str:
     """A value as a message shows it, not too long."""
     plain = value is None or isinstance(value, (str, Path, bool, Integral, Real, list, tuple, dict))
-    text = repr(value) if plain else f"a {type(value).__name__}"
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    text = repr(value) if plain else f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -66,14 +67,14 @@ def finite_number(name: str, value: object, most: float, advice: str) -> float:
     return number
 
 
-def file_path(name: str, value: object) -> Path:
+def file_path(name: str, value: object, example: str = "cat.safetensors") -> Path:
     """A path that the user named, with `~` for the home folder.
 
     Raises:
         InputError: it is no path, or in the home folder of nobody.
     """
     if not isinstance(value, (str, Path)):
-        raise InputError(f"{name}={shown(value)}: give the name of a file, e.g. 'cat.safetensors'.")
+        raise InputError(f"{name}={shown(value)}: give the name of a file, e.g. {example!r}.")
     try:
         return Path(value).expanduser()
     except RuntimeError:

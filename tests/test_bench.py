@@ -11,7 +11,6 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import p2p_helpers as p2p
 from p2p_helpers.batch import Worker, results
@@ -25,6 +24,9 @@ from .pie_bench import SIDE, encoded, write_folder, write_networks
 from .transformers import build
 
 theirs = pytest.importorskip("torchmetrics.functional.image.lpips")
+peak_signal_noise_ratio = pytest.importorskip(
+    "torchmetrics.functional.image"
+).peak_signal_noise_ratio
 METHODS = ("ddim", "direct")
 
 

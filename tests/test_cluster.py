@@ -78,7 +78,8 @@ def test_of_a_thousand_jobs_nothing_is_lost_and_nothing_is_done_twice(address, t
     killer = threading.Thread(target=kill_one_in_the_middle, daemon=True)
     killer.start()
     summary = run_jobs(jobs, tmp_path, ray=address, worker=Sleeping)
-    killer.join()
+    killer.join(60)
+    assert killed, "the batch ended before 300 calls"
     rows = [json.loads(line) for line in summary.table.read_text().splitlines()]
     assert [row["name"] for row in rows] == [job.name for job in jobs]
     assert [row["job"]["target"] for row in rows if row["error"]] == [["poison"]]

@@ -83,7 +83,7 @@ def test_parentheses_and_spaces_are_a_writers_own():
         ("Replace(cross_steps=1.5)", "0 ≤ start ≤ end ≤ 1"),
         ("Replace(**{'cross_steps': 0.5})", "Write every value by its name"),
         ("Replace(*[1])", "is no plain value"),
-        ("Replace(layers=7)", "cannot be made"),
+        ("Replace(layers=7)", "layers=7"),
         ("Replace(" * 500 + ")" * 500, "cannot be read|no plain value|joins too many"),
         ("|".join(["Refine()"] * 1100), "joins too many|cannot be read"),
         ("Refine()" + " " * 10_000, "10008 characters"),

@@ -157,7 +157,7 @@ def test_real_interrupts_at_random_moments(tiny, run):
         except KeyboardInterrupt:
             hits += 1
         assert state(tiny) == before
-    assert hits
+    assert hits == 30
 
 
 def test_an_interrupt_while_it_is_put_back_comes_afterwards(tiny, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,7 +15,7 @@ from p2p_helpers.paths import data_folder
 from p2p_helpers.toyland import load_reader
 from p2p_helpers.toyland.training import transformer
 from p2p_helpers.toyland.training.decoder import Critic
-from p2p_helpers.toyland.training.fit import fit, learning_rate
+from p2p_helpers.toyland.training.fit import fit, generators, learning_rate
 from p2p_helpers.toyland.training.muon import Muon
 from p2p_helpers.toyland.training.perception import apart, picture_features
 from p2p_helpers.toyland.training.transformer import OneForMany, new_transformer
@@ -109,6 +110,28 @@ def test_a_critic_and_a_maker_each_move_their_own_weights_only():
     made.grad = None
     own.backward()
     assert made.grad is None and all(p.grad is not None for p in critic.parameters())
+
+
+def test_two_workers_at_once_leave_the_critic_its_weights():
+    torch.manual_seed(0)
+    critic, real = Critic(), torch.rand(2, 3, 32, 32)
+
+    def judged(_):
+        made = torch.rand(2, 3, 32, 32, requires_grad=True)
+        makers, own = critic.judged(made, real)
+        return makers.requires_grad and own.requires_grad
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(judged, range(60)))
+    assert all(isinstance(weight, torch.nn.Parameter) for weight in critic.parameters())
+
+
+def test_noise_follows_from_the_stages_seed():
+    first, second = (
+        generators({"seed": seed, "workers": 2}, 5, 1)[1].initial_seed() for seed in (1, 2)
+    )
+    again = generators({"seed": 1, "workers": 2}, 5, 1)[1].initial_seed()
+    assert first == again != second and first > 10_000  # none of the seeds that people take
 
 
 def test_pictures_that_look_apart_are_apart_and_small_errors_count_little():

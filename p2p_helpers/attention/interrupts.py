@@ -6,9 +6,10 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import CodeType, FrameType
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
 _shielded: set[CodeType] = set()  # code in which no interrupt is raised
@@ -62,11 +63,14 @@ class Interrupts:
             self._before(number, None)
 
 
-def block(function: Callable) -> Callable:
+P, T = ParamSpec("P"), TypeVar("T")
+
+
+def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextManager[T]]:
     """`contextlib.contextmanager`, but a Ctrl-C never falls between the generator and its `with` statement."""
 
     @functools.wraps(function)
-    def made(*args, **kwargs):
+    def made(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
         return _Block(contextlib.contextmanager(function)(*args, **kwargs))
 
     return made

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InputError
-from ..prompts.words import Phrase, find_words
+from ..prompts.words import find_words
 
 # A share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too.
 Interval = float | tuple[float, float]
-# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5)}. A mapping's keys are of one type, so
-# both are named.
-Schedule = Interval | Mapping[str, Interval] | Mapping[Phrase, Interval]
+# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5), ("dog", 2): 0.3}.
+Schedule = Interval | Mapping[Any, Interval]
 
 
 def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bool[Tensor, " step"]:

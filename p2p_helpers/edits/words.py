@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..errors import InputError, PromptMismatch
 from ..prompts.align import read_alike, refinement_alignment, replacement_matrix
-from ..prompts.words import Phrase, find_words, words
+from ..prompts.words import find_words, words
 from ..values import MOST_WEIGHT, finite_number
 from .edit import Edit, Matrices
 from .schedule import word_schedule
@@ -70,7 +71,7 @@ class Reweight(Edit):
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Attention Re-weighting".
     """
 
-    weights: Mapping[str, float] | Mapping[Phrase, float]
+    weights: Mapping[Any, float]
 
     def __post_init__(self):
         super().__post_init__()

@@ -118,6 +118,10 @@ def invert(
     pixels = _pixels(pipe, image)
     facts = _facts(pipe, prompt, pixels, int(steps))
     checkpoint = _checkpoint(checkpoint)
+    if checkpoint is not None and method != "null-text":
+        raise InversionError(
+            f"checkpoint= is for null-text; method={method!r} takes no longer than sampling. Leave it out."
+        )
     stepped = callback or (lambda step: None)
     backwards = BDIAScheduler.over if method == "exact" else inverse
     null, losses = None, torch.zeros(0, 0)
@@ -267,6 +271,8 @@ def _checkpoint(path: str | Path | None) -> Path | None:
         return None
     file = file_path("checkpoint", path)
     check_folder(file)
+    if file.is_dir():
+        raise InversionError(f"{file} is a folder. Give a file in it, e.g. {file / 'fox.part'}.")
     return file
 
 

@@ -20,7 +20,7 @@ from ..memory import free_bytes
 from ..prompts.words import as_read, word_columns
 from ..values import shown
 from .heatmap import POOLED
-from .recorded import AttentionMaps, Record
+from .recorded import AttentionMaps, Record, as_record
 
 SELF_EVERY = 4  # self-attention maps are large, and change little from step to step
 SELF_PIXELS = 1024  # and are not kept of more pixels than this: 4096 would be 134 MB a layer
@@ -197,7 +197,7 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
         PromptError: in the block, by a transformer's run with a prompt that is too long for one of its text encoders, which the
             pipeline alone would cut off.
     """
-    maps = AttentionMaps(None, [], record or Record())
+    maps = AttentionMaps(None, [], as_record(True if record is None else record) or Record())
 
     def begin(given: dict):
         prompt, each = given.get("prompt"), given.get("num_images_per_prompt", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, PromptError
 from ..prompts.words import Phrase
-from ..values import file_path
+from ..values import file_path, shown
 from .heatmap import POOLED, Heatmap
 from .one_prompt import OnePrompt
 from .self_attention import SelfAttention
@@ -46,6 +47,15 @@ class Record:
 
     everything: bool = False
     before: bool = False
+
+
+def as_record(given) -> Record | None:
+    """What to keep: True for the usual, a `Record`, or nothing. Raises InputError for what is neither."""
+    if isinstance(given, Record):
+        return given
+    if given is None or isinstance(given, bool):
+        return Record() if given else None
+    raise InputError(f"record={shown(given)}: give True, or Record(everything=True).")
 
 
 class AttentionMaps:
@@ -142,8 +152,14 @@ class AttentionMaps:
         """
         if isinstance(what, (SupportsIndex, slice)):
             return self.of(0)[what]
-        having = (prompt for prompt in range(len(self.prompts)) if what in self.of(prompt))
-        return self.of(next(having, 0))[what]
+        self._need_a_run()
+        having = [prompt for prompt in range(len(self.prompts)) if what in self.of(prompt)]
+        if having or len(self.prompts) == 1:
+            return self.of(next(iter(having), 0))[what]
+        text = what if isinstance(what, str) else what[0]
+        near = difflib.get_close_matches(text, list(self), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise PromptError(f"{what!r} is in no prompt.{hint} Their words are: {', '.join(self)}.")
 
     def __contains__(self, what: object) -> bool:
         """Whether a prompt has a word or phrase, or whether there is a token of such a number."""

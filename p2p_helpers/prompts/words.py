@@ -192,7 +192,7 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
         near = difflib.get_close_matches(spelling(text), texts, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise PromptError(
-            f"{text!r} is not in the prompt.{hint} "
+            f"{text!r} is not in the prompt {prompt[:200]!r}.{hint} "
             f"Its words are: {', '.join(word.text for word in prompt_words)}."
         )
     if number is not None:

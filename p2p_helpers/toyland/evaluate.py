@@ -96,8 +96,9 @@ def judge_swaps(
     """Swap words and let the reader judge.
 
     Returns:
-        `seen` (share of swaps after which the new object is named), `overlap` (of the two objects' boxes, median), `background`
-        (PSNR in dB, median, behind the objects), and how many source pictures showed the old object at all (only those count).
+        `seen` (share of swaps after which the new object is named and the old one is not), of those swaps the medians `overlap`
+        (of the two objects' boxes) and `background` (PSNR in dB behind the objects), and how many source pictures showed the old
+        object at all (only those count).
     """
     from ..run import edit
 
@@ -119,15 +120,16 @@ def judge_swaps(
         )
         if old not in source:
             continue
-        seen.append(new in target)
-        if new in target:
-            overlaps.append(overlap(source[old].box, target[new].box))
-        where = behind(_mask(source[old], target.get(new)))
+        seen.append(new in target and old not in target)
+        if not seen[-1]:
+            continue
+        overlaps.append(overlap(source[old].box, target[new].box))
+        where = behind(_mask(source[old], target[new]))
         kept.append(psnr(np.asarray(result.source), np.asarray(result.image), where))
     return {
         "seen": float(np.mean(seen)),
         "overlap": float(np.median(overlaps)) if overlaps else None,
-        "background": float(np.median(kept)),
+        "background": float(np.median(kept)) if kept else None,
         "judged": len(seen),
         "swaps": len(cases),
     }
@@ -289,7 +291,7 @@ def report(figures: dict) -> str:
     ]
     for name, (change, _) in SWAPS.items():
         cells = [
-            f"{m['seen']:.0%} | {_said(m['overlap'], '.2f')} | {m['background']:.1f} dB"
+            f"{m['seen']:.0%} | {_said(m['overlap'], '.2f')} | {_said(m['background'], '.1f', ' dB')}"
             for m in (figures[f"{which} swaps: {name}"] for which in ("near", "far"))
         ]
         lines.append(f"| {name}: `{change}` | {' | '.join(cells)} |")
@@ -350,6 +352,9 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--publish", action="store_true", help="quote the figures")
     chosen = parser.parse_args(arguments)
+    if chosen.publish and chosen.model not in MEASURED:
+        parser.error(f"--publish is for {' and '.join(MEASURED)}")
+    chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.world:
         print(json.dumps(world_figures(), indent=2))
         return
@@ -379,9 +384,9 @@ def main(arguments: list[str] | None = None):
     figures["snow still seen"] = judge_faders(
         pipe, reader, max(chosen.swaps // 2, 8), steps=chosen.steps
     )
-    chosen.out.mkdir(exist_ok=True)
     text = json.dumps(figures, indent=2, allow_nan=False)
-    (chosen.out / "evaluation.json").write_text(text, encoding="utf-8")
+    name, _ = MEASURED.get(chosen.model, MEASURED["toyland"])
+    (chosen.out / name).write_text(text, encoding="utf-8")
     print(report(figures))
     if chosen.publish:
         publish(figures, chosen.model)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..errors import InputError
 from .evaluate import RECOMMENDED, edit_painted, generate, painted_cases, swap_cases
 from .reader import load_reader
 from .world import SIZE, Scene, caption, scene_at
@@ -98,18 +99,27 @@ def score(key: dict, answers: dict) -> dict[str, dict[str, float | int]]:
 
     Args:
         key: sheet → for every picture its "object" and what the "reader" saw.
-        answers: sheet → for every picture what the person wrote, [name, look].
+        answers: sheet → for every picture what the person wrote, [name, look]; sheets without answers are left out.
+
+    Raises:
+        InputError: there are answers for some pictures of a sheet only.
     """
     found = {}
     for sheet, pictures in key.items():
         said = answers.get(sheet, [])
-        if len(said) != len(pictures):
+        if said and len(said) != len(pictures):
+            raise InputError(
+                f"The sheets {sheet!r} have {len(pictures)} pictures, and there are {len(said)} answers. Give one for each."
+            )
+        if not said:
             continue
         names = [OTHER_NAMES.get(name.lower().strip(), name.lower().strip()) for name, _ in said]
         right = [name == p["object"] for name, p in zip(names, pictures, strict=True)]
         found[sheet] = {
             "person": float(np.mean(right)),
-            "reader": float(np.mean([p["object"] in p["reader"] for p in pictures])),
+            "reader": float(
+                np.mean([p["reader"] == [p["object"]] for p in pictures])
+            ),  # one name, too
             "looks": float(np.mean([look for _, look in said])),
             "pictures": len(pictures),
         }

@@ -14,6 +14,7 @@ from ..edits.edit import Edit
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
 from ..prompts.several import parts_of
+from ..values import shown
 from .figures import CHANGE_COLOURS, blank, difference, draw, word_colour, wrapped
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ def show(result: EditResult) -> Figure:
     """Source | target | what changed, one row for each target of an edit.
 
     With local blend its last mask too, over the target.
+
+    Raises:
+        InputError: it is no result.
     """
+    if not hasattr(result, "images"):
+        raise InputError(
+            f"show() takes what edit() gives, not {shown(result)}. Several pictures are drawn by gallery([...])."
+        )
     columns, width = (3, 9.0) if result.masks is None else (4, 11.0)
     figure, axes = blank(len(result.images), columns, width)
     for number, (row, image, prompt) in enumerate(

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
+from ..values import shown
 from .figures import word_colour
 from .map_figures import short_layer_names
 from .page import Page
@@ -35,6 +36,10 @@ def explore(
         InputError: nothing was recorded, or there are not as many pictures as prompts.
     """
     maps = result.maps if isinstance(result, EditResult) else result
+    if maps is not None and not isinstance(maps, AttentionMaps):
+        raise InputError(
+            f"explore() takes what edit(..., record=True) gives, or maps of record(), not {shown(result)}."
+        )
     if maps is None:
         raise InputError("This edit recorded no maps. Make it again with edit(..., record=True).")
     if isinstance(result, EditResult):

@@ -18,8 +18,18 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..masks import mask_picture
+from ..values import shown
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
+
+
+def picture(given) -> Image.Image:
+    """A picture that a user gave. Raises InputError for what is none."""
+    if isinstance(given, Image.Image):
+        return given
+    raise InputError(
+        f"A picture is needed, not {shown(given)}. Of a result take .image, .source or .images."
+    )
 
 
 def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
@@ -143,7 +153,7 @@ def gallery(
 
 def draw(ax, image: Image.Image, mask: Tensor | np.ndarray | None = None):
     """A picture on a panel, with a mask (height, width) of any size: paler outside, with a line around the rest."""
-    pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(picture(image).convert("RGB"))
     if mask is None:
         ax.imshow(pixels, interpolation="nearest")
         return

@@ -34,8 +34,14 @@ class Page:
         return cls(page.replace("/*DATA*/null", text), title, height)
 
     def save(self, path: str | Path):
-        """Write the page as one HTML file."""
-        file_path("path", path).write_text(self.page, encoding="utf-8")
+        """Write the page as one HTML file. Raises InputError where it cannot be written."""
+        place = file_path("path", path)
+        try:
+            place.write_text(self.page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{place} cannot be written: {error.strerror}. Give a file in a folder that is there."
+            ) from error
 
     def __repr__(self) -> str:
         return f"Page({self.title!r}, {len(self.page) / 1000:.0f} kB)"

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from ..world import SIZE
-from .data import pictures, save_grid, to_tensor, truths
+from .data import FLOAT32, pictures, save_grid, to_tensor, truths
 from .fit import fast_dtype, fit, generators
 
 CELL = 8  # pixels to a latent pixel
@@ -72,7 +72,7 @@ def copies_psnr(originals: Tensor, copies: Tensor) -> float:
 def autoencoder(config: dict, out: Path, device: str):
     """Train encoder and decoder; write `autoencoder/vae/`.
 
-    The latent is made easy to model: it is noisy, and in one step of four the picture at half its size must come from the
+    The latent is made easy to model: it is noisy, and in some of the steps (`half_size`) the picture at half its size must come from the
     latent at half its size (EQ-VAE, arXiv 2502.09509). Starts from the weights in `start`, if that is given.
     """
     settings = config["autoencoder"]
@@ -81,9 +81,7 @@ def autoencoder(config: dict, out: Path, device: str):
     holds = truths("train", count, out)["objects"] > 0  # (scene, row, column)
     torch.manual_seed(settings["seed"])
     start, new = settings["start"], settings["model"]
-    vae = (
-        AutoencoderKL.from_pretrained(start, dtype=torch.float32) if start else AutoencoderKL(**new)
-    )
+    vae = AutoencoderKL.from_pretrained(start, **FLOAT32) if start else AutoencoderKL(**new)
     vae.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
     dtype = fast_dtype(device)
 

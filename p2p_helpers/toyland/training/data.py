@@ -12,9 +12,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from ...pipelines import _DTYPE
 from ..reader import truth
 from ..render import object_masks, render
 from ..world import SIZE, scene_at
+
+FLOAT32 = {_DTYPE: torch.float32}  # of weights that are loaded
 
 
 def _render_number(job: tuple[str, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..world import caption, scene_at
 from .autoencoder import CELL, copies_psnr, picture_loss
-from .data import latents, pictures, save_grid, to_tensor, truths
+from .data import FLOAT32, latents, pictures, save_grid, to_tensor, truths
 from .diffusion import trained_vae
 from .fit import fast_dtype, fit, generators
 from .perception import apart, picture_features
@@ -23,7 +24,7 @@ class Guesses:
     """Clean latents as the trained UNet sees them through noise, conditioned on their captions."""
 
     def __init__(self, folder: Path, device: str):
-        self.pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
+        self.pipe = StableDiffusionPipeline.from_pretrained(folder, **FLOAT32).to(device)
         self.pipe.unet.to(memory_format=torch.channels_last)
         self.pipe.set_progress_bar_config(disable=True)
 
@@ -66,8 +67,10 @@ class Critic(nn.Module):
 
     def judged(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The makers' loss and the critic's own (hinge; Lim & Ye 2017, arXiv 1705.02894); each moves its own weights only."""
-        frozen = {name: value.detach() for name, value in self.named_parameters()}
-        makers = -torch.func.functional_call(self, frozen, (made,)).mean()
+        frozen = copy.deepcopy(self).requires_grad_(
+            False
+        )  # the other worker is at these weights, too
+        makers = -frozen(made).mean()
         own = (1 - self(real)).relu().mean() + (1 + self(made.detach())).relu().mean()
         return makers, own
 

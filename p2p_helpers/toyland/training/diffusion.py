@@ -23,7 +23,7 @@ from ..tokenizer import MAX_TOKENS, write_tokenizer
 from ..world import caption, scene_at, vocabulary
 from .autoencoder import crop_origins
 from .captions import Captions, mixed
-from .data import latents, save_grid, truths
+from .data import FLOAT32, latents, save_grid, truths
 from .fit import fast_dtype, fit, generators
 
 
@@ -69,7 +69,7 @@ def start_from(pipe: StableDiffusionPipeline, folder: str, without: Sequence[str
 
     Attentions whose names begin as `without` says are not taken over, and begin as the identity where the UNet has them.
     """
-    old = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    old = StableDiffusionPipeline.from_pretrained(folder, **FLOAT32)
     fresh = pipe.unet.state_dict()
     for name, value in fresh.items():
         if name.startswith(tuple(without)) and ".proj_out." in name:
@@ -104,7 +104,7 @@ def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
         raise SystemExit(
             f"There is no autoencoder in {out}. Train it first: python -m p2p_helpers.toyland.training autoencoder"
         )
-    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).to(device)
+    vae = AutoencoderKL.from_pretrained(folder, **FLOAT32).to(device)
     vae.eval().requires_grad_(False)
     vae.register_to_config(_name_or_path="toyland")  # not where it happened to lie
     return vae

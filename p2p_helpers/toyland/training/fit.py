@@ -44,7 +44,8 @@ def generators(
     """Random numbers for one worker's part of a step, from the stage's seed and these two numbers alone."""
     number = step * settings["workers"] + worker
     rng = np.random.default_rng([settings["seed"], number])
-    return rng, torch.Generator(device).manual_seed(number)
+    noise = np.random.default_rng([settings["seed"], number, 1]).integers(2**63)
+    return rng, torch.Generator(device).manual_seed(int(noise))
 
 
 def _resume(file: Path, log: Path, model, average, opts, device: str) -> tuple[int, float]:

@@ -23,7 +23,7 @@ def ship(config: dict, out: Path, device: str):
         (transformer, "transformer-pipeline", "transformer"),
     ):
         settings = config[stage.__name__]
-        if not (out / stage.__name__ / "checkpoint.pt").exists():
+        if not (out / settings.get("run", stage.__name__) / "checkpoint.pt").exists():
             continue
         stage({**config, stage.__name__: {**settings, "steps": 0}}, out, device)  # saves only
         shutil.rmtree(folder / name, ignore_errors=True)
