@@ -33,7 +33,12 @@ def edit(
     out: Annotated[
         Path, typer.Option(help="The edited picture; the source lies beside it.")
     ] = Path("edited.png"),
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed gives the same picture; 0 when not given. An inversion has its own noise."
+        ),
+    ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     negative: Annotated[
