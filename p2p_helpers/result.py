@@ -75,21 +75,33 @@ class EditResult:
     """What `edit` gives: the source picture, the edited ones, and how they were made, but for other arguments of the pipeline.
 
     Give it to `edit` in the source's place to make another edit of the same source.
+
+    Args:
+        source: the source picture.
+        images: the edited pictures, one for each target prompt; `image` is the first.
+        source_prompt, target_prompts: as they were given, but for what is removed.
+        edits: one for each target prompt.
+        seed: None if a generator was given, or an inversion.
+        steps, guidance_scale, negative_prompt: of the edited pictures.
+        local_blend: what was given.
+        masks: what local blend found at each step, bool (step, target, height, width) on the latent's grid; it is applied from
+            step int(start · steps) on.
+        maps: the attention maps, if they were recorded (`record=True`).
+        origin: how the source came about.
     """
 
     source: Image.Image
-    images: list[Image.Image]  # one for each target prompt
+    images: list[Image.Image]
     source_prompt: str
     target_prompts: list[str]
-    edits: list[Edit]  # one for each target prompt
-    seed: int | None  # None if a generator was given, or an inversion
+    edits: list[Edit]
+    seed: int | None
     steps: int
     guidance_scale: float
     negative_prompt: str | None
     local_blend: LocalBlend | None = None
-    # Where local blend let each step change.
     masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)
-    maps: AttentionMaps | None = field(default=None, repr=False)  # if recorded
+    maps: AttentionMaps | None = field(default=None, repr=False)
     origin: Origin | None = field(default=None, repr=False)
 
     @property

@@ -65,10 +65,10 @@ def edit(
             An inverted picture takes it where its source is put back at every step (methods "direct" and "exact").
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
-            source first in the latents; with local blend "mask" is where this step let the targets change, (target, height, width).
-            Returns the dictionary, changed or not. A layout edit takes several runs, and where it comes first, one of the
-            source alone, if no earlier result has its maps; the callback is called in all of them, from step 0 each time, with
-            the latents of that run's prompts and with "mask" only where that run has the blend.
+            source first in the latents; with local blend "mask" is where the targets may change, (target, height, width), which
+            holds from step int(start · steps) on. Returns the dictionary, changed or not. A layout edit takes several runs, and
+            where it comes first, one of the source alone, if no earlier result has its maps; the callback is called in all of
+            them, from step 0 each time, with the latents of that run's prompts and with "mask" only where that run has the blend.
         progress: whether to show a progress bar.
         **pipeline_arguments: anything else the pipeline takes, e.g. height and width, or image and strength of an img2img pipeline.
 

@@ -95,6 +95,7 @@ class Move(Placement):
         dx: to the right, as a share of the picture's width; it is rounded to a latent pixel.
         dy: down, as a share of the height.
         scale: its size there, as for `Resize`.
+        mask, self_steps and the rest: as for `Placement`, which says what is raised, too.
     """
 
     dx: float = 0.0
@@ -115,6 +116,7 @@ class Duplicate(Placement):
         phrase: the object.
         dx, dy: where the second one is, seen from the first, as for `Move`.
         scale: its size, as for `Resize`.
+        mask, self_steps and the rest: as for `Placement`, which says what is raised, too.
     """
 
     dx: float = 0.0
@@ -135,6 +137,7 @@ class Resize(Placement):
     Args:
         phrase: the object.
         scale: times its size, above 0.1 and at most 4.
+        mask, self_steps and the rest: as for `Placement`, which says what is raised, too.
     """
 
     scale: float = 1.0
@@ -149,6 +152,7 @@ class Remove(Placement):
 
     Args:
         phrase: the object.
+        mask, self_steps and the rest: as for `Placement`, which says what is raised, too.
     """
 
     goes = True
