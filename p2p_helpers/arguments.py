@@ -24,7 +24,7 @@ from .inversion.artefact import Inversion
 from .prompts.words import check_readable, words
 from .result import EditResult
 from .stages import Stage
-from .values import MOST_GUIDANCE, finite_number, shown, whole_number
+from .values import MOST_GUIDANCE, PICTURES, finite_number, shown, whole_number
 
 # The pipeline's arguments that edit() sets itself, and what to do instead.
 OURS = {
@@ -47,7 +47,6 @@ NAMES = (  # of edit() itself
     "callback",
     "progress",
 )
-FILES = (".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -62,7 +61,7 @@ def check_pipeline(pipe):
 
 def check_source(source):
     """Refuse what is no source."""
-    if isinstance(source, str) and Path(source).suffix.lower() in FILES:
+    if isinstance(source, str) and Path(source).suffix.lower() in (".safetensors", *PICTURES):
         raise InputError(
             f"source={shown(source)} is a file's name, and no prompt. Give Inversion.load({shown(source)}) for an inversion; for a "
             "picture invert(pipe, load_image(file, pipe), prompt)."

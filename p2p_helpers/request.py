@@ -152,9 +152,8 @@ def checked(
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
-    own = arguments.get(
-        "timesteps", arguments.get("sigmas")
-    )  # which decide how many steps there are
+    # These decide how many steps there are.
+    own = arguments.get("timesteps", arguments.get("sigmas"))
     steps = len(own) if hasattr(own, "__len__") else steps
     given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):

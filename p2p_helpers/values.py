@@ -11,6 +11,16 @@ from .errors import InputError
 
 MOST_GUIDANCE = 1000.0  # far above what any model bears; float16 ends at 65 504
 MOST_WEIGHT = 1000.0
+PICTURES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)  # how their files end
 
 
 def shown(value: object) -> str:

@@ -1,6 +1,7 @@
 """Every mistake of a first hour gets a message of ours at once: what was wrong, and what to do."""
 
 import copy
+import inspect
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from diffusers.utils import logging
 from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.arguments import NAMES
 from p2p_helpers.prompts.weights import warn_of_weights
 from p2p_helpers.provenance import settings_of
 
@@ -70,6 +72,11 @@ EDITS = {  # arguments of edit → what the message says
     "negative embeddings": ({"negative_prompt_embeds": torch.zeros(1)}, "needs them as text"),
     "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
 }
+
+
+def test_the_names_that_a_message_offers_are_edits():
+    names = [*inspect.signature(p2p.edit).parameters]
+    assert ["pipe", "source", "target", *NAMES, "pipeline_arguments"] == names
 
 
 @pytest.mark.parametrize("name", EDITS)

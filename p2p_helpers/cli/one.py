@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from ..values import PICTURES
 from .options import Device, Guidance, Model, Seed, Steps
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def edit(

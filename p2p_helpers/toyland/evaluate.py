@@ -64,8 +64,8 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
     } | {"scenes": len(scenes)}
 
 
-def _mask(*found: Found | None) -> np.ndarray:
-    cells = np.any([f.cells for f in found if f is not None], axis=0)
+def _mask(*found: Found) -> np.ndarray:
+    cells = np.any([f.cells for f in found], axis=0)
     return cells.repeat(CELL, 0).repeat(CELL, 1)
 
 

@@ -117,9 +117,7 @@ def score(key: dict, answers: dict) -> dict[str, dict[str, float | int]]:
         right = [name == p["object"] for name, p in zip(names, pictures, strict=True)]
         found[sheet] = {
             "person": float(np.mean(right)),
-            "reader": float(
-                np.mean([p["reader"] == [p["object"]] for p in pictures])
-            ),  # one name, too
+            "reader": float(np.mean([p["reader"] == [p["object"]] for p in pictures])),
             "looks": float(np.mean([look for _, look in said])),
             "pictures": len(pictures),
         }

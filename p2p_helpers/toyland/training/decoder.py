@@ -67,9 +67,8 @@ class Critic(nn.Module):
 
     def judged(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The makers' loss and the critic's own (hinge; Lim & Ye 2017, arXiv 1705.02894); each moves its own weights only."""
-        frozen = copy.deepcopy(self).requires_grad_(
-            False
-        )  # the other worker is at these weights, too
+        # A copy, since the other worker is at these weights, too
+        frozen = copy.deepcopy(self).requires_grad_(False)
         makers = -frozen(made).mean()
         own = (1 - self(real)).relu().mean() + (1 + self(made.detach())).relu().mean()
         return makers, own
