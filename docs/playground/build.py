@@ -107,7 +107,8 @@ def copy_page(folder: Path):
     (folder / "lib").mkdir(exist_ok=True)
     for name in LIBRARIES:
         shutil.copytree(kept(name), folder / "lib", dirs_exist_ok=True)
-    for notice in ("LICENSE", "THIRD_PARTY_NOTICES.md"):  # Apache 2.0 is tokenizers.js' licence, too
+    # tokenizers.js is under the same licence, Apache 2.0.
+    for notice in ("LICENSE", "THIRD_PARTY_NOTICES.md"):
         shutil.copy(HERE.parent.parent / notice, folder / "lib")
 
 
