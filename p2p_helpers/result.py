@@ -86,7 +86,7 @@ class EditResult:
         local_blend: what was given.
         masks: what local blend found at each step, bool (step, target, height, width) on the latent's grid; it is applied from
             step int(start · steps) on.
-        maps: the attention maps, if they were recorded (`record=True`).
+        recorded: the attention maps, with `record=True`; as `maps` they are asked for where they must be there.
         origin: how the source came about.
     """
 
@@ -101,13 +101,22 @@ class EditResult:
     negative_prompt: str | None
     local_blend: LocalBlend | None = None
     masks: Bool[Tensor, "step target height width"] | None = field(default=None, repr=False)
-    maps: AttentionMaps | None = field(default=None, repr=False)
+    recorded: AttentionMaps | None = field(default=None, repr=False)
     origin: Origin | None = field(default=None, repr=False)
 
     @property
     def image(self) -> Image.Image:
         """The first edited picture."""
         return self.images[0]
+
+    @property
+    def maps(self) -> AttentionMaps:
+        """The attention maps. Raises InputError if none were recorded."""
+        if self.recorded is None:
+            raise InputError(
+                "This edit recorded no maps. Make it again with edit(..., record=True)."
+            )
+        return self.recorded
 
     @property
     def before(self) -> Image.Image:

@@ -139,7 +139,7 @@ def _blends(pipe, requests: Sequence[Request], blend: LocalBlend | None) -> list
 
 def _recorded(source: str | Inversion | EditResult, first: Request) -> Before | None:
     """The source with its maps, where an earlier result has both: a layout edit then need not make it to find its objects."""
-    if not isinstance(source, EditResult) or source.maps is None or source.origin is None:
+    if not isinstance(source, EditResult) or source.recorded is None or source.origin is None:
         return None
     if not any(map(placements, first.edits)):
         return None
@@ -167,7 +167,7 @@ def _result(
         negative_prompt=request.negative_prompt,
         local_blend=blends[0].blend if blends else None,
         masks=torch.stack(blends[0].masks) if blends else None,
-        maps=joined(recorded[0], maps) if maps is not None and len(runs) > 1 else maps,
+        recorded=joined(recorded[0], maps) if maps is not None and len(runs) > 1 else maps,
         origin=Origin(
             trajectory=runs[0].trajectory(0),
             size=runs[0].size,

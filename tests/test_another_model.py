@@ -1,4 +1,4 @@
-"""Notebooks run on another model when P2P_MODEL says so: a small random one of Stable Diffusion 1's topology.
+"""Notebooks run on another model when P2P_MODEL says so: small random ones of Stable Diffusion 1's and 3's topology.
 
 These use what the others use, but for exercises and figures of their own.
 """
@@ -10,24 +10,33 @@ import pytest
 from nbclient import NotebookClient
 
 from .pipelines import build
+from .transformers import build as build_transformer
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-CHOSEN = [f"{name}.ipynb" for name in ("05*", "06*", "08*")]
+CHOSEN = [("05*", "sd1"), ("06*", "sd1"), ("08*", "sd1"), ("09*", "sd3")]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    build("sd1", folder / "tokenizer").save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+def saved(tmp_path_factory):
+    """Where the model of a kind is saved."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def find(kind: str) -> Path:
+        path = folder / kind
+        if not path.exists():
+            make = build if kind == "sd1" else build_transformer
+            make(kind, folder / "tokenizer").save_pretrained(path)
+        return path
+
+    return find
 
 
 @pytest.mark.parametrize(
-    "path", [next(NOTEBOOKS.glob(name)) for name in CHOSEN], ids=lambda path: path.stem
+    ("name", "kind"), CHOSEN, ids=[f"{name.strip('*')}-{kind}" for name, kind in CHOSEN]
 )
-def test_it_runs(path, model, monkeypatch):
-    monkeypatch.setenv("P2P_MODEL", str(model))
-    notebook = nbformat.read(path, 4)
+def test_it_runs(name, kind, saved, monkeypatch):
+    monkeypatch.setenv("P2P_MODEL", str(saved(kind)))
+    notebook = nbformat.read(next(NOTEBOOKS.glob(f"{name}.ipynb")), 4)
     NotebookClient(
         notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}
     ).execute()

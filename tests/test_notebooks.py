@@ -1,5 +1,6 @@
 """What every notebook of the course has: its front, its thread, exercises with solutions, links that lead somewhere, words spelt right."""
 
+import ast
 import json
 import re
 import subprocess
@@ -54,6 +55,28 @@ def test_it_is_executed_and_its_figures_have_a_text_alternative(path):
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             said = cell["metadata"].get("alt", "")
             assert len(set(said.split())) > 4, f"no alt text: {cell['source'][:80]}"
+
+
+@each(COURSE)
+def test_what_is_skipped_elsewhere_makes_nothing_that_other_cells_use(path):
+    skipped, made = set(), set()
+    for cell in cells(path, "code"):
+        source = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell["source"], flags=re.MULTILINE)
+        tree = ast.walk(ast.parse(source))
+        bound, used = set(), set()
+        for node in tree:
+            if isinstance(node, ast.Name):
+                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+            elif isinstance(node, ast.arg):
+                bound.add(node.arg)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
+                bound.add(getattr(node, "asname", None) or node.name)
+        if source.startswith(ONLY):
+            skipped |= bound
+            continue
+        made |= bound
+        lost = used & skipped - made
+        assert not lost, f"{lost} where nothing is skipped: {cell['source'][:80]}"
 
 
 @each(COURSE)

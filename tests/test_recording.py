@@ -35,7 +35,10 @@ def everything(toyland):
 def test_recording_changes_no_pixel(toyland, result):
     plain = p2p.edit(toyland, SOURCE, TARGET, result.edits[0], **RUN)
     np.testing.assert_array_equal(np.asarray(plain.image), np.asarray(result.image))
-    assert plain.maps is None
+    assert plain.recorded is None
+    for ask in (lambda: plain.maps["cat"], lambda: p2p.explore(plain)):
+        with pytest.raises(p2p.InputError, match="record=True"):
+            ask()
     assert all("forward" not in vars(layer) for layer in toyland.unet.modules())
 
 

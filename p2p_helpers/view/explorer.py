@@ -36,12 +36,10 @@ def explore(
         InputError: nothing was recorded, or there are not as many pictures as prompts.
     """
     maps = result.maps if isinstance(result, EditResult) else result
-    if maps is not None and not isinstance(maps, AttentionMaps):
+    if not isinstance(maps, AttentionMaps):
         raise InputError(
             f"explore() takes what edit(..., record=True) gives, or maps of record(), not {shown(result)}."
         )
-    if maps is None:
-        raise InputError("This edit recorded no maps. Make it again with edit(..., record=True).")
     if isinstance(result, EditResult):
         images = [result.source, *result.images]
     if images is None or len(images) != len(maps.prompts):

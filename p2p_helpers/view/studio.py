@@ -126,7 +126,7 @@ class Studio(Uploads):
                 self.pipe, source, settings.target, settings.edit, record=known is None, **more
             )
             found = known.found if known else self._find(result)
-            done = Shown(settings, photo, dataclasses.replace(result, maps=None), found)
+            done = Shown(settings, photo, dataclasses.replace(result, recorded=None), found)
             with self._lock:
                 if number != self._wanted:
                     raise Cancelled
