@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import p2p_helpers as p2p
 from p2p_helpers.attention.layers import Layer
 from p2p_helpers.attention.phases import Wish
-from p2p_helpers.attention.terms import attend
+from p2p_helpers.attention.terms import SAME, attend
 from p2p_helpers.attention.transformers import Flux, StableDiffusion3
 from p2p_helpers.memory import measured
 from tests.transformers import build
@@ -36,13 +36,14 @@ WIDE |= {"caption_projection_dim": 24 * 64, "sample_size": 64, "pos_embed_max_si
 
 
 def wishes(tokens: int) -> dict[str, Wish]:
-    """Name → what the target asks for: matrices as an edit has them, dense, where none is zero."""
+    """Name → what the target asks for: matrices as an edit has them, dense, where none is zero or the same."""
     s, t = torch.eye(tokens, device=DEVICE), torch.eye(tokens, device=DEVICE)
     new = torch.arange(tokens, device=DEVICE) == 3
     return {
-        "swap, pixels injected": Wish((s, None), 1.0),
+        "swap, pixels injected": Wish((SAME, None), 1.0),
+        "swap of a longer word, pixels injected": Wish((s, None), 1.0),
         "refine, pixels injected": Wish((s * ~new, t * new), 1.0),
-        "swap, own pixels": Wish((s, None), 0.0),
+        "swap, own pixels": Wish((SAME, None), 0.0),
         "pixels injected alone": Wish(None, 1.0),
     }
 

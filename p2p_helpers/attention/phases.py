@@ -15,7 +15,8 @@ from ..layout import Layout
 from .layers import Layer
 from .terms import SAME, Term
 
-Pair = tuple[Tensor | None, Tensor | None]  # S and T, each (token, token); None is zero
+Matrix = Tensor | str | None  # (token, token), "same", or None for zero
+Pair = tuple[Matrix, Matrix]  # S and T
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +81,8 @@ class Phase:
     def to(self, device: torch.device) -> Phase:
         """The same with its matrices on a device."""
 
-        def moved(matrix: Tensor | None) -> Tensor | None:
-            return None if matrix is None else matrix.to(device)
+        def moved(matrix: Matrix) -> Matrix:
+            return matrix.to(device) if isinstance(matrix, Tensor) else matrix
 
         for wish in self.wishes:
             if wish.layout is not None:
@@ -183,13 +184,19 @@ class Plan:
 
 
 def _pair(s: Tensor, t: Tensor) -> Pair | None:
-    """S and T with None for zero, or None where the target keeps its own maps.
+    """S and T, or None where the target keeps its own maps.
 
-    We check this once, before the run. Checking on a GPU inside the loop would make it wait.
+    We look at them once, before the run. Looking on a GPU inside the loop would make it wait.
     """
-    if not s.any():
-        return None if torch.equal(t, torch.eye(len(t))) else (None, t)
-    return (s, t if t.any() else None)
+    pair = _plain(s), _plain(t)
+    return None if pair == (None, SAME) else pair
+
+
+def _plain(matrix: Tensor) -> Matrix:
+    """A matrix, or what it is where nothing need be multiplied."""
+    if not matrix.any():
+        return None
+    return SAME if torch.equal(matrix, torch.eye(len(matrix))) else matrix
 
 
 def step_of(call: int, calls: int, steps: int) -> int:
