@@ -235,8 +235,13 @@ def _not_loaded(name: str, failure: Exception) -> ModelError:
             f"{name!r} does not fit into this machine's memory: {said} Close other programs, or take dtype=torch.float16 "
             "(torch.bfloat16 for Stable Diffusion 3, Flux.1 and Chroma)."
         )
+    taken = (
+        ""
+        if Path(name).exists()
+        else f" {Path.cwd()} has no such folder, so it was taken as a Hub id."
+    )
     return ModelError(
-        f"{name!r} could not be loaded: {said} "
+        f"{name!r} could not be loaded: {said}{taken} "
         'Without a connection to the Hub use "toyland", or give the path of a folder that holds a pipeline saved as safetensors.'
     )
 

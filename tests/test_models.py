@@ -203,6 +203,20 @@ def test_the_fp16_variant_is_chosen_for_half_precision(real, tmp_path):
         p2p.load_pipeline(str(tmp_path), device="cpu")
 
 
+def test_a_folder_that_is_not_here_is_said_beside_the_hub(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", offline)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(p2p.ModelError, match="no connection.*has no such folder.*Hub id"):
+        p2p.load_pipeline("models/mine", device="cpu")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    with pytest.raises(p2p.ModelError) as refused:
+        p2p.load_pipeline("models/mine", device="cpu")
+    assert "no such folder" not in str(refused.value)
+
+
 def test_pickled_weights_are_refused(real, tmp_path):
     real.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(p2p.ModelError, match="saved as safetensors"):
