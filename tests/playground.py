@@ -63,6 +63,17 @@ def served(folder: Path, **headers: str):
         server.shutdown()
 
 
+def barriers(page) -> list[tuple[str, str]]:
+    """What axe finds on a page that keeps someone out: its rule, and where. A page in a frame has its heading around it."""
+    axe = build.kept("axe-core") / "axe.min.js"
+    if not axe.is_file():
+        pytest.skip("axe-core was not fetched: python docs/playground/build.py --fetch")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    rules = {"page-has-heading-one": {"enabled": False}}
+    found = page.evaluate("rules => axe.run({ rules })", rules)["violations"]
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
+
+
 def picture(page, name: str) -> np.ndarray:
     """A picture as the page shows it."""
     url = page.evaluate(f"document.getElementById('picture-{name}').toDataURL()")

@@ -9,12 +9,12 @@ from PIL import Image
 
 from p2p_helpers.toyland.world import vocabulary
 
-from .playground import SOURCE, build, page_folder, served
+from .playground import SOURCE, barriers, build, page_folder, served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 GRAPH = b"graph"  # what model.json says of every file
-TRIES = 20  # visits until a browser takes a new build
+TRIES = 10  # visits until a browser takes a new build
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,24 @@ def test_a_picture_and_a_link_that_are_there_before_the_model_count(page, addres
     without.click()
     expect(page.get_by_label("seed")).to_be_enabled()
     assert page.evaluate("document.activeElement.id") == "own"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_keeps_anyone_out(browser, address, width, scheme):
+    """Names, roles, contrast, headings and the like, with all that can be opened open, and an error there."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, service_workers="block"
+    )
+    page = context.new_page()
+    page.route("**/model.json", lambda route: route.fulfill(json=facts()))
+    page.route("**/*.onnx", lambda route: route.fulfill(body=GRAPH[:3]))
+    page.goto(address)
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    found = barriers(page)
+    context.close()
+    assert not found
 
 
 @pytest.mark.parametrize("wrong", [GRAPH[:3], GRAPH[::-1]])
@@ -171,9 +189,9 @@ def test_a_new_build_has_no_file_of_the_old_one(browser, tmp_path):
         later = style.stat().st_mtime + 60
         os.utime(style, (later, later))
         build.seal(folder)
-        for _ in range(TRIES):
+        for number in range(TRIES):
             page.goto("about:blank")
-            page.wait_for_timeout(500)  # the old version goes when it has no page
+            page.wait_for_timeout(500 * (number + 1))  # the old version goes when it has no page
             if visit() != old:
                 break
         assert page.evaluate("caches.keys()") != old

@@ -17,6 +17,8 @@ import p2p_helpers as p2p
 from p2p_helpers.voting import Comparison, study, study_results
 from p2p_helpers.voting.server import serve, store, stored
 
+from .playground import barriers
+
 COLOURS = {"good": (0, 160, 0), "bad": (160, 0, 0), "worse": (0, 0, 160)}
 
 
@@ -303,8 +305,10 @@ def test_on_a_phone_the_two_pictures_stand_side_by_side(browser, folder):
     left, right = (page.locator(f"#{name} img").bounding_box() for name in ("left", "right"))
     assert left["y"] == right["y"] and left["width"] == right["width"]
     assert right["x"] + right["width"] <= 390
+    assert not barriers(page)
     for _ in range(3):
         page.get_by_role("button", name="no difference").click()
+    assert not barriers(page)
     expect(page.get_by_text("download your votes and send the file")).to_be_visible()
     context.close()
 

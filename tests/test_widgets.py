@@ -8,6 +8,8 @@ import pytest
 
 import p2p_helpers as p2p
 
+from .playground import barriers
+
 SOURCE, TARGET = "a cat on the beach", "a dog on the beach"
 
 
@@ -137,6 +139,12 @@ def test_everything_is_reached_by_tab_and_seen(page):
         assert word in names
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anyone_out(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    assert not barriers(page)
+
+
 def test_a_slider_through_pictures(browser, result, tmp_path):
     pictures = [result.source, result.image, result.source]
     p2p.slider(pictures, [0, 0.5, "</script>"], "cross_steps", result.source).save(
@@ -156,6 +164,7 @@ def test_a_slider_through_pictures(browser, result, tmp_path):
     place.press("Home")
     assert after.get_attribute("src") == last == page.locator("#before").get_attribute("src")
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    assert not barriers(page)
     p2p.slider(pictures, [1, 2, 4], "guidance").save(tmp_path / "slider.html")
     page.reload()
     assert page.get_by_role("img").count() == 1

@@ -1,7 +1,7 @@
 """Build the playground: the page, the embedded model's graphs, and two libraries from npm.
 
     python docs/playground/build.py FOLDER       # everything
-    python docs/playground/build.py --fetch      # only what comes from npm, into runs/npm, with TypeScript, for the tests
+    python docs/playground/build.py --fetch      # only what comes from npm, into runs/npm, with what the tests need
 
 npm itself is not needed. The registry is that of the environment variable npm_config_registry, or
 npm's public one. Every package is pinned and its digest is checked.
@@ -48,6 +48,11 @@ PACKAGES = {
         "version": "5.9.3",
         "sha512": "jl1vZzPDinLr9eUt3J/t7V6FgNEw9QjvBPdysz9KfQDD41fQrC2Y4vKQdiaUpFT4bXlb1RHhLpp8wtm6M5TgSw==",
         "files": ("lib/tsc.js", "lib/_tsc.js", "lib/lib.*.d.ts"),
+    },
+    "axe-core": {  # checks whether everyone can use the page, and is no part of it
+        "version": "4.14.1",
+        "sha512": "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+        "files": ("axe.min.js",),
     },
 }
 LIBRARIES = ("onnxruntime-web", "@huggingface/tokenizers")  # of the page
