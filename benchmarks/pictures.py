@@ -19,11 +19,11 @@ from p2p_helpers.view.figures import figure_png, grid
 DATA = Path(__file__).parent.parent / "data"
 OUT = DATA / "pictures"
 SWAPS = (  # source, old and new word, seed
-    ("a fox in a forest", "fox", "castle", 5),
-    ("a house in a meadow", "house", "mushroom", 2),
-    ("a lion in the city", "lion", "owl", 9),
+    ("a fox in a forest", "fox", "castle", 10),
+    ("a house in a meadow", "house", "mushroom", 3),
+    ("a lion in the city", "lion", "owl", 7),
     ("a castle in a meadow", "castle", "cake", 3),
-    ("a rabbit in the snow", "rabbit", "panda", 4),
+    ("a rabbit in the snow", "rabbit", "panda", 0),
 )
 BY_TRANSFORMER = (
     ("a fox in a forest", "fox", "castle", 2),
@@ -60,7 +60,7 @@ def word_swaps(pipe, swaps=SWAPS):
 
 
 def refinements_and_faders(pipe):
-    """One source refined in six ways, and one word of another prompt turned from −1 to 2."""
+    """One source refined in six ways, and one word of another prompt turned from 0 to 2."""
     source = "a fox in a forest"
     targets = [
         f"{source} at night",
@@ -71,11 +71,11 @@ def refinements_and_faders(pipe):
         f"{source} at night with falling snow",
     ]
     added = p2p.Refine(cross_steps=0.4, self_steps=0.2)
-    refined = p2p.edit(pipe, source, targets, added, seed=5, steps=20, progress=False)
-    prompt, weights = f"{source} with falling snow", (-1, 0, 0.25, 0.5, 1, 1.5, 2)
+    refined = p2p.edit(pipe, source, targets, added, seed=10, steps=20, progress=False)
+    prompt, weights = f"{source} with falling snow", (0, 0.25, 0.5, 0.75, 1, 1.5, 2)
     words = {"default": 0.3, "falling snow": 1.0}
     edits = [p2p.Reweight({"falling snow": w}, cross_steps=words, self_steps=0.2) for w in weights]
-    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=5, steps=20, progress=False)
+    faded = p2p.edit(pipe, prompt, [prompt] * len(edits), edits, seed=10, steps=20, progress=False)
     titles = [source, *(t.replace(source, "…") for t in targets)]
     titles += [f"snow × {w}" for w in weights]
     return p2p.gallery(
@@ -94,9 +94,9 @@ def moves(pipe):
         p2p.Remove("fox"),
     ]
     places = p2p.Move("lion", dx=0.5) | p2p.Move("mushroom", dx=-0.5)
-    placed = p2p.edit(pipe, fox, [fox] * 4, edits, seed=5, steps=20, progress=False)
+    placed = p2p.edit(pipe, fox, [fox] * 4, edits, seed=10, steps=20, progress=False)
     chain = p2p.Refine(cross_steps=0.4, self_steps=0.2) | right
-    night = p2p.edit(pipe, fox, f"{fox} at night", chain, seed=5, steps=20, progress=False)
+    night = p2p.edit(pipe, fox, f"{fox} at night", chain, seed=10, steps=20, progress=False)
     both = p2p.edit(pipe, two, two, places, seed=0, steps=20, progress=False)
     pictures = [placed.source, *placed.images, night.image, both.source, both.image]
     titles = ["source", "moved", "smaller", "doubled", "removed", "night, and moved"]

@@ -127,8 +127,8 @@ def test_a_worker_that_does_not_start_is_said_and_nothing_is_waited_for(page, ad
 
 
 def test_numbers_are_shown_as_they_are_used(page, address):
-    page.goto(f"{address}#guidance=2.55&cross=0.5&self=0.123")
-    for name, said in {"guidance": "2.55", "cross": "0.50", "self": "0.123"}.items():
+    page.goto(f"{address}#guidance=2.55&cross=0.6&self=0.123")
+    for name, said in {"guidance": "2.55", "cross": "0.60", "self": "0.123"}.items():
         expect(page.locator(f"#{name}-said")).to_have_text(said)
     page.locator("#guidance").focus()
     page.keyboard.press("Home")

@@ -8,8 +8,8 @@ import { spelling } from "./tokens.js";
  */
 
 /** @type {Settings} */
-export const FIRST = { source: "a fox in a forest", target: "a castle in a forest", kind: "swap", cross: 0.5, self: 0.2, weights: [],
-  seed: 5, steps: 20, guidance: 4, blend: "" };
+export const FIRST = { source: "a fox in a forest", target: "a castle in a forest", kind: "swap", cross: 0.3, self: 0.2, weights: [],
+  seed: 10, steps: 20, guidance: 4, blend: "" };
 const LIMITS = { cross: [0, 1], self: [0, 1], seed: [0, 2 ** 53 - 1], steps: [1, 100], guidance: [1, 12] };
 
 /** A number within its limits, or what it is without. @param {keyof typeof LIMITS} name @param {unknown} value */

@@ -21,7 +21,7 @@ from ..values import shown
 from ..view.html import figures
 from ..view.page import Page
 
-# Adding an object is left out, since it mostly fails in real pictures, and falling snow, since it changes most of the picture.
+# Adding an object is left out, since it may come anywhere, and falling snow, since it changes most of the picture.
 KINDS = ("swap", "recolour", "background", "autumn", "night", "restyle")
 PARTS = ("What I wanted", "What I predicted", "What I did, and why", "Where it fails")
 STYLE = """

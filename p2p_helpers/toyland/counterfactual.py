@@ -93,11 +93,14 @@ class Counterfactual:
     def edit(self) -> Edit:
         """Word swap where a word is another one, refinement where words are new, with the schedules that suit this world best.
 
-        Falling snow is weak where the other words keep their places, so it is turned up.
+        What shall have a shape of its own, or another manner all over, needs shorter ones. Falling snow is weak where the other
+        words keep their places, so it is turned up.
         """
         if self.kind in ("swap", "recolour", "background"):
-            return Replace(cross_steps=0.5, self_steps=0.2)
-        added = Refine(cross_steps=0.4, self_steps=0.2)
+            return Replace(cross_steps=0.3 if self.kind == "swap" else 0.5, self_steps=0.2)
+        if self.kind == "add":
+            return Refine(cross_steps=0.1, self_steps=0.0)
+        added = Refine(cross_steps=0.2 if self.kind == "restyle" else 0.4, self_steps=0.2)
         return added | Reweight({"falling snow": 2.0}) if self.kind == "snow" else added
 
     @property

@@ -244,7 +244,7 @@ def autoencoder_psnr(pipe, pictures: list[Image.Image]) -> float:
     return float(np.mean(found))
 
 
-RECOMMENDED = Replace(cross_steps=0.5, self_steps=0.2)
+RECOMMENDED = Replace(cross_steps=0.3, self_steps=0.2)
 SWAPS = {  # the edit, and whether with local blend
     "no control": (NO_CONTROL, False),
     "word swap, usual schedules": (Replace(), False),
