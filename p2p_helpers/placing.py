@@ -149,7 +149,7 @@ class Whereabouts:
 def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]:
     """Where the source's objects are, word by word: the cells that a layout edit of the word moves.
 
-    A word whose map covers more of the picture than objects do says what is behind, and is left out.
+    A word whose map covers more of the picture than objects do, or reaches from side to side, says what is behind, and is left out.
 
     Args:
         maps: the source's.
@@ -163,7 +163,7 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
             continue
         soft, rivals = _seen(source, heat, size)
         core = core_of(soft, rivals)
-        if 0 < core.float().mean() < BEHIND:
+        if 0 < core.float().mean() < BEHIND and not core.any(0).all():
             found.append(Whereabouts(phrase, core, soft, cores_of(rivals, soft) & ~core))
     return found
 

@@ -182,7 +182,7 @@ def test_exercises_on_the_model(toyland):
 
     reader, prompts = (
         load_reader(),
-        ("a lion and a cat in the desert", "a dog and a cat in the desert"),
+        ("a fox and a panda in a forest", "a lion and a panda in a forest"),
     )
 
     def judged(words, **blend):
@@ -190,11 +190,11 @@ def test_exercises_on_the_model(toyland):
             toyland,
             *prompts,
             local_blend=p2p.LocalBlend(words, **blend),
-            seed=3,
+            seed=0,
             steps=20,
             progress=False,
         )
-        return made, *reader.read([made.source, made.image]), "lion", "dog", "cat", 0.01
+        return made, *reader.read([made.source, made.image]), "fox", "lion", "panda", 0.01
 
-    assert check_only_first(*judged(("lion", "dog"), threshold=0.5)).startswith("✓")
-    refused(check_only_first, (judged("cat"), "The lion should be gone"))
+    assert check_only_first(*judged(("fox", "lion"), threshold=0.5)).startswith("✓")
+    refused(check_only_first, (judged("panda"), "The fox should be gone"))

@@ -413,7 +413,8 @@ def test_a_mask_says_where_the_object_is(toyland):
     result = p2p.edit(toyland, inversion, photo.prompt, move, progress=False)
     rows, columns = np.nonzero((pixels(mask) > 0)[:, :96])
     moved = pixels(result.image)[rows, columns + 32]
-    np.testing.assert_array_equal(moved, pixels(picture)[rows, columns])
+    own = pixels(picture)[rows, columns]
+    np.testing.assert_allclose(moved, own, atol=1, rtol=0)  # a soft edge may round otherwise
     sky = blob(slice(1, 4), slice(2, 6))  # on the latent's grid
     elsewhere = p2p.Move("cat", dx=0.25, mask=sky)
     other = p2p.edit(toyland, inversion, photo.prompt, elsewhere, progress=False)

@@ -95,8 +95,8 @@ def test_no_control_moves_things_and_word_swap_keeps_them(name, reader):
             (RECOMMENDED, True),
         )
     )
-    assert alone["overlap"] < swapped["overlap"] - 0.2
-    assert swapped["background"] > alone["background"] + 5
+    assert alone["overlap"] < swapped["overlap"]
+    assert swapped["background"] > alone["background"] + 1
     assert blended["background"] > swapped["background"]
     assert min(made["seen"] for made in (alone, swapped, blended)) > 0.6
 
