@@ -1,13 +1,13 @@
 """The editor in a browser tab: `python -m benchmarks.playground`. Prints what docs/playground.md quotes; `--picture` makes its picture.
 
 Sizes; seconds until the model is there, the first time and from the browser's cache, and seconds of an edit, with all threads and with
-one; and the largest difference from `p2p.edit` over random edits of every kind that the page has. Give it a quiet machine.
+one; and the largest difference from `p2p.edit` over random edits of every kind that the page has. Give it a quiet machine. The browser is
+Chromium; `BROWSER=firefox` in the environment makes it Firefox.
 """
 
 import argparse
 import io
 import json
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -20,6 +20,7 @@ import p2p_helpers as p2p
 from p2p_helpers.errors import PromptError
 from p2p_helpers.provenance import machine
 from p2p_helpers.toyland import EDITS, caption, counterfactual, photos, scene_at
+from tests.browsers import launched
 from tests.playground import NAMES, build, page_folder, picture, served
 from tests.test_playground_edits import (
     FIRST,
@@ -147,11 +148,10 @@ def main():
         part: sum(f.stat().st_size for f in (folder / part).glob("*")) / 1e6
         for part in ("model", "lib")
     }
-    print(json.dumps({"machine": machine(), "MB": size}))
     with sync_playwright() as playwright, served(folder) as address:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        browser = launched(playwright)
+        about = {"machine": machine(), "browser": f"{browser.browser_type.name} {browser.version}"}
+        print(json.dumps({**about, "MB": size}))
         if chosen.picture:
             take_picture(browser, address, PICTURE)
             return

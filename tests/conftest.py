@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import socket
 
@@ -15,6 +14,7 @@ from jaxtyping import install_import_hook
 from transformers import CLIPTokenizer
 
 from . import typecheck  # noqa: F401  (the hook below looks it up by name)
+from .browsers import launched
 
 with install_import_hook(
     "p2p_helpers", "tests.typecheck.check"
@@ -98,16 +98,14 @@ def toyland():
 
 @pytest.fixture(scope="session")
 def start_browser():
-    """Starts Debian's Chromium, or Playwright's own."""
+    """Starts the browser of tests."""
     sync_api = pytest.importorskip("playwright.sync_api")
     sync_api.expect.set_options(timeout=60_000)  # ms: two cores do everything
     with sync_api.sync_playwright() as playwright:
 
         def start():
             try:
-                return playwright.chromium.launch(
-                    executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-                )
+                return launched(playwright)
             except sync_api.Error as error:
                 if os.environ.get("CI"):
                     raise  # there no test may be left out

@@ -24,6 +24,8 @@ from PIL import Image
 from p2p_helpers.toyland import photos
 from p2p_helpers.toyland.reader import load_reader
 
+from .browsers import write
+
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 ROOT = Path(__file__).parent.parent
@@ -90,8 +92,7 @@ def opened(browser, voila, **viewport):
 def studio(browser, voila):
     """The studio's page with its first picture, set to few steps."""
     page = opened(browser, voila)
-    page.get_by_label("steps", exact=True).fill("5")
-    page.keyboard.press("Tab")
+    write(page, "steps", "5")
     yield page
     page.close()
 
@@ -116,8 +117,7 @@ def wait_for_pictures(page, old=""):
 
 def test_from_typing_to_a_picture_and_a_fader_changes_it(studio):
     SHOTS.mkdir(parents=True, exist_ok=True)
-    studio.get_by_label("target", exact=True).fill("a fox on the beach")
-    studio.keyboard.press("Tab")
+    write(studio, "target", "a fox on the beach")
     expect(studio.get_by_text("map of “cat”")).to_be_visible()
     before = pictures(studio)
     button(studio, "Edit").click()
@@ -128,8 +128,7 @@ def test_from_typing_to_a_picture_and_a_fader_changes_it(studio):
     studio.get_by_role("slider").nth(4).focus()  # beach
     for _ in range(8):
         studio.keyboard.press("ArrowRight")
-    studio.get_by_label("local blend").fill("cat, fox")
-    studio.keyboard.press("Tab")
+    write(studio, "local blend", "cat, fox")
     button(studio, "Edit").click()
     wait_for_pictures(studio, first[1])
     expect(studio.locator(PANEL)).to_have_count(4)  # the mask is shown
@@ -146,23 +145,19 @@ def test_from_typing_to_a_picture_and_a_fader_changes_it(studio):
 
 
 def test_an_error_is_shown_in_place(studio):
-    studio.get_by_label("target", exact=True).fill("a dog and a cat on the beach")
-    studio.keyboard.press("Tab")
+    write(studio, "target", "a dog and a cat on the beach")
     expect(studio.get_by_role("alert")).to_contain_text("word")
-    studio.get_by_label("target", exact=True).fill("a dog on the beach")
-    studio.keyboard.press("Tab")
+    write(studio, "target", "a dog on the beach")
     expect(studio.get_by_role("alert")).to_have_count(0)
 
 
 def test_cancel_ends_a_long_run(studio):
-    studio.get_by_label("steps", exact=True).fill("200")
-    studio.keyboard.press("Tab")
+    write(studio, "steps", "200")
     button(studio, "Edit").click()
     expect(button(studio, "Cancel")).to_be_enabled()
     button(studio, "Cancel").click()
     expect(button(studio, "Cancel")).to_be_disabled()
-    studio.get_by_label("steps", exact=True).fill("5")
-    studio.keyboard.press("Tab")
+    write(studio, "steps", "5")
     before = pictures(studio)
     button(studio, "Edit").click()
     wait_for_pictures(studio, before[1])
@@ -178,8 +173,7 @@ def test_an_uploaded_picture_is_edited(studio):
     for name in ("source", "target"):
         expect(studio.get_by_label(name, exact=True)).to_have_value("a cat in the snow")
     for name, text in (("source", photo.prompt), ("target", "a dog in the snow")):
-        studio.get_by_label(name, exact=True).fill(text)
-        studio.keyboard.press("Tab")
+        write(studio, name, text)
     before = pictures(studio)
     button(studio, "Edit").click()
     wait_for_pictures(studio, before[1])
@@ -211,8 +205,7 @@ def column_of(name, url):
 
 
 def test_a_box_is_dragged_and_its_object_is_there_after_the_edit(studio):
-    studio.get_by_label("steps", exact=True).fill("10")
-    studio.keyboard.press("Tab")
+    write(studio, "steps", "10")
     before = pictures(studio)
     box, (x, y) = box_of(studio, "dog")
     studio.mouse.move(x, y)
@@ -269,8 +262,7 @@ def test_a_finger_drags_too_and_objects_are_removed_and_duplicated(browser, voil
     page.set_default_timeout(PATIENCE)
     page.goto(voila[0], wait_until="commit")
     wait_for_pictures(page)
-    page.get_by_label("target", exact=True).fill("a cat on the beach")
-    page.keyboard.press("Tab")
+    write(page, "target", "a cat on the beach")
     box, _ = box_of(page, "cat")
     box.scroll_into_view_if_needed()
     x, y = middle(box)
@@ -289,8 +281,7 @@ def test_a_finger_drags_too_and_objects_are_removed_and_duplicated(browser, voil
     expect(page.get_by_text("a second cat: dx +0.25")).to_be_visible()
     button(page, "Remove").click()
     expect(page.get_by_text("cat: removed")).to_be_visible()
-    page.get_by_label("steps", exact=True).fill("4")
-    page.keyboard.press("Tab")
+    write(page, "steps", "4")
     button(page, "Edit").click()
     expect(page.get_by_label("as Python")).to_have_value(re.compile(r"    p2p\.Remove\('cat'\),"))
     context.close()
@@ -314,8 +305,7 @@ def test_the_page_shows_a_picture_and_all_controls_and_neither_code_nor_introduc
         assert box["y"] >= 0 and box["y"] + box["height"] <= 720, control
     page.get_by_text("words that this model knows").click()
     expect(page.get_by_text("butterfly").first).to_be_visible()
-    page.get_by_label("target", exact=True).fill("a zebra on the beach")
-    page.keyboard.press("Tab")
+    write(page, "target", "a zebra on the beach")
     expect(page.get_by_role("status").get_by_text("never seen “zebra”")).to_be_visible()
     page.close()
 
@@ -352,8 +342,7 @@ def test_a_page_that_is_gone_ends_its_kernel_within_a_minute(browser, voila, sta
     def running(starter):
         before = kernels(voila)
         page = opened(starter, voila)
-        page.get_by_label("steps", exact=True).fill("200")
-        page.keyboard.press("Tab")
+        write(page, "steps", "200")
         button(page, "Edit").click()
         expect(button(page, "Cancel")).to_be_enabled()
         return page, kernels(voila) - before
