@@ -14,6 +14,7 @@ import p2p_helpers as p2p
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
+from .browsers import write
 from .playground import NAMES, build, page_folder, picture, served
 
 pytest.importorskip("onnxruntime")
@@ -251,12 +252,10 @@ def test_sliders_under_words_hold_the_weights_of_a_link(page):
     set_to(page, {**FIRST, "weights": [["dog", 6.5], ["beach", -3]]})
     expect(page.get_by_label("weight of dog")).to_have_value("6.5")
     expect(page.get_by_label("weight of beach")).to_have_value("-3")
-    page.get_by_label("target", exact=True).fill("a dog and a dog on the beach")  # both have it
-    page.keyboard.press("Tab")
+    write(page, "target", "a dog and a dog on the beach")  # both have it
     for place in range(2):
         expect(page.get_by_label("weight of dog").nth(place)).to_have_value("6.5")
-    page.get_by_label("target", exact=True).fill(DOG)
-    page.keyboard.press("Tab")
+    write(page, "target", DOG)
     expect(page.get_by_label("weight of dog")).to_have_value("6.5")
     done(page)
 
@@ -279,20 +278,17 @@ def test_a_link_restores_everything(page, browser, address):
 
 def test_other_sentences_choose_their_kind_of_edit_and_a_wrong_one_is_explained(page):
     set_to(page, FIRST)
-    page.get_by_label("target", exact=True).fill(f"{DOG} at night")
-    page.keyboard.press("Tab")
+    write(page, "target", f"{DOG} at night")
     expect(page.get_by_label("kind of edit")).to_have_value("refine")
     expect(page.locator("#aligned")).to_contain_text("“dog at night”")
     page.get_by_label("kind of edit").select_option("swap")
     expect(page.get_by_role("alert")).to_contain_text("as many words on both sides")
     page.get_by_label("kind of edit").select_option("refine")
     expect(page.get_by_role("alert")).to_be_hidden()
-    page.get_by_label("local blend").fill("owl")
-    page.keyboard.press("Tab")
+    write(page, "local blend: only where these words are", "owl")
     expect(page.get_by_role("alert")).to_contain_text("“owl” is not in either sentence")
-    page.get_by_label("local blend").fill("")
-    page.get_by_label("target", exact=True).fill("a zebra on the beach")
-    page.keyboard.press("Tab")
+    write(page, "local blend: only where these words are", "")
+    write(page, "target", "a zebra on the beach")
     expect(page.locator("#aligned")).to_contain_text("never seen “zebra”")
     done(page)
 
@@ -319,6 +315,9 @@ def test_cancel_ends_a_long_run_and_the_next_one_works(page):
     expect(page.locator("#picture-edit")).to_have_attribute(
         "aria-label", re.compile("as it looks at step"), timeout=PATIENCE
     )
+    page.get_by_role("button", name="dog", exact=True).hover()
+    label = page.locator("#picture-edit").get_attribute("aria-label")
+    assert "as it looks" in label  # and no map over the picture before
     save = page.get_by_role("button", name="Save picture")
     expect(save).to_be_disabled()
     page.get_by_role("button", name="Cancel").click()
@@ -336,8 +335,7 @@ def test_a_setting_that_cannot_be_ends_the_run_and_leaves_the_last_pictures(page
     before = picture(page, "edit")
     page.evaluate("hash => { location.hash = hash }", link({**FIRST, "steps": 100, "seed": 12}))
     expect(page.locator("#step")).to_contain_text("of 100", timeout=PATIENCE)
-    page.get_by_label("target", exact=True).fill(" ")
-    page.keyboard.press("Tab")
+    write(page, "target", " ")
     expect(page.get_by_role("alert")).to_contain_text("The target is empty")
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
     assert (picture(page, "edit") == before).all()

@@ -4,7 +4,7 @@ import { editOf } from "./engine.js";
 import { Sentence } from "./errors.js";
 import { Tokenizer } from "./lib/tokenizers.min.mjs";
 import { keepOffline } from "./offline.js";
-import { find, page, problem, say, sayNumber, sayStep } from "./page.js";
+import { find, onceReleased, page, problem, say, sayNumber, sayStep } from "./page.js";
 import { preparePad } from "./pad.js";
 import { lastChoice, placeWanted, rememberChoice } from "./places.js";
 import { show, showAgain, showKnown, showMade, showSentences } from "./sentences.js";
@@ -17,10 +17,12 @@ const TEXTS = /** @type {const} */ (["source", "target", "kind", "blend"]), NUMB
 const SAID = /** @type {const} */ (["cross", "self", "guidance"]);
 const NO_WASM = "This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari.";
 const NO_WORKER = "The model's part of this page could not start. Check the connection, then load the page again.";
+const WORKER_ENDED = "The model's part of this page has stopped. Load the page again.";
 let running = 0, number = 0, loaded = false; // the numbers of the run that is on, and of the last one
 let asked = { settings: page.settings, isOwn: false }; // what that run makes
 let adapting = false, taken = 0; // whether sentences have changed before the model came; how many pictures were given
 let broken = "", where = ""; // why there will be no model, or where it runs
+let choice = /** @type {import("./places.js").Choice | null} */ (null); // that place, and the GPU
 let early = /** @type {File | null} */ (null); // a picture that was given before the model came
 /** @type {Worker} */
 let worker;
@@ -60,7 +62,9 @@ function refresh() {
 
 /** As a link and as Python. */
 function saySettings() {
-  history.replaceState(null, "", `#${toLink(page.settings)}`);
+  try {
+    history.replaceState(null, "", `#${toLink(page.settings)}`);
+  } catch { /* Safari takes a hundred in half a minute; the next change brings this one along */ }
   find("python").textContent = toPython(page.settings, page.own !== null);
 }
 
@@ -131,6 +135,7 @@ function make() {
   if (!loaded) return;
   if (!find("problem").hidden) return running ? cancel() : undefined; // what was asked for is not wanted any more
   running = ++number;
+  page.isOld = true;
   asked = { settings: page.settings, isOwn: page.own !== null };
   worker.postMessage({ name: "edit", number, request: request() });
   find("cancel").disabled = false;
@@ -145,6 +150,7 @@ function cancel() {
 
 /** Without new pictures: the last ones are here again. @param {string} text */
 function stopped(text) {
+  page.isOld = false;
   ended(text);
   showAgain();
   find("save").disabled = !page.made;
@@ -181,10 +187,14 @@ const HEARD = {
     say("The model has come, and its runtime starts.");
     sayStep("It is 14 MB more the first time, or 41 MB where the browser has WebGPU.");
   },
+  trying({ gpu }) {
+    if (!placeWanted()) rememberChoice({ place: "wasm", gpu }); // for the next visit, if the driver takes the tab with it
+  },
   loaded({ seconds, place, gpu, threads }) {
     loaded = true;
+    choice = { place, gpu };
     document.body.dataset.loaded = `${seconds.toFixed(2)} s, ${place}, threads: ${threads}`;
-    if (!placeWanted()) rememberChoice({ place, gpu });
+    if (!placeWanted()) rememberChoice(choice);
     where = place === "webgpu" ? "on the graphics processor" : `on ${threads} thread${threads > 1 ? "s" : ""}`;
     ended(`The model is here, after ${seconds.toFixed(1)} s.`);
     make();
@@ -198,13 +208,14 @@ const HEARD = {
   done({ number, seconds, pictures, maps, mask }) {
     if (number !== running) return;
     page.made = { pictures, maps, mask, ...asked };
+    page.isOld = false;
     showMade();
     find("save").disabled = false;
     ended(`Done in ${seconds.toFixed(1)} s ${where}.`);
   },
   failed({ number, message, fatal, expected }) {
     if (number && number !== running) return;
-    if (!expected) rememberChoice(null); // the next visit tries what works
+    if (!expected) rememberChoice(choice?.place === "webgpu" ? { ...choice, place: "wasm" } : null); // the next visit takes what works
     if (fatal) broken = message;
     stopped("");
     problem(message);
@@ -212,7 +223,7 @@ const HEARD = {
 };
 
 function listen() {
-  for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => set(name, find(name).value);
+  for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => onceReleased(() => set(name, find(name).value));
   for (const name of SAID) find(name).oninput = () => sayNumber(name, find(name).valueAsNumber);
   find("form").onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); changed(); };
   find("cancel").onclick = cancel;
@@ -236,13 +247,14 @@ function listen() {
 async function start() {
   find("unstarted").remove();
   fill();
+  leavePicture(); // Firefox keeps a form's state
   listen();
   if (typeof WebAssembly === "undefined") return problem(NO_WASM);
   say("The model comes …");
   await keepOffline();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => HEARD[data.name]?.(data);
-  worker.onerror = () => HEARD.failed({ number: 0, message: NO_WORKER, fatal: true, expected: true });
+  worker.onerror = () => HEARD.failed({ number: 0, message: loaded ? WORKER_ENDED : NO_WORKER, fatal: true, expected: true });
   worker.postMessage({ name: "load", wanted: placeWanted(), last: lastChoice() });
 }
 

@@ -18,6 +18,7 @@ export const page = {
   made: null,
   /** @type {import("./engine.js").Picture | null} a picture of one's own */
   own: null,
+  isOld: false, // whether a run is on that will take the place of the last pictures
 };
 
 /** @param {string} id @returns {any} */
@@ -41,3 +42,17 @@ export function problem(error) {
   find("problem").textContent = error instanceof Error ? error.message : error ? String(error) : "";
   if (error) find("problem").scrollIntoView({ block: "nearest" });
 }
+
+let isPressed = false;
+/** @type {(() => void)[]} */
+const waiting = [];
+const release = () => { isPressed = false; waiting.splice(0).forEach(work => work()); };
+addEventListener("pointerdown", () => { isPressed = true; }, true);
+addEventListener("click", release, true);
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => setTimeout(release), true);
+
+/**
+ * Now, or once the pointer is up: who clicks on a word leaves the field that they wrote in, and that word must not go in between.
+ * @param {() => void} work
+ */
+export const onceReleased = work => isPressed ? void waiting.push(work) : work();

@@ -10,6 +10,7 @@ import { isLost } from "./errors.js";
 const LIBRARIES = { wasm: "./lib/ort.wasm.min.mjs", webgpu: "./lib/ort.webgpu.min.mjs" };
 const MOST_THREADS = 4; // more bring nothing to a model of this size
 const STEPS = 2, ROWS = 5; // timed steps, of a first run with guidance
+const APART = 0.05; // of noise, whose values are of size 1
 
 /** The library for a place; that for the GPU is large, so it comes only where it is used. @param {Place} place */
 export async function runtime(place) {
@@ -31,17 +32,21 @@ export const options = (place, part) => ({
  * @param {(place: Place) => Promise<Engine>} make
  * @param {Place | null} wanted
  * @param {Choice | null} last
+ * @param {(gpu: string | null) => void} trying called before the GPU is asked for anything
  * @returns {Promise<Choice & { engine: Engine }>}
  */
-export async function fastest(make, wanted, last) {
+export async function fastest(make, wanted, last, trying) {
   const gpu = await gpuName(), known = wanted ?? (last?.gpu === gpu ? last.place : null);
+  if (known === "webgpu") trying(gpu);
   if (known) try {
     return { engine: await make(known), place: known, gpu };
   } catch { /* it worked another time; what works now? */ }
   const engine = await make("wasm");
   if (!gpu) return { engine, place: "wasm", gpu };
+  trying(gpu);
   try {
-    const other = await make("webgpu"), there = await seconds(other), here = await seconds(engine), isFaster = there < here;
+    const other = await make("webgpu"), there = await timed(other), here = await timed(engine);
+    const isFaster = there.seconds < here.seconds && isSame(there.noise, here.noise);
     release(isFaster ? engine : other);
     return isFaster ? { engine: other, place: "webgpu", gpu } : { engine, place: "wasm", gpu };
   } catch (error) { // drivers fail in many ways, and the other place works
@@ -60,16 +65,18 @@ async function gpuName() {
   return JSON.stringify([info.vendor, info.architecture, info.device, info.description]);
 }
 
-/** Of a step, after one to warm up. @param {Engine} engine */
-async function seconds(engine) {
+/** A step after one to warm up: its seconds, and what comes of it. @param {Engine} engine */
+async function timed(engine) {
   const { latent, text } = engine.model, size = (/** @type {number[]} */ shape) => shape.reduce((a, b) => a * b);
   const rows = Array.from({ length: ROWS }, (_, lender) => ({ lender, latent: new Float32Array(size(latent)),
     text: new Float32Array(size(text)), asked: engine.idle }));
-  await engine.run(rows, 1);
-  const begun = performance.now();
+  const noise = (await engine.run(rows, 1)).noise[0].slice(), begun = performance.now();
   for (let step = 0; step < STEPS; step++) await engine.run(rows, 1);
-  return (performance.now() - begun) / 1000 / STEPS;
+  return { seconds: (performance.now() - begun) / 1000 / STEPS, noise };
 }
+
+/** Whether two places come to the same result; a driver may be fast and wrong. @param {Float32Array} one @param {Float32Array} other */
+const isSame = (one, other) => one.every((value, i) => Math.abs(value - other[i]) <= APART); // false for NaN
 
 /** The place that the address asks for, as ?on=wasm. */
 export function placeWanted() {

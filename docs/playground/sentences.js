@@ -87,7 +87,7 @@ export function showMade() {
 /** A prompt's pictures with the map of a word, if there is such a word. @param {"source" | "edit"} name @param {number} word */
 function showMap(name, word) {
   const { made, model, readings, settings } = page;
-  if (!made || !model || !readings || made.settings.source !== settings.source || made.settings.target !== settings.target) return;
+  if (page.isOld || !made || !model || !readings || made.settings.source !== settings.source || made.settings.target !== settings.target) return;
   const reading = name === "source" ? readings.source : readings.target, chosen = reading.words[word];
   const { maps: grid } = model.facts;
   for (const picture of /** @type {Name[]} */ (name === "source" ? ["source"] : ["edit", "free"])) {

@@ -7,7 +7,8 @@ export async function copyLink(isOwn) {
   try {
     await navigator.clipboard.writeText(location.href);
   } catch {
-    return "The link could not be copied: browsers allow that only over https or on localhost. It stands in the address bar.";
+    const why = isSecureContext ? "this browser did not allow it" : "browsers allow that only over https or on localhost";
+    return `The link could not be copied: ${why}. It stands in the address bar.`;
   }
   return isOwn ? "The link is copied. Your own picture is not in it." : "The link is copied: it opens this page with the same settings.";
 }

@@ -91,7 +91,7 @@ async function load(wanted, last) {
     const sessions = {};
     for (const part of PARTS) sessions[part] = await ort.InferenceSession.create(graphs[part], options(place, part));
     return new Engine(ort, sessions, model, new Tokenizer(words, config), config.pad_token);
-  }, wanted, last);
+  }, wanted, last, gpu => say("trying", { gpu }));
   engine = found.engine;
   say("loaded", { seconds: (performance.now() - begun) / 1000, place: found.place, gpu: found.gpu, threads });
 }
@@ -112,14 +112,15 @@ async function edit(number, request) {
 function sentence(error) {
   if (error instanceof Sentence) return error.message;
   const said = error instanceof Error ? error.message : String(error);
-  if (/memory|allocat|RangeError/i.test(said)) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
+  if (/out of memory|not enough memory|bad_alloc|allocat|RangeError/i.test(String(error))) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
   if (!computes()) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
   if (isLost(error)) return `A part of the editor did not come. Check the connection, then load the page again. (${said})`;
   return `Something went wrong that should not: ${said}. Load the page again.`;
 }
 
-/** Whether there is WebAssembly: an empty module is one. */
-const computes = () => typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0));
+/** Whether there is WebAssembly, with the vectors that the runtime needs: a module with one function that makes one. */
+const computes = () => typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11));
 
 /** @param {any} data a message */
 async function handled(data) {
