@@ -68,7 +68,10 @@ def finite_number(name: str, value: object, most: float, advice: str) -> float:
         InputError: it is something else; `advice` ends the message.
     """
     real = isinstance(value, Real) and not isinstance(value, bool)
-    number = float(value) if real else math.nan  # type: ignore[arg-type]
+    try:
+        number = float(value) if real else math.nan  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or abs(number) > most:
         raise InputError(
             f"{name}={shown(value)}: it must be a finite number from −{most:g} to {most:g}. "

@@ -102,6 +102,14 @@ BAD = {
     ): "picture: ",  # too long
     json.dumps({"source": "a cat", "target": "a dog", "picture": "p\\1.png"}): "folders with /",
     '{"source": "a cat", "target": "a dog", "edit": "Remove(\'cat\', mask=[[1]])"}': "no mask",
+    f'{{"source": "a cat", "target": "a dog", "guidance_scale": 1{"0" * 400}}}': "guidance_scale=1",
+    json.dumps(
+        {
+            "source": "a cat",
+            "target": "a dog",
+            "local_blend": f"LocalBlend('a', threshold=1{'+1' * 900})",
+        }
+    ): "no plain value",
 }
 
 
@@ -451,10 +459,12 @@ def test_how_many_workers_a_cluster_has_room_for(gpus, has, cores, room):
     assert room_for(gpus, has, cores) == room
 
 
-@pytest.mark.parametrize("gpus", [-1, float("nan"), 1, "half"])
-def test_gpus_that_a_cluster_does_not_have(gpus):
+@pytest.mark.parametrize(
+    ("gpus", "has"), [(-1, 0), (float("nan"), 0), (1, 0), ("half", 0), (1.5, 4)]
+)
+def test_gpus_that_a_cluster_does_not_have(gpus, has):
     with pytest.raises(p2p.InputError, match="gpus="):
-        room_for(gpus, 0, 8)
+        room_for(gpus, has, 8)
 
 
 def begun(jobs, out, worker=Sleeping):
@@ -669,3 +679,38 @@ def test_another_model_does_not_mix_with_the_results_of_one(tmp_path, monkeypatc
     )
     with pytest.raises(p2p.InputError, match="results of another model, toyland"):
         sleeping(jobs_of(2), tmp_path)
+    assert sleeping(jobs_of(1), tmp_path).before == 1  # by its name it is the same one
+    with pytest.raises(p2p.InputError, match="results of another model, toyland"):
+        sleeping(jobs_of(1), tmp_path, model="another")
+
+
+def test_a_note_of_the_model_that_a_crash_left_empty_is_said(tmp_path):
+    sleeping(jobs_of(1), tmp_path)
+    (tmp_path / "model.json").write_text("")
+    with pytest.raises(p2p.BatchError, match="model.json is damaged"):
+        sleeping(jobs_of(2), tmp_path)
+
+
+def test_what_becomes_of_a_job_does_not_hang_on_its_company(toyland, tmp_path, monkeypatch):
+    """A local blend may have words that only another job's prompts have."""
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    monkeypatch.setattr(Worker, "_measured", lambda self, run: setattr(self, "most", 8) or run())
+    common = {"source": "a cat on the beach", "local_blend": ["cat", "dog"], "steps": 1}
+    whole = Job(target="a dog on the beach", **common)
+    lacking = Job(target="a fox on the beach", **common)
+    run_jobs([whole, lacking], tmp_path / "together")
+    run_jobs([lacking], tmp_path / "alone")
+    for folder in ("together", "alone"):
+        rows = {row["name"]: row["error"] for row in results(tmp_path / folder)}
+        assert (
+            rows[lacking.name]["kind"] == "PromptError" and "dog" in rows[lacking.name]["message"]
+        )
+    assert len(rows) == 1 and len(list(results(tmp_path / "together"))) == 2
+
+
+def test_a_picture_is_inverted_by_the_models_own_method(tmp_path, monkeypatch):
+    pipe = p2p.load_pipeline("toyland-transformer", device="cpu")
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: pipe)
+    photo = next(iter(photos().values()))
+    job = Job(photo.prompt, edit="Refine()", source=photo.prompt, picture=photo.path, steps=1)
+    assert run_jobs([job], tmp_path).failed == 0

@@ -53,8 +53,8 @@ def run_on(data, networks, toyland, monkeypatch):
     """Runs the benchmark on the embedded model, with few steps."""
     monkeypatch.setattr(run, "load_pipeline", lambda *given, **more: toyland)
 
-    def begin(out, **more):
-        return run_pie(data[0], out, steps=2, **{"methods": METHODS, **networks, **more})
+    def begin(out, data=data[0], **more):
+        return run_pie(data, out, steps=2, **{"methods": METHODS, **networks, **more})
 
     return begin
 
@@ -306,6 +306,27 @@ def test_all_ten_kinds_of_edit_are_read(data, tmp_path):
     (tmp_path / "mapping_file.json").write_text(json.dumps(ten))
     with pytest.raises(p2p.InputError, match="mapping_file.json, 4: A mask of 3 numbers"):
         read_pie(tmp_path)
+
+
+def test_a_corrected_mask_is_measured_anew(quick_run_on, data, tmp_path):
+    place, listing = data
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "annotation_images").symlink_to(place / "annotation_images")
+    file = tmp_path / "data" / "mapping_file.json"
+    found = []
+    for mask in (None, [0, 9]):
+        changed = {k: {**one, "mask": mask or one["mask"]} for k, one in listing.items()}
+        file.write_text(json.dumps(changed))
+        for _ in range(2):  # the second time nothing is left to do
+            quick_run_on(tmp_path / "out", data=tmp_path / "data")
+        found.append(len(measured(tmp_path / "out")))
+    assert found[1] == 2 * found[0] > 0
+
+
+def test_methods_that_there_are_not_are_said_before_anything_is_loaded(run_on, tmp_path):
+    with pytest.raises(p2p.InputError, match="methods are ddim"):
+        run_on(tmp_path / "out", methods=["nul-text"], clip=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_methods_that_a_model_takes_are_run(run_on, tmp_path, toyland, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import p2p_helpers as p2p
 from p2p_helpers import pipelines
@@ -136,11 +137,23 @@ def test_maps_are_a_figure(p2p_says):
         (["study", "results", "nowhere"], "holds no study"),
         (["maps", "a cat", "--steps", "0"], "steps=0: it must be a whole number from 1"),
         (["maps", "a cat", "--seed", "-1"], "seed=-1: it must be a whole number from 0"),
+        (["maps", "a cat", "--guidance", "nan"], "guidance_scale=nan"),
+        (["maps", "a cat", "--steps", "2000"], "trained with 1000 times"),
+        (["maps", " "], "A prompt is empty"),
     ],
 )
 def test_errors_are_messages_and_the_exit_code_is_1(p2p_says, arguments, says):
     code, _, complaint = p2p_says(*arguments)
     assert code == 1 and complaint.startswith("Error: ") and says in complaint
+
+
+def test_too_little_memory_is_a_message(p2p_says, monkeypatch):
+    def full(*given, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("p2p_helpers.run.edit", full)
+    code, _, complaint = p2p_says("edit", "a cat", "a dog")
+    assert code == 1 and complaint.startswith("Error: Memory has run out: CUDA out of memory")
 
 
 @pytest.mark.parametrize("arguments", [["paint"], ["edit"], ["edit", "a", "b", "--seed", "x"]])

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..attention.families import family_of
+from ..blend import check_words
 from ..edits.edit import Edit
-from ..errors import BatchError
+from ..errors import BatchError, P2PError
 from ..images import load_image
 from ..inversion import Inversion, invert
+from ..inversion.methods import method_of
 from ..memory import fitting, free_bytes, is_of_memory, measured
 from ..pipelines import load_pipeline
 from ..provenance import model_facts, save_png, settings_of
@@ -120,13 +124,14 @@ class Worker:
         kept = self.store.inversion(job.group)
         if kept.exists():
             return Inversion.load(kept)
-        checkpoint = kept.with_suffix(".part") if job.method in (None, "null-text") else None
+        method = method_of(self.pipe, job.method)
+        checkpoint = kept.with_suffix(".part") if method == "null-text" else None
         given = {"steps": job.steps} if job.steps is not None else {}
         inversion = invert(
             self.pipe,
             load_image(job.picture, self.pipe),
             str(job.source),
-            method=job.method,
+            method=method,
             guidance_scale=job.guidance_scale,
             checkpoint=checkpoint,
             progress=False,
@@ -136,6 +141,13 @@ class Worker:
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return inversion
+
+    def _check(self, source: str | Inversion, job: Job):
+        """Refuse a job's local blend as a call of its own would; in company, another job's prompts may have its words."""
+        if job.local_blend is not None and isinstance(self.pipe, DiffusionPipeline):
+            read = source if isinstance(source, str) else source.prompt
+            tokenizer = family_of(self.pipe).tokenizer(self.pipe, {})
+            check_words(job.local_blend, tokenizer, [[read, *job.target]])
 
     def _edited(self, jobs: Sequence[Job], alone: bool) -> Iterator[dict]:
         """The rows of jobs of one source: as many targets in a call as fit, the source once."""
@@ -151,6 +163,11 @@ class Worker:
         known: list[EditResult] = []
         same = defaultdict(list)
         for job in jobs:
+            try:
+                self._check(source, job)
+            except P2PError as error:
+                yield self._failed(job, error)
+                continue
             same[job.name if alone else repr(job.local_blend)].append(job)
         for own in same.values():
             yield from self._blended(source, own, known)

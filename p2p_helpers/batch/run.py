@@ -92,6 +92,10 @@ def run_jobs(
         plan.add(store, job)
     rows = _refusals(store, plan.refused)
     groups = list(plan.groups.values())
+    is_file = model not in EMBEDDED and Path(model).exists()
+    there = str(Path(model).absolute()) if is_file else model
+    if not any(groups) and store.model().get("name", there) not in (model, there):
+        worker(model, out, device)  # no job is left to find out that it is another model
     if ray is not None:
         from .cluster import cluster_rows
 
@@ -102,8 +106,6 @@ def run_jobs(
                 store.end(own[0].group)
                 _forget(store, own if retry else ())
 
-        is_file = model not in EMBEDDED and Path(model).exists()
-        there = str(Path(model).absolute()) if is_file else model
         made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus, begin)
     else:
         again = store if retry else None

@@ -135,6 +135,20 @@ class Store:
             self.forget(place.name)
             os.rename(part, place)
 
+    def model(self) -> dict:
+        """What is remembered of the model of these results; nothing before the first.
+
+        Raises:
+            BatchError: the file is damaged.
+        """
+        file = self.out / MODEL
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        except ValueError:
+            raise BatchError(
+                f"{file} is damaged, so nobody knows of which model these results are. Remove it if you know, or give another folder."
+            ) from None
+
     def check_model(self, name: str, facts: Mapping):
         """Remember the model of these results.
 
@@ -144,7 +158,7 @@ class Store:
         file = self.out / MODEL
         if not file.exists():
             self._replace(file, [_line({"name": name, **facts})])
-        then = json.loads(file.read_text(encoding="utf-8"))
+        then = self.model()
         other = differences(then, facts)
         if other:
             listed = "\n  ".join(other)
@@ -219,7 +233,9 @@ class Store:
             part.mkdir()
             with open(part / file.name, "wb") as written:
                 written.writelines(lines)
+            _to_disk(part / file.name)
             os.replace(part / file.name, file)
+            _to_disk(file.parent)
         except OSError as error:
             raise self._unwritten(error) from error
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..batch.store import Store
 from ..errors import BatchError, InputError, InversionError
 from ..images import load_image
 from ..inversion import METHODS, usual_guidance
-from ..inversion.methods import _method
+from ..inversion.methods import method_of
 from ..pipelines import load_pipeline
 from ..provenance import machine, model_facts
 from ..values import shown
@@ -77,6 +78,8 @@ def run_pie(
         BatchError: the results cannot be written.
     """
     check_numbers(1.0 if guidance_scale is None else guidance_scale, steps)
+    if methods is not None and (not methods or set(methods) - set(METHODS)):
+        raise InputError(f"methods={shown(methods)}: methods are {', '.join(METHODS)}.")
     edits = {edit.key: edit for edit in read_pie(data)}
     device = own_device(device)
     measure = Measures(clip, dino, lpips, device)
@@ -151,13 +154,11 @@ class _Progress:
 def _methods(pipe, asked: Sequence[str] | None) -> list[str]:
     """The ways to invert that are asked for, or all that the model takes."""
     if asked is not None:
-        if not asked or set(asked) - set(METHODS):
-            raise InputError(f"methods={shown(asked)}: methods are {', '.join(METHODS)}.")
-        return [_method(pipe, method) for method in asked]
+        return [method_of(pipe, method) for method in asked]
     found = []
     for method in METHODS:
         try:
-            found.append(_method(pipe, method))
+            found.append(method_of(pipe, method))
         except InversionError:  # another model's
             continue
     return found
@@ -183,18 +184,19 @@ def _jobs(
 def _measured(
     jobs: Jobs, edits: Mapping[str, PieEdit], measure: Measures, store: Store, note: _Progress
 ) -> Iterator[dict]:
-    """The measures of every finished job: those of an earlier call, or new ones, which are kept."""
+    """The measures of every finished job: those of an earlier call with the same mask, or new ones, which are kept."""
     networks = measure.facts()
     earlier = [row for row in _rows(store.out / MEASURED) if row["networks"] == networks]
-    known = {(row["job"], row["key"]): row for row in earlier}
+    known = {(row["job"], row["key"], row["mask"]): row for row in earlier if "mask" in row}
     for (method, key), job in jobs.items():
         finished = store.row(job.name)
         if finished["error"] is not None:
             note.done += 1
             continue
-        row = known.get((job.name, key))
+        edit = edits[key]
+        mask = hashlib.sha256(np.packbits(edit.mask).tobytes()).hexdigest()[:16]
+        row = known.get((job.name, key, mask))
         if row is None:
-            edit = edits[key]
             pictures = (edit.picture, store.folder(job.name) / "target-1.png")
             before, after = (np.asarray(load_image(one, size=(SIDE, SIDE))) for one in pictures)
             row = {
@@ -202,6 +204,7 @@ def _measured(
                 "key": key,
                 "method": method,
                 "kind": edit.kind,
+                "mask": mask,
                 "measures": measure(before, after, edit.target, edit.mask),
                 "networks": networks,
             }

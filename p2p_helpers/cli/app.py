@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InputWarning, P2PError, UnknownWordWarning
+from ..values import first_line
 from .bench import bench
 from .many import batch, gallery, study
 from .one import edit, export, invert, maps
@@ -50,6 +51,14 @@ def main(arguments: Sequence[str] | None = None):
         app(None if arguments is None else list(arguments), prog_name="p2p")
     except P2PError as error:
         print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        from ..memory import is_of_memory
+
+        if not is_of_memory(error):
+            raise
+        advice = "Take fewer targets at once, a smaller model, or --device cpu."
+        print(f"Error: Memory has run out: {first_line(error)} {advice}", file=sys.stderr)
         sys.exit(1)
 
 

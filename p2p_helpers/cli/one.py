@@ -155,19 +155,20 @@ def maps(
     import torch
     from PIL import Image
 
+    from ..arguments import check_numbers, check_prompts, check_schedule, whole_seed
     from ..inversion import usual_guidance
-    from ..inversion.samplers import MAX_TIMES
     from ..maps.record import record
     from ..pipelines import load_pipeline
     from ..provenance import model_facts, save_png
-    from ..values import whole_number
     from ..view.figures import figure_png
     from ..view.map_figures import word_maps
 
     _check_out(out, ".png")
-    whole_number("steps", steps, 1, MAX_TIMES, "30 are usual.")
-    whole_number("seed", seed, 0, 2**64 - 1, "0 is as good as any.")
+    check_prompts([prompt], None)
+    check_numbers(1.0 if guidance is None else guidance, steps)
+    whole_seed(seed)
     pipe = load_pipeline(model, device=device)
+    check_schedule(pipe, steps)
     scale = usual_guidance(pipe) if guidance is None else guidance
     given = {"num_inference_steps": steps, "guidance_scale": scale}
     with record(pipe) as found:

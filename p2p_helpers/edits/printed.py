@@ -61,7 +61,7 @@ def made(call: ast.expr, kinds: Mapping[str, type], example: str):
         InputError: another name, a value that is not plain, or values that the kind does not take.
     """
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise InputError(f"{shown(ast.unparse(call))} is none of {', '.join(kinds)}. {example}")
+        raise InputError(f"{_said(call)} is none of {', '.join(kinds)}. {example}")
     name = call.func.id
     if name not in kinds:
         raise InputError(f"{name!r} is none of {', '.join(kinds)}. {example}")
@@ -75,7 +75,7 @@ def made(call: ast.expr, kinds: Mapping[str, type], example: str):
         return kinds[name](*positional, **named)
     except TypeError as error:
         said = str(error).replace("__init__() ", "").replace(f"{name}.", "")
-        raise InputError(f"{shown(ast.unparse(call))} cannot be made: {said}. {example}") from None
+        raise InputError(f"{_said(call)} cannot be made: {said}. {example}") from None
 
 
 def _edit(expression: ast.expr) -> Edit:
@@ -85,12 +85,20 @@ def _edit(expression: ast.expr) -> Edit:
     return made(expression, KINDS, EXAMPLE)
 
 
+def _said(expression: ast.expr) -> str:
+    """An expression as a message quotes it."""
+    try:
+        return shown(ast.unparse(expression))
+    except RecursionError:
+        return "What is nested so deeply"
+
+
 def _plain(value: ast.expr, name: str):
     """A number, text, tuple, list or dictionary."""
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError, RecursionError, MemoryError, SyntaxError):
         raise InputError(
-            f"{shown(ast.unparse(value))} in {name}(…) is no plain value. Write numbers, texts in "
+            f"{_said(value)} in {name}(…) is no plain value. Write numbers, texts in "
             "quotes, tuples, lists and dictionaries of them."
         ) from None

@@ -54,7 +54,7 @@ def invert(
     callback: Callable[[int], None] | None = None,
     progress: bool = True,
 ) -> Inversion:
-    """Invert a real picture: DDIM inversion gives the pivot, the method makes guidance follow.
+    """Invert a real picture: sampling backwards gives the pivot, the method makes guidance follow.
 
     The noise itself is diffusers' DDIMInverseScheduler's, for whatever noise schedule and
     prediction the model has; for flow matching (SD3, Flux) Euler's steps run backwards. The
@@ -81,7 +81,7 @@ def invert(
             and no guidance: BDIA (Zhang et al. 2023, arXiv 2307.10829), chosen over EDICT (arXiv
             2211.12446) since it calls the UNet once for each step, not twice, and is made of DDIM's
             own steps. Edits take DDIM's, guided, beside it.
-        steps: of DDIM, the same for inversion and editing.
+        steps: of DDIM, or Euler's for flow matching; the same for inversion and editing.
         guidance_scale: that edits will use; the model's usual one when not given. A null-text
             inversion holds for this one only.
         inner_steps: optimiser steps for each denoising step at most (null-text).
@@ -111,7 +111,7 @@ def invert(
         InputWarning: weights written into the prompt.
     """
     _check_pipeline(pipe)
-    method = _method(pipe, method)
+    method = method_of(pipe, method)
     _check_choices(method, init, steps, inner_steps)
     _check_prompt(pipe, prompt)
     guidance_scale = _guidance(pipe, method, guidance_scale)
@@ -161,7 +161,7 @@ def _check_pipeline(pipe):
         )
 
 
-def _method(pipe, method: str | None) -> str:
+def method_of(pipe, method: str | None) -> str:
     """The method, or the usual one of the model. Raises InversionError for what is none, or none of this model's."""
     if method not in (None, *METHODS):
         raise InversionError(f"method={shown(method)}: methods are {', '.join(METHODS)}.")
