@@ -201,11 +201,18 @@ def check_schedule(pipe, steps: int):
     """Refuse more steps than the scheduler has, and warn if the seed does not decide its noise."""
     if not isinstance(getattr(pipe, "scheduler", None), SchedulerMixin):
         return  # another error says so
-    if "noise_sampler_seed" in pipe.scheduler.config:
+    config, name = pipe.scheduler.config, type(pipe.scheduler).__name__
+    # Pipelines of flow matching hand no generator to a scheduler that asks for one.
+    flows = config.get("stochastic_sampling") or name == "FlowMatchLCMScheduler"
+    if "noise_sampler_seed" in config or flows:
+        other = (
+            "FlowMatchEulerDiscreteScheduler without stochastic_sampling"
+            if flows
+            else "any whose step() takes a generator, e.g. DPMSolverMultistepScheduler"
+        )
         warnings.warn(
-            f"{type(pipe.scheduler).__name__} draws noise by a seed of its own, so the same seed "
-            "gives other pictures, and source and targets get other noise. Any scheduler whose "
-            "step() takes a generator does not, e.g. DPMSolverMultistepScheduler.",
+            f"{name} draws noise that the seed does not decide, so the same seed gives other pictures, and source and targets get other "
+            f"noise. Take another scheduler: {other}.",
             InputWarning,
             stacklevel=4,
         )
@@ -270,6 +277,12 @@ def _check_sides(pipe, arguments: dict[str, Any]):
     if len(sides) == 1:
         raise InputError(
             f"{next(iter(sides))} alone: a pipeline may ignore it. Give height and width."
+        )
+    rounds = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+    if sides and rounds and arguments.get("use_resolution_binning", True):
+        raise InputError(
+            f"height, width: {type(pipe).__name__} makes the nearest of the sizes that it was trained on, and then enlarges or shrinks "
+            "the picture, so places in it would not be found. Take one of those sizes, and give use_resolution_binning=False beside it."
         )
     unit = getattr(pipe, "vae_scale_factor", 1) * (1 if hasattr(pipe, "unet") else 2)
     for name, side in sides.items():

@@ -209,6 +209,9 @@ def _moved(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
         ) from error
 
 
+TRANSFORMERS = {"StableDiffusion3Pipeline": "joint_blocks.", "FluxPipeline": "double_blocks."}
+
+
 def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """A checkpoint in one file, as model sites offer it. Raises ModelError."""
     if file.suffix == ".ckpt":
@@ -220,6 +223,16 @@ def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
     try:
         with safe_open(file, "pt") as content:
             names = set(content.keys())
+        found = {kind for kind, part in TRANSFORMERS.items() if any(part in name for name in names)}
+    except Exception as error:  # loaders raise many kinds
+        raise _not_loaded(str(file), error) from error
+    if found:
+        kind = found.pop()
+        raise ModelError(
+            f"{file} holds a transformer of {kind}'s family, and single files are read here of Stable Diffusion 1, 2 and XL. Take the "
+            f"model's folder or Hub id; or make the pipeline by diffusers, {kind}.from_single_file(...), and hand it to edit()."
+        )
+    try:
         larger = any(name.startswith("conditioner.") for name in names)
         kind = StableDiffusionXLPipeline if larger else StableDiffusionPipeline
         return kind.from_single_file(str(file), **{_DTYPE: dtype})

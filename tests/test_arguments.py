@@ -264,7 +264,7 @@ def test_a_scheduler_that_ignores_generators_is_warned_of(random_pipe):
     random_pipe.scheduler = DDIMScheduler.from_config(before.config)
     random_pipe.scheduler.register_to_config(noise_sampler_seed=None)  # as DPMSolverSDE has it
     try:
-        with pytest.warns(p2p.InputWarning, match="by a seed of its own"):
+        with pytest.warns(p2p.InputWarning, match="that the seed does not decide"):
             edit(random_pipe)
     finally:
         random_pipe.scheduler = before

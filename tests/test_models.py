@@ -276,6 +276,19 @@ def test_a_checkpoint_in_one_file(tmp_path, monkeypatch, names, kind):
     assert seen == [str(file)]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.diffusion_model.joint_blocks.0.a", "StableDiffusion3Pipeline"),
+        ("double_blocks.0.a", "FluxPipeline"),
+    ],
+)
+def test_a_transformer_in_one_file_is_said(tmp_path, name, kind):
+    save_file({name: torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(p2p.ModelError, match=f"or make the pipeline by diffusers, {kind}"):
+        p2p.load_pipeline(str(tmp_path / "model.safetensors"), device="cpu")
+
+
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("name", "options", "says"),

@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     ControlNetModel,
     DDPMScheduler,
+    FlowMatchLCMScheduler,
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxKontextPipeline,
@@ -901,6 +902,32 @@ def test_figures_and_masks_use_the_blocks_with_the_clearest_maps(kind, deeper, b
     assert np.array_equal(result.masks, mask)
     others = [name for name in result.maps.layers if name not in names]
     assert all(np.abs(cat.at(layer=name).numpy() - several).max() > 0 for name in others)
+    assert cat.at(layer="transformer_blocks.1").layer == "transformer_blocks.1.attn.processor"
+    wide = [cat.at(layer=name).upsample((32, 32)) for name in names]
+    torch.testing.assert_close(cat.fused((32, 32)), torch.stack(wide).mean(0))
+
+
+@pytest.mark.parametrize("kind", ["pixart", "hunyuan"])
+def test_a_size_that_the_pipeline_would_round_is_refused(kind, tmp_path):
+    pipe = build(kind, tmp_path)
+    given = {"height": 128, "width": 128, "steps": 1, "progress": False}
+    with pytest.raises(p2p.InputError, match="give use_resolution_binning=False"):
+        p2p.edit(pipe, CAT, GIRAFFE, **given)
+    result = p2p.edit(pipe, CAT, GIRAFFE, use_resolution_binning=False, **given)
+    assert result.image.size == (128, 128)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_a_flow_whose_noise_the_seed_does_not_decide_is_warned_of(kind, tmp_path):
+    pipe = build(kind, tmp_path)
+    own = pipe.scheduler
+    others = [
+        type(own).from_config(own.config, stochastic_sampling=True),
+        FlowMatchLCMScheduler.from_config(own.config),
+    ]
+    for pipe.scheduler in others:
+        with pytest.warns(p2p.InputWarning, match="noise that the seed does not decide"):
+            p2p.edit(pipe, CAT, GIRAFFE, **size(pipe), **extra(pipe), steps=1, progress=False)
 
 
 def test_steps_heads_and_layers_average_to_the_mean(pipe):

@@ -108,7 +108,7 @@ class Reweight(Edit):
 
 @dataclass(frozen=True, repr=False)
 class InjectQK(Edit):
-    """The source's pixels ask and are asked, of whatever the target says; for joint attention only.
+    """The source's pixels ask and are asked, of whatever the target says; for joint attention, and DeepFloyd IF's.
 
     In `self_steps`, 0.2 if not given, as in the authors' code, the queries and keys of the target's
     pixels are the source's, its text's keys and all values are its own, in one softmax. A share above

@@ -140,6 +140,11 @@ class Inversion:
             half = len(words) // 2
             if session.calls:  # skip-layer guidance calls again, with prompts alone
                 return args, kwargs
+            if null.shape[1] != words.shape[1] and null.shape[2:] == words.shape[2:]:
+                raise InversionError(
+                    f"The inversion's null text has {null.shape[1]} tokens, this call's has {words.shape[1]}. Leave "
+                    "max_sequence_length as it was."
+                )
             if null.shape[1:] != words.shape[1:]:
                 raise InversionError(
                     f"The inversion's null has embeddings of {tuple(null.shape[1:])}, the model "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
@@ -63,7 +64,7 @@ class Heatmap:
 
         Args:
             step: from 0, negative from the end.
-            layer: a name, a part of it, or its number in `maps.layers`, negative from the end.
+            layer: a name, a part of it that begins at a dot, or its number in `maps.layers`, negative from the end.
             head: from 0, negative from the end.
             encoder: the word's tokens of one text encoder only, where the model has several whose
                 tokens follow each other: 0 is CLIP's and 1 is T5's in Stable Diffusion 3.
@@ -105,7 +106,10 @@ class Heatmap:
     def _layer(self, layer: str | SupportsIndex) -> str:
         names = self.maps.layers
         if isinstance(layer, str):
-            fitting = [layer] if layer in names else [name for name in names if layer in name]
+            part = re.compile(
+                rf"(^|\.){re.escape(layer)}(?!\d)"
+            )  # blocks.1 is no part of blocks.10
+            fitting = [layer] if layer in names else [name for name in names if part.search(name)]
         else:
             number = index(layer)
             fitting = [names[number]] if -len(names) <= number < len(names) else []
@@ -192,7 +196,7 @@ class Heatmap:
         return _resized(self.tensor(), size).clamp(min=0)
 
     def fused(self, size: tuple[int, int]) -> Float[Tensor, "height width"]:
-        """All layers of all sizes, enlarged to `size` and averaged.
+        """All layers of all sizes, enlarged to `size` and averaged; of joint attention the blocks whose maps are clear.
 
         Raises:
             InputError: this is the map of one step, layer or head.
@@ -203,9 +207,12 @@ class Heatmap:
             raise InputError(
                 f"{self!r} is of one step, layer or head, and this takes all of them. Take upsample(size), or the word's map itself."
             )
-        layers = [layer for layer in self.maps.layers if not layer.startswith("mid")]
-        maps = [replace(self.mean(), layer=layer).upsample(size) for layer in layers]
-        return torch.stack(maps).mean(0)
+        maps = self.maps
+        layers = [layer for layer in maps.layers if not layer.startswith("mid")]
+        if POOLED in maps.by_head:
+            layers = maps.level_layers
+        each = [replace(self.mean(), layer=layer).upsample(size) for layer in layers]
+        return torch.stack(each).mean(0)
 
     def refine(self, size: tuple[int, int], *, power: int = 1) -> Float[Tensor, "height width"]:
         """The map at another size (height, width), sharper.
