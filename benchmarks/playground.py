@@ -2,7 +2,7 @@
 
 Sizes; seconds until the model is there, the first time and from the browser's cache, and seconds of an edit, with all threads and with
 one; and the largest difference from `p2p.edit` over random edits of every kind that the page has. Give it a quiet machine. The browser is
-Chromium; `BROWSER=firefox` in the environment makes it Firefox.
+Chromium; `P2P_BROWSER=firefox` in the environment makes it Firefox.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def main():
         for part in ("model", "lib")
     }
     with sync_playwright() as playwright, served(folder) as address:
-        browser = launched(playwright)
+        browser = launched(playwright, gpu=True)
         about = {"machine": machine(), "browser": f"{browser.browser_type.name} {browser.version}"}
         print(json.dumps({**about, "MB": size}))
         if chosen.picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
     if words is None:
         return []
     if isinstance(words, str) or (
-        isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], int)
+        isinstance(words, tuple) and len(words) == 2 and isinstance(words[1], SupportsIndex)
     ):
         return [words]
     if not isinstance(words, Iterable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from .errors import InputError, InversionError
@@ -32,9 +33,11 @@ NO_NEGATIVE = {
 }
 
 
-def check_fixed(what: str, seed, generator, arguments: dict[str, Any]):
+def check_fixed(pipe, what: str, seed, generator, arguments: dict[str, Any]):
     """Refuse what a source that is known already has decided."""
-    named = [name for name in FIXED if name in arguments]
+    takes_noise = "latents" in inspect.signature(pipe.__call__).parameters
+    control = {"image"} if takes_noise else set()  # a ControlNet's
+    named = [name for name in FIXED if name in arguments and name not in control]
     named += ["seed"] if seed is not None else []
     named += ["generator"] if generator is not None else []
     if named:
@@ -47,6 +50,11 @@ def check_inversion(
     pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
 ):
     """Refuse an inversion of another model, number of steps or guidance."""
+    if "latents" not in inspect.signature(pipe.__call__).parameters:
+        raise InversionError(
+            f"{type(pipe).__name__} begins with a picture, and an inversion is noise to begin with. Take the same model as a pipeline "
+            "from text to image: StableDiffusionPipeline.from_pipe(pipe), or its family's."
+        )
     inversion.check(pipe)
     if steps not in (None, inversion.steps):
         raise InversionError(

@@ -229,8 +229,9 @@ def _single_file(file: Path, dtype: torch.dtype) -> DiffusionPipeline:
     if found:
         kind = found.pop()
         raise ModelError(
-            f"{file} holds a transformer of {kind}'s family, and single files are read here of Stable Diffusion 1, 2 and XL. Take the "
-            f"model's folder or Hub id; or make the pipeline by diffusers, {kind}.from_single_file(...), and hand it to edit()."
+            f"{file} holds a transformer as {kind} has it, and load_pipeline() reads single files of Stable Diffusion 1, 2 and XL "
+            f"only. Take the model's folder or Hub id; or make the pipeline by diffusers, {kind}.from_single_file(...), and hand it to "
+            "edit()."
         )
     try:
         larger = any(name.startswith("conditioner.") for name in names)

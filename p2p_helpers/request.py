@@ -62,8 +62,17 @@ class Request:
 
     def alone(self) -> Request:
         """The same for the source alone, with random numbers of its own that begin at the same place."""
-        numbers = self._same_numbers(1)
-        return replace(self, prompts=self.prompts[:1], edits=[], generators=numbers, stages=[])
+        numbers, arguments = self._same_numbers(1), self.of_source()
+        own = {"generators": numbers, "arguments": arguments, "stages": []}
+        return replace(self, prompts=self.prompts[:1], edits=[], **own)
+
+    def of_source(self) -> dict[str, Any]:
+        """The pipeline's arguments, of those with one for each prompt the source's."""
+        found = dict(self.arguments)
+        for name in (*PER_PROMPT, "latents"):
+            if name in found and (name == "latents" or isinstance(found[name], (list, tuple))):
+                found[name] = found[name][:1]
+        return found
 
     def in_stages(self) -> list[Request]:
         """One request for each run, of which each goes on from the picture of the run before."""
@@ -90,9 +99,20 @@ class Request:
         """What the pipeline is called with, but for our callback."""
         arguments, count = dict(self.arguments), len(self.prompts)
         for name in PER_PROMPT:
-            if name in arguments and not isinstance(arguments[name], (list, tuple)):
-                arguments[name] = [arguments[name]] * count
+            if name not in arguments:
+                continue
+            each = arguments[name]
+            each = list(each) if isinstance(each, (list, tuple)) else [each]
+            if len(each) not in (1, count):
+                raise InputError(
+                    f"{name}: {len(each)} for {count} prompts. Give one for all, or one for each, source first."
+                )
+            arguments[name] = each * (count // len(each))
         start = arguments.get("latents")
+        if start is not None and len(start) not in (1, count):
+            raise InputError(
+                f"latents: {len(start)} rows for {count} prompts. Give one for all, or one for each, source first."
+            )
         if start is not None and len(start) == 1:
             arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1))
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
@@ -139,7 +159,7 @@ def checked(
         guidance_scale = result.guidance_scale if guidance_scale is None else guidance_scale
         negative_prompt = result.negative_prompt if negative_prompt is None else negative_prompt
     elif isinstance(source, Inversion):
-        check_fixed("An inversion", seed, generator, arguments)
+        check_fixed(pipe, "An inversion", seed, generator, arguments)
     if isinstance(source, Inversion):
         inversion = source
         check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt, arguments)
@@ -148,6 +168,7 @@ def checked(
         known = inversion.known(pipe) if known is None else known
     steps = 30 if steps is None else steps
     seed = 0 if seed is None and inversion is None else seed
+    seed = seed if seed is None else given.whole_seed(seed)
     given.check_prompts([source, *targets], negative_prompt)
     given.check_arguments(pipe, arguments)
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
@@ -206,7 +227,9 @@ def _origin(
         raise InputError(
             f"steps={steps}, but the earlier result took {result.steps}. Leave steps out."
         )
-    check_fixed("An earlier result", None if seed == result.seed else seed, generator, arguments)
+    check_fixed(
+        pipe, "An earlier result", None if seed == result.seed else seed, generator, arguments
+    )
     return result.origin
 
 

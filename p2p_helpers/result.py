@@ -16,6 +16,7 @@ from .blend import LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
+from .inversion.fingerprint import differences, tuning
 from .maps.recorded import AttentionMaps
 
 
@@ -32,6 +33,7 @@ class Origin:
         arguments: other arguments of the pipeline.
         model: the network that made it.
         schedule: the scheduler's class and configuration.
+        tuning: the adapters and FreeU that acted.
     """
 
     trajectory: Float[Tensor, "step ..."]
@@ -43,15 +45,20 @@ class Origin:
     arguments: dict[str, Any]
     model: weakref.ref
     schedule: tuple[str, dict]
+    tuning: dict
 
     def check(self, pipe):
-        """Raises InputError if another network or scheduler is in place now."""
-        same_schedule = self.inversion is not None or self.schedule == schedule_of(pipe)
-        same_model = self.model() is family_of(pipe).model(pipe)
-        if not same_model or not same_schedule:
-            what = "scheduler" if same_model else "pipeline"
+        """Raises InputError if another network or scheduler is in place now, or other adapters."""
+        what = ""
+        if self.model() is not family_of(pipe).model(pipe):
+            what = "another pipeline"
+        elif self.inversion is None and self.schedule != schedule_of(pipe):
+            what = "another scheduler"
+        elif changed := differences(self.tuning, tuning(pipe)):
+            what = f"other {'; '.join(changed)}"
+        if what:
             raise InputError(
-                f"This result was made with another {what}, so its source would come out otherwise. Use the one it was "
+                f"This result was made with {what}, so its source would come out otherwise. Use what it was "
                 "made with, or give its prompt and seed to edit() to make both anew."
             )
 

@@ -14,6 +14,7 @@ from .blend import LocalBlend, check_words
 from .edits.edit import Edit
 from .edits.layout import placements
 from .inversion.artefact import Inversion
+from .inversion.fingerprint import tuning
 from .maps.recorded import Record, as_record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
@@ -86,7 +87,8 @@ def edit(
 
     Warns:
         UnknownWordWarning: a prompt uses a word the embedded model has never seen.
-        InputWarning: weights written into a prompt; a scheduler with a seed of its own; a negative prompt that the pipeline ignores.
+        InputWarning: weights written into a prompt; a scheduler whose noise the seed does not decide; a negative prompt that
+            the pipeline ignores.
     """
     local_blend, record = as_blend(local_blend), as_record(record)
     check_callback(callback)
@@ -175,8 +177,9 @@ def _result(
             guidance_scale=request.made_with[0],
             negative_prompt=request.made_with[1],
             state=request.state,
-            arguments=request.arguments,
+            arguments=request.of_source(),
             model=weakref.ref(family_of(pipe).model(pipe)),
             schedule=schedule_of(pipe),
+            tuning=tuning(pipe),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,11 +78,21 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
     groups = _grouped(edit)
     gone: list[Placement] = []
 
+    def times(prompt: str, text: str) -> int:
+        return next(n for n in itertools.count() if not contains(tokenizer, prompt, (text, n + 1)))
+
+    def as_often(prompt: str, text: str) -> bool:
+        return times(prompt, text) >= times(source, text)
+
     def kept(prompt: str, removed: list[Placement]) -> str:
-        for one in removed:
-            if contains(tokenizer, prompt, one.phrase):
-                prompt = without(tokenizer, prompt, one.phrase)
-        return prompt
+        named = [one.phrase for one in removed if contains(tokenizer, prompt, one.phrase)]
+        if (
+            prompt != source
+        ):  # a user's own target may lack what is removed; then numbers say other things
+            named = [
+                phrase for phrase in named if isinstance(phrase, str) or as_often(prompt, phrase[0])
+            ]
+        return without(tokenizer, prompt, *named) if named else prompt
 
     reworded = [number for number, group in enumerate(groups) if _rewords(group)]
     if not reworded:

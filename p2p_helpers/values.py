@@ -36,6 +36,13 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+class Frozen(dict):
+    """A mapping that an edit holds: nobody changes it, and it has a hash."""
+
+    def __hash__(self):  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
 def plain(value: object) -> object:
     """A value with Python's own numbers in place of NumPy's, which print as np.float64(0.5)."""
     if isinstance(value, Mapping):

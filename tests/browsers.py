@@ -1,21 +1,23 @@
-"""The browser that tests and benchmarks drive; the environment's `BROWSER` names another than Chromium."""
+"""The browser that tests and benchmarks drive; `P2P_BROWSER` in the environment names another than Chromium."""
 
 import os
 import shutil
 
 
-def launched(playwright):
-    """Debian's Chromium, or Playwright's own; `BROWSER=firefox` is this machine's Firefox, `BROWSER=webkit` Playwright's WebKit.
+def launched(playwright, gpu: bool = False):
+    """Debian's Chromium, or Playwright's own; "firefox" is this machine's Firefox, "webkit" Playwright's WebKit.
 
     Playwright drives a Firefox as it comes since about version 145, and no other build of WebKit than its own.
     """
-    name = os.environ.get("BROWSER", "chromium")
+    name = os.environ.get("P2P_BROWSER", "chromium")
+    if name not in ("chromium", "firefox", "webkit"):
+        raise ValueError(f"P2P_BROWSER={name}: it is chromium, firefox or webkit.")
     if name == "firefox":
         path = shutil.which("firefox")
         return playwright.firefox.launch(channel="moz-firefox", executable_path=path)
     if name == "webkit":
         return playwright.webkit.launch()
-    args = ["--no-sandbox", "--disable-gpu"]
+    args = ["--no-sandbox", *([] if gpu else ["--disable-gpu"])]
     return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=args)
 
 

@@ -706,6 +706,21 @@ def test_what_becomes_of_a_job_does_not_hang_on_its_company(toyland, tmp_path, m
             rows[lacking.name]["kind"] == "PromptError" and "dog" in rows[lacking.name]["message"]
         )
     assert len(rows) == 1 and len(list(results(tmp_path / "together"))) == 2
+    monkeypatch.setattr(Worker, "_measured", lambda self, run: setattr(self, "most", 1) or run())
+    several = Job(
+        target=[*whole.target, *lacking.target], **{**common, "local_blend": ["dog", "fox"]}
+    )
+    assert run_jobs([several], tmp_path / "one by one").failed == 0
+    (row,) = results(tmp_path / "one by one")
+    assert all("fox" in str(said["local_blend"]) for said in row["provenance"]["settings"])
+
+
+def test_a_blend_that_cannot_be_is_a_row(toyland, tmp_path, monkeypatch):
+    monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
+    file = tmp_path / "jobs.jsonl"
+    job = {"source": "a cat", "target": "a dog", "steps": 1}
+    file.write_text("\n".join(json.dumps({**job, "local_blend": b}) for b in ([[]], ["cat"])))
+    assert run_jobs(read_jobs(file), tmp_path / "out").failed == 1
 
 
 def test_a_picture_is_inverted_by_the_models_own_method(tmp_path, monkeypatch):

@@ -244,6 +244,8 @@ def test_keys_move_resize_and_put_back(studio):
     box.focus()
     for key in ("Shift+ArrowRight", "ArrowUp", "ArrowUp", "ArrowDown", "-", "-", "+"):
         studio.keyboard.press(key)
+    for key in ("Control+-", "Alt+ArrowUp"):  # the browser's own
+        studio.keyboard.press(key)
     expect(studio.get_by_text("dog: dx +0.25 · dy −0.06 · scale 0.95")).to_be_visible()
     before = pictures(studio)
     button(studio, "Edit").click()

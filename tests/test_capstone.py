@@ -65,6 +65,12 @@ def test_thirty_names_give_thirty_tasks():
 def test_a_task_can_be_of_one_kind_and_of_two_objects():
     assert {variant(name, kinds=("swap",)).kind for name in "abcd"} == {"swap"}
     assert len(variant("a", kinds=("night",), objects=2).before.things) == 2
+    assert variant("a", kinds="night").kind == "night"
+
+
+def test_a_task_that_no_scene_allows_is_said():
+    with pytest.raises(p2p.InputError, match="it has two objects"):
+        variant("Ada", kinds=("add",), objects=2)
 
 
 @pytest.mark.parametrize(

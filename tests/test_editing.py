@@ -28,6 +28,8 @@ import p2p_helpers as p2p
 from p2p_helpers import errors
 from p2p_helpers.course.checks import NotYet
 
+from .pipelines import build
+
 CAT, DOG = "a cat on the beach", "a dog on the beach"
 
 
@@ -507,3 +509,17 @@ def test_whatever_breaks_wherever_the_processors_come_back(tiny_pipe, at, error)
             hook.remove()
     assert unet.attn_processors == before
     assert clean(tiny_pipe)
+
+
+def test_one_argument_for_each_prompt_is_the_sources_when_it_goes_on(tmp_path):
+    pipe = build("sdxl", tmp_path)
+    run = {"steps": 2, "progress": False, "height": 64, "width": 64}
+    first = p2p.edit(pipe, CAT, DOG, prompt_2=["a house", "a castle"], **run)
+    assert first.origin.arguments["prompt_2"] == ["a house"]
+    anew = p2p.edit(pipe, CAT, DOG, p2p.Refine(), prompt_2="a house", **run)
+    on = p2p.edit(pipe, first, DOG, p2p.Refine(), progress=False)
+    np.testing.assert_allclose(pixels(on.image).astype(int), pixels(anew.image), atol=1)
+    with pytest.raises(p2p.InputError, match="prompt_2: 3 for 2 prompts"):
+        p2p.edit(pipe, CAT, DOG, prompt_2=["a", "b", "c"], **run)
+    with pytest.raises(p2p.InputError, match="latents: 3 rows for 2 prompts"):
+        p2p.edit(pipe, CAT, DOG, latents=torch.zeros(3, 4, 8, 8), **run)

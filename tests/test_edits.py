@@ -1,5 +1,8 @@
 """S and T of every edit, their schedules, and their algebra. No model is run."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -233,3 +236,22 @@ def test_a_new_kind_of_edit_needs_matrices_only(random_pipe):
     twice = p2p.edit(random_pipe, MORE, MORE, Backwards() | Backwards(), steps=2, progress=False)
     assert p2p.difference(first.source, first.image).max() > 0.02
     assert p2p.difference(twice.source, twice.image).max() <= 0.01  # backwards twice is forwards
+
+
+def test_edits_can_be_kept_in_sets_and_nobody_changes_them():
+    edits = [
+        p2p.Replace(cross_steps={"dog": 0.3}) | p2p.Reweight({"dog": 2, ("cat", 2): 0.5}),
+        p2p.Replace(cross_steps=[0.2, 0.8], self_steps=[0.0, 0.5]),
+        p2p.Move("cat", dx=0.2),
+    ]
+    assert len({*edits, *map(copy.deepcopy, edits)}) == len(edits)
+    share = [0.2, 0.8]
+    edit = p2p.Replace(cross_steps={"dog": share})
+    share[1] = 5
+    assert edit == p2p.Replace(cross_steps={"dog": (0.2, 0.8)})
+    assert p2p.read_edit(repr(edits[0])) == edits[0]
+
+
+def test_numbers_of_numpy_name_an_occurrence_and_seed():
+    blend = p2p.LocalBlend(("cat", np.int64(2)))
+    assert blend.words == (("cat", 2),)

@@ -11,8 +11,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.inversion.fingerprint import differences, fingerprint
+from p2p_helpers.inversion.fingerprint import _encoder, differences, fingerprint
 from p2p_helpers.inversion.pivot import encode
+from p2p_helpers.inversion.weights import digests
 from p2p_helpers.provenance import model_facts
 
 from . import transformers
@@ -229,3 +230,56 @@ def test_a_small_autoencoder_encodes(tmp_path):
     pipe.vae = diffusers.AutoencoderTiny(latent_channels=channels).eval()
     latent = encode(pipe, torch.zeros(1, 3, 64, 64))
     assert latent.shape == (1, channels, 8, 8) and latent.isfinite().all()
+
+
+def test_the_names_of_another_transformers_are_the_same_model(twin):
+    """CLIPTextModel's layers lie one level lower in transformers 4."""
+
+    class Nested(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.text_model = inner
+
+        def get_input_embeddings(self):
+            return self.text_model.get_input_embeddings()
+
+    encoder = twin.text_encoder
+    flat = getattr(encoder, "text_model", encoder)
+    own, other = (_encoder(twin.tokenizer, one) for one in (flat, Nested(flat)))
+    assert digests(own.items()) == digests(other.items())
+
+
+def test_a_result_goes_on_with_the_adapters_that_it_was_made_with(twin):
+    run = {"steps": 1, "progress": False}
+    plain = p2p.edit(twin, PROMPT, TARGET, **run)
+    adapted(twin.unet, "style", 0)
+    with pytest.raises(p2p.InputError, match="with other adapters: none then, style at scale"):
+        p2p.edit(twin, plain, TARGET, progress=False)
+    styled = p2p.edit(twin, PROMPT, TARGET, **run)
+    p2p.edit(twin, styled, TARGET, progress=False)
+    twin.unload_lora_weights()
+    p2p.edit(twin, plain, TARGET, progress=False)
+    twin.enable_freeu(0.9, 0.2, 1.2, 1.4)
+    with pytest.raises(p2p.InputError, match="FreeU: off then"):
+        p2p.edit(twin, plain, TARGET, progress=False)
+
+
+def test_a_model_that_reads_guidance_as_a_number_is_inverted_directly(twin):
+    config = {**twin.unet.config, "time_cond_proj_dim": 8, "_use_default_values": []}
+    distilled = of(twin, unet=type(twin.unet).from_config(config).eval())
+    assert p2p.invert(distilled, PICTURE, PROMPT, **RUN).method == "direct"
+    for method in ("null-text", "negative-prompt"):
+        with pytest.raises(p2p.InversionError, match="reads guidance as a number"):
+            p2p.invert(distilled, PICTURE, PROMPT, method=method, **RUN)
+    parts = {**distilled.components, "scheduler": diffusers.LCMScheduler()}
+    fast = diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    with pytest.raises(p2p.InversionError, match="takes steps of its own"):
+        p2p.invert(fast, PICTURE, PROMPT, **RUN)
+
+
+def test_an_inversion_is_no_start_for_a_pipeline_that_begins_with_a_picture(made, twin):
+    other = diffusers.StableDiffusionImg2ImgPipeline(
+        **twin.components, requires_safety_checker=False
+    )
+    with pytest.raises(p2p.InversionError, match="begins with a picture"):
+        p2p.edit(other, made, TARGET, progress=False)

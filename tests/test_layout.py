@@ -1,6 +1,8 @@
 """Layout edits: where objects go, by geometry alone, on pipelines, and with each other."""
 
+import functools
 import itertools
+import operator
 
 import numpy as np
 import pytest
@@ -552,3 +554,19 @@ def test_how_much_of_the_picture_is_in_a_latent():
         found = signals(scheduler)
         assert len(found) == 5 and found[-1] == 1.0
         assert all(0 <= a <= b <= 1 for a, b in itertools.pairwise(found))
+
+
+TWICE = "a red cat, a blue cat and a white cat on a sofa"
+REMOVED = [
+    (TWICE, [("cat", 1), ("cat", 2)], "a white cat on a sofa"),
+    (TWICE, [("cat", 3)], "a red cat, a blue cat on a sofa"),
+    ("a blue cat on a sofa", [("cat", 1)], "a blue cat on a sofa"),  # it is left out already
+    ("a cat on a sofa", ["cat"], "on a sofa"),
+]
+
+
+@pytest.mark.parametrize(("target", "phrases", "left"), REMOVED)
+def test_numbers_of_removed_words_are_those_of_the_picture_before(toyland, target, phrases, left):
+    change = functools.reduce(operator.or_, map(p2p.Remove, phrases))
+    *_, stage = stages_of(toyland.tokenizer, TWICE, target, change)
+    assert stage.after == left

@@ -323,7 +323,7 @@ PLACED = """async ({ gpu, slow, broken, wanted, last }) => {
         made.push(place);
         if (broken.includes(place)) throw new Error("no such driver");
         if (broken.includes(`no ${place}`)) throw new TypeError("Failed to fetch dynamically imported module");
-        const noise = [Float32Array.of(1, broken.includes("wrong") && place === "webgpu" ? NaN : 2)];
+        const noise = [Float32Array.of(1, place === "webgpu" && broken.length ? { none: NaN, other: 3 }[broken[0]] : 2)];
         const run = () => new Promise(done => setTimeout(() => done({ noise }), place === slow ? 60 : 5));
         const sessions = { unet: { release: () => made.push(`-${place}`) } };
         return { model: { latent: [8, 2, 2], text: [3, 4] }, idle: [], run, sessions };
@@ -348,7 +348,8 @@ ACME = '["acme","one",null,null]'
             "wasm ? webgpu -wasm",
         ),  # the slower one gives back its memory
         ("real", "webgpu", [], None, "wasm", "wasm ? webgpu -webgpu"),
-        ("real", "wasm", ["wrong"], None, "wasm", "wasm ? webgpu -webgpu"),  # fast and no numbers
+        ("real", "wasm", ["none"], None, "wasm", "wasm ? webgpu -webgpu"),  # fast and no numbers
+        ("real", "wasm", ["other"], None, "wasm", "wasm ? webgpu -webgpu"),
         ("real", "wasm", ["webgpu"], None, "wasm", "wasm ? webgpu"),
         ("real", "webgpu", [], "webgpu", "webgpu", "? webgpu"),
         (None, "wasm", ["webgpu"], "webgpu", "wasm", "? webgpu wasm"),

@@ -159,17 +159,16 @@ def test_what_was_begun_is_not_undone_by_the_first_visits_reload(browser, addres
     page = context.new_page()
     page.add_init_script(
         """const register = navigator.serviceWorker.register.bind(navigator.serviceWorker);
-        navigator.serviceWorker.register = async file => {
-            await new Promise(resolve => setTimeout(resolve, 2000));
-            return register(file);
-        };"""
+        const go = new Promise(resolve => { window.go = resolve; });
+        navigator.serviceWorker.register = async file => { await go; return register(file); };"""
     )
     page.goto(address)
     page.get_by_label("target", exact=True).press("ControlOrMeta+a")
     page.get_by_label("target", exact=True).press_sequentially("a castle")
-    once(page, "navigator.serviceWorker.controller !== null")
-    page.wait_for_timeout(1000)
+    page.evaluate("window.go()")
+    expect(page.get_by_role("alert")).to_contain_text("model.json")  # the worker has begun
     expect(page.get_by_label("target", exact=True)).to_have_value("a castle")
+    assert page.evaluate("sessionStorage.getItem('reloaded')") is None
     context.close()
 
 
@@ -198,17 +197,30 @@ def test_a_browser_that_takes_no_more_addresses_still_edits(without_graphs, addr
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_a_click_that_leaves_a_sentence_finds_its_word(without_graphs, address):
+@pytest.mark.parametrize("key", ["End", "Home"])
+def test_a_click_that_leaves_a_sentence_finds_its_word(without_graphs, address, key):
     page = without_graphs
     page.goto(address)
-    expect(page.get_by_role("button", name="castle")).to_be_visible()
-    field = page.get_by_label("target", exact=True)
-    field.press("End")
-    field.press_sequentially(" at night")
-    page.get_by_label("Words of the target").get_by_role("button", name="castle").click()
     words = page.get_by_label("Words of the target").get_by_role("button")
-    expect(words).to_have_text(["a", "castle", "in", "a", "forest", "at", "night"])
-    expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(words.get_by_text("castle")).to_be_visible()
+    field = page.get_by_label("target", exact=True)
+    field.press(key)
+    field.press_sequentially(" at night" if key == "End" else "at night ")
+    words.get_by_text("castle").click()
+    expect(words).to_have_count(7)
+    pressed = page.get_by_label("Words of the target").locator("[aria-pressed=true]")
+    expect(pressed).to_have_text("castle")
+
+
+def test_a_known_word_goes_where_the_unknown_one_stands_by_now(without_graphs, address):
+    page = without_graphs
+    page.goto(f"{address}#source=a+fox&target=a+zebra+on+the+beach")
+    page.get_by_text("words that this model knows").click()
+    field = page.get_by_label("target", exact=True)
+    field.press("Home")
+    field.press_sequentially("at night ")
+    page.locator("#known").get_by_role("button", name="owl", exact=True).click()
+    expect(field).to_have_value("at night a owl on the beach")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +247,8 @@ def test_a_graphics_processor_that_failed_is_not_tried_at_every_visit(
     page, address, messages, place
 ):
     last = {"name": "progress", "number": 0, "doing": "edit", "step": 7, "steps": 9, "pictures": {}}
-    script = f"onmessage = () => {json.dumps([*messages, last])}.forEach(one => postMessage(one));"
+    said = f"{json.dumps([*messages, last])}.forEach(one => postMessage(one))"
+    script = f"onmessage = ({{ data }}) => {{ if (data.name === 'load') {said} }};"
     page.route(
         "**/worker.js", lambda route: route.fulfill(body=script, content_type="text/javascript")
     )

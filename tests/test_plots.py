@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -232,3 +233,61 @@ def test_a_grid_names_its_rows_and_columns(recorded):
     assert [figure.axes[i].texts[0].get_text() for i in (0, 3)] == ["self 0", "self 1"]
     with pytest.raises(p2p.InputError, match=r"\[3, 3\] pictures.*2 columns"):
         figures.grid(rows, ["a", "b"], ["c", "d"])
+
+
+def test_one_picture_is_a_gallery_and_numbers_are_names(recorded):
+    assert len(p2p.gallery(GREY).axes) == 1
+    assert titles(p2p.gallery([GREY, LIGHT], [0.2, 0.8])) == ["0.2", "0.8"]
+    figure = figures.grid([[GREY, LIGHT]], np.array([0.5]), np.array([1, 2]))
+    assert titles(figure) == ["1", "2"] and figure.axes[0].texts[0].get_text() == "0.5"
+    assert len(map_figures.word_maps(recorded).axes) == 7
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda r: p2p.show(StableDiffusionPipelineOutput([GREY], None)), "what edit.. gives"),
+        (lambda r: p2p.gallery(r), "of a result take .image"),
+        (lambda r: figures.grid([[r]], ["a"], ["b"]), "of a result take .image"),
+        (lambda r: p2p.slider([r, r], [1, 2], "steps"), "of a result take .image"),
+        (lambda r: p2p.difference(r, r.image), "of a result take .image"),
+        (lambda r: map_figures.word_maps(r.image), "Recorded maps are needed"),
+        (lambda r: p2p.explore(r.maps, r.image), "1 pictures for 2 prompts"),
+    ],
+)
+def test_what_is_no_picture_is_said(recorded, wrong, says):
+    with pytest.raises(p2p.InputError, match=f"(?i){says}"):
+        wrong(recorded)
+
+
+@pytest.mark.parametrize("count", [3, 9, 16, 30])
+def test_a_long_prompts_maps_are_large_enough_to_see(recorded, count, monkeypatch):
+    own = recorded.maps.of(0)
+    monkeypatch.setattr(type(own), "words", property(lambda self: [own[2]] * count))
+    figure = map_figures.word_maps(recorded.maps)
+    assert figure.axes[0].get_subplotspec().get_gridspec().ncols <= 8
+
+
+def test_a_map_of_another_shape_has_square_cells(random_pipe):
+    run = {"steps": 1, "record": True, "progress": False, "height": 64, "width": 96}
+    result = p2p.edit(random_pipe, "a cat", "a dog", p2p.Replace(), **run)
+    rows, columns = result.maps["cat"].numpy().shape
+    shown = result.maps["cat"].image()
+    assert rows != columns and shown.width / columns == shown.height / rows > 1
+    assert result.maps["cat"].image((30, 20)).size == (20, 30)
+
+
+def test_layers_of_one_attention_have_names_of_their_own():
+    """As Stable Diffusion XL has them."""
+    deep = [f"down_blocks.2.attentions.0.transformer_blocks.{n}.attn2.processor" for n in range(10)]
+    alone = "up_blocks.1.attentions.2.transformer_blocks.0.attn2.processor"
+    names = map_figures.short_layer_names([*deep, alone])
+    assert names[7] == "down 2.0.7" and names[-1] == "up 1.2" and len(set(names)) == 11
+
+
+def test_alignment_writes_letters_and_no_bytes(tokenizer):
+    figure = p2p.alignment(tokenizer, "a café", "a ’dog", torch.eye(32))
+    said = {label.get_text() for ax in figure.axes for label in ax.get_xticklabels()}
+    said |= {label.get_text() for ax in figure.axes for label in ax.get_yticklabels()}
+    assert not any("Ã" in text or "â" in text for text in said)

@@ -1,5 +1,7 @@
 """Recorded maps: they are the model's, rows sum to 1, and what was not kept is an error that says how to keep it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -233,3 +235,38 @@ def test_what_was_not_kept_says_how_to_keep_it(result):
             wrong()
     with pytest.raises(p2p.PromptError, match="dog"):
         result.maps["dog"]
+
+
+def test_a_scheduler_that_is_set_in_the_block_is_followed(random_pipe):
+    before = random_pipe.scheduler
+    try:
+        with p2p.record(random_pipe) as maps:
+            random_pipe.scheduler = type(before).from_config(before.config)
+            random_pipe("a cat", num_inference_steps=2)
+        assert maps.steps == 2 and "cat" in maps
+        assert "step" not in vars(random_pipe.scheduler) and "step" not in vars(before)
+    finally:
+        random_pipe.scheduler = before
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("key", [None, 1.5, (), ("cat", "dog")])
+def test_what_is_no_phrase_is_said_with_several_prompts(result, key):
+    with pytest.raises(p2p.PromptError, match="is no phrase"):
+        result.maps[key]
+
+
+def test_saving_leaves_a_neighbour_alone_and_a_newer_tokenizer_is_said(
+    result, tmp_path, monkeypatch
+):
+    (tmp_path / "fox.part").write_text("another's")
+    result.maps.save(tmp_path / "fox")
+    assert (tmp_path / "fox.part").read_text() == "another's"
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def newer(text):
+        raise Exception("data did not match any variant of untagged enum")
+
+    monkeypatch.setattr("p2p_helpers.maps.store.Tokenizer", SimpleNamespace(from_str=newer))
+    with pytest.raises(p2p.InputError, match="newer tokenizers"):
+        p2p.AttentionMaps.load(tmp_path / "fox")

@@ -27,6 +27,7 @@ from p2p_helpers.attention import changes
 from p2p_helpers.attention.families import family_of
 from p2p_helpers.attention.intercept import modes
 from p2p_helpers.attention.phases import step_of, steps_of
+from p2p_helpers.course.opened import opened
 
 CAT, DOG = "a cat on the beach", "a dog on the beach"
 
@@ -275,3 +276,11 @@ def test_a_run_that_starts_in_the_middle_has_fewer_steps():
     assert steps_of(Scheduler, 26) == 25  # an img2img pipeline of strength 0.5
     assert [step_of(turn, 4, 3) for turn in range(4)] == [0, 1, 2, 2]
     assert [step_of(turn, 5, 3) for turn in range(5)] == [0, 0, 1, 1, 2]
+
+
+def test_an_edit_written_out_puts_the_pipeline_back_after_an_error(toyland, monkeypatch):
+    before = dict(toyland.unet.attn_processors)
+    monkeypatch.delitem(toyland.tokenizer.init_kwargs, "guidance_scale")
+    with pytest.raises(KeyError):
+        opened(toyland, "a cat", "a dog", lambda source, own: own, seed=0, steps=1)
+    assert toyland.unet.attn_processors == before

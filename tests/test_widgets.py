@@ -114,7 +114,7 @@ def test_steps_layers_heads_and_the_other_picture(page):
     views.append(picture(page))
     page.locator("#step").focus()
     page.keyboard.press("End")
-    assert page.inner_text("#stepsaid") == "6"
+    assert page.inner_text("#stepsaid") == "5"  # from 0, as in .at(step=)
     views.append(picture(page))
     page.select_option("#view", "layer")
     views.append(picture(page))

@@ -188,7 +188,10 @@ const HEARD = {
     sayStep("It is 14 MB more the first time, or 41 MB where the browser has WebGPU.");
   },
   trying({ gpu }) {
-    if (!placeWanted()) rememberChoice({ place: "wasm", gpu }); // for the next visit, if the driver takes the tab with it
+    if (placeWanted()) return;
+    const last = lastChoice();
+    rememberChoice({ place: "wasm", gpu }); // for the next visit, if the driver takes the tab with it
+    addEventListener("pagehide", () => { if (!loaded) rememberChoice(last); }); // who leaves says nothing of the driver
   },
   loaded({ seconds, place, gpu, threads }) {
     loaded = true;
@@ -215,7 +218,7 @@ const HEARD = {
   },
   failed({ number, message, fatal, expected }) {
     if (number && number !== running) return;
-    if (!expected) rememberChoice(choice?.place === "webgpu" ? { ...choice, place: "wasm" } : null); // the next visit takes what works
+    if (!expected && !placeWanted()) rememberChoice(choice?.place === "webgpu" ? { ...choice, place: "wasm" } : null); // the next visit takes what works
     if (fatal) broken = message;
     stopped("");
     problem(message);
@@ -223,11 +226,15 @@ const HEARD = {
 };
 
 function listen() {
-  for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => onceReleased(() => set(name, find(name).value));
+  for (const name of [...TEXTS, ...NUMBERS]) find(name).onchange = () => {
+    const { value } = find(name);
+    if (name === "source" || name === "target") onceReleased(() => set(name, value)); // others make no words anew
+    else set(name, value);
+  };
   for (const name of SAID) find(name).oninput = () => sayNumber(name, find(name).valueAsNumber);
   find("form").onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); changed(); };
   find("cancel").onclick = cancel;
-  find("link").onclick = async () => say(await copyLink(page.own !== null));
+  find("link").onclick = async () => say(await copyLink(`#${toLink(page.settings)}`, page.own !== null));
   find("save").onclick = () => page.made && page.model && save(page.made, page.model.facts.picture);
   find("own").onchange = () => takePicture(find("own").files[0]);
   find("without").onclick = () => { leavePicture(); changed(); };

@@ -47,12 +47,12 @@ let isPressed = false;
 /** @type {(() => void)[]} */
 const waiting = [];
 const release = () => { isPressed = false; waiting.splice(0).forEach(work => work()); };
-addEventListener("pointerdown", () => { isPressed = true; }, true);
-addEventListener("click", release, true);
-for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => setTimeout(release), true);
+addEventListener("mousedown", event => { isPressed = event.button === 0; }, true); // a finger's comes with its click
+addEventListener("mouseup", () => setTimeout(release), true);
+for (const kind of ["click", "contextmenu", "dragstart", "blur"]) addEventListener(kind, event => { if (event.target === window || kind !== "blur") release(); }, true);
 
 /**
- * Now, or once the pointer is up: who clicks on a word leaves the field that they wrote in, and that word must not go in between.
+ * Now, or once the button is up: who clicks on a word leaves the field that they wrote in, and that word must not go in between.
  * @param {() => void} work
  */
 export const onceReleased = work => isPressed ? void waiting.push(work) : work();

@@ -24,14 +24,15 @@ export function showSentences(changed, set) {
   const others = [source, target].map((reading, i) => new Set(reading.words.map((_, n) => n).filter(n => !kept[i].has(n))));
   const values = target.phrases.map(phrase => weights.find(([p]) => String(p) === String(phrase))?.[1] ?? 1);
   const known = page.model?.facts.known_words ?? [], strange = { source: unknown(source, known), target: unknown(target, known) };
-  showWords(find("source-words"), source, others[0], strange.source, point("source"));
-  showWords(find("target-words"), target, others[1], strange.target, point("edit"), { weights: values, turn: (word, weight) => turn(word, weight, changed) });
+  showWords(find("source-words"), source, others[0], strange.source, point("source", source));
+  showWords(find("target-words"), target, others[1], strange.target, point("edit", target), { weights: values, turn: (word, weight) => turn(word, weight, changed) });
   const names = [...new Set([...strange.source, ...strange.target].map(word => `“${word.text}”`))].join(", ");
   find("aligned").textContent = alignedText(source, target, same, kind === "swap")
     + (names && ` This small model has never seen ${names}; expect anything, or choose another word from the list below.`);
-  const name = strange.target.length ? "target" : "source", { text } = page.readings[name], word = strange[name].at(-1);
+  const name = strange.target.length ? "target" : "source", word = strange[name].at(-1);
   showKnown(known, word, chosen => {
-    if (word) set(name, text.slice(0, word.place) + chosen + text.slice(word.place + word.text.length));
+    const now = page.readings?.[name], old = now && unknown(now, known).findLast(one => one.text === word?.text);
+    if (old) set(name, now.text.slice(0, old.place) + chosen + now.text.slice(old.place + old.text.length));
     find("known-title").focus(); // the button is gone
   });
 }
@@ -61,9 +62,14 @@ const buttonsOf = name => [...find(name === "source" ? "source-words" : "target-
 /** The word whose map stays. @param {"source" | "edit"} name */
 const keptOf = name => buttonsOf(name).findIndex(button => button.getAttribute("aria-pressed") === "true");
 
-/** Points at a word of a picture's prompt: its map is shown, and stays if it is kept. @param {"source" | "edit"} name */
-const point = name => (/** @type {number | null} */ word, /** @type {boolean} */ keep) => {
-  const kept = keptOf(name);
+/**
+ * Points at a word of a picture's prompt: its map is shown, and stays if it is kept.
+ * @param {"source" | "edit"} name @param {import("./tokens.js").Reading} shown the prompt whose words are on the page
+ */
+const point = (name, shown) => (/** @type {number | null} */ number, /** @type {boolean} */ keep) => {
+  const now = page.readings?.[name === "source" ? "source" : "target"], kept = keptOf(name);
+  const phrase = number === null ? null : String(shown.phrases[number]); // a click may have brought another sentence
+  const found = now?.phrases.findIndex(one => String(one) === phrase) ?? -1, word = found < 0 ? null : found;
   if (keep) buttonsOf(name).forEach((button, i) => button.setAttribute("aria-pressed", String(i === word && i !== kept)));
   showMap(name, keep ? keptOf(name) : word ?? kept);
 };

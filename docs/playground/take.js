@@ -2,10 +2,10 @@
 import { withText } from "./png.js";
 import { blendWords, editText } from "./settings.js";
 
-/** Says how it went. @param {boolean} isOwn whether the source is a picture of one's own */
-export async function copyLink(isOwn) {
+/** Says how it went. @param {string} settings as a link ends @param {boolean} isOwn whether the source is a picture of one's own */
+export async function copyLink(settings, isOwn) {
   try {
-    await navigator.clipboard.writeText(location.href);
+    await navigator.clipboard.writeText(location.href.split("#")[0] + settings);
   } catch {
     const why = isSecureContext ? "this browser did not allow it" : "browsers allow that only over https or on localhost";
     return `The link could not be copied: ${why}. It stands in the address bar.`;

@@ -112,8 +112,8 @@ async function edit(number, request) {
 function sentence(error) {
   if (error instanceof Sentence) return error.message;
   const said = error instanceof Error ? error.message : String(error);
-  if (/out of memory|not enough memory|bad_alloc|allocat|RangeError/i.test(String(error))) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
-  if (!computes()) return `This browser does not run WebAssembly, which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
+  if (/out of memory|not enough memory|bad_alloc|allocat/i.test(said)) return `There is not enough memory for the model: close other tabs and load the page again. (${said})`;
+  if (!computes()) return `This browser does not run WebAssembly with vectors (SIMD), which the model needs. Take a current Firefox, Chrome or Safari. (${said})`;
   if (isLost(error)) return `A part of the editor did not come. Check the connection, then load the page again. (${said})`;
   return `Something went wrong that should not: ${said}. Load the page again.`;
 }

@@ -25,9 +25,10 @@ def call_back(session, after_step: AfterStep):
 
 def follow(session):
     """Count the turns of a pipeline that somebody else calls, without a callback of ours."""
-    if session.calls_back:
-        return
     scheduler = session.pipe.scheduler
+    if session.calls_back or session.followed is scheduler:
+        return
+    session.followed = scheduler
     step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
     @functools.wraps(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ..attention.families import family_of
-from ..blend import check_words
+from ..blend import LocalBlend, check_words
 from ..edits.edit import Edit
-from ..errors import BatchError, P2PError
+from ..errors import BatchError
 from ..images import load_image
 from ..inversion import Inversion, invert
 from ..inversion.methods import method_of
 from ..memory import fitting, free_bytes, is_of_memory, measured
 from ..pipelines import load_pipeline
+from ..prompts.words import contains
 from ..provenance import model_facts, save_png, settings_of
 from ..result import EditResult
 from ..run import edit
@@ -143,11 +144,25 @@ class Worker:
         return inversion
 
     def _check(self, source: str | Inversion, job: Job):
-        """Refuse a job's local blend as a call of its own would; in company, another job's prompts may have its words."""
+        """Refuse a job's local blend as one call of its own would."""
         if job.local_blend is not None and isinstance(self.pipe, DiffusionPipeline):
-            read = source if isinstance(source, str) else source.prompt
             tokenizer = family_of(self.pipe).tokenizer(self.pipe, {})
-            check_words(job.local_blend, tokenizer, [[read, *job.target]])
+            check_words(job.local_blend, tokenizer, [[_prompt(source), *job.target]])
+
+    def _blend(self, source: str | Inversion, call: Sequence[_Target]) -> LocalBlend | None:
+        """The call's local blend: a job's other targets, in other calls, may have more of its words."""
+        blend = call[0].job.local_blend
+        if blend is None or not isinstance(self.pipe, DiffusionPipeline):
+            return blend
+        tokenizer = family_of(self.pipe).tokenizer(self.pipe, {})
+        prompts = [_prompt(source), *(target.prompt for target in call)]
+
+        def there(phrases) -> tuple:
+            return tuple(
+                one for one in phrases if any(contains(tokenizer, text, one) for text in prompts)
+            )
+
+        return replace(blend, words=there(blend.words), exclude=there(blend.exclude))
 
     def _edited(self, jobs: Sequence[Job], alone: bool) -> Iterator[dict]:
         """The rows of jobs of one source: as many targets in a call as fit, the source once."""
@@ -165,7 +180,8 @@ class Worker:
         for job in jobs:
             try:
                 self._check(source, job)
-            except P2PError as error:
+            except Exception as error:
+                self._check_run(error)
                 yield self._failed(job, error)
                 continue
             same[job.name if alone else repr(job.local_blend)].append(job)
@@ -224,7 +240,7 @@ class Worker:
     def _call(self, source: str | Inversion, call: list[_Target], known: list[EditResult]):
         """Make the pictures of some targets."""
         job, start = call[0].job, time.perf_counter()
-        arguments: dict[str, Any] = {"local_blend": job.local_blend}
+        arguments: dict[str, Any] = {"local_blend": self._blend(source, call)}
         if not known:
             names = ("steps", "guidance_scale") if isinstance(source, Inversion) else OF_THE_RUN[1:]
             given = {name: getattr(job, name) for name in names}
@@ -240,7 +256,8 @@ class Worker:
         seconds = time.perf_counter() - start
         for number, target in enumerate(call):
             target.source, target.image = result.source, result.images[number]
-            target.said = settings_of(result, number)
+            asked = replace(result, local_blend=job.local_blend)
+            target.said = settings_of(asked, number)
             target.metrics = metrics_of(result, number, source)
             target.metrics["seconds"] = round(seconds / len(call), 4)
             target.metrics["targets_in_call"] = len(call)
@@ -281,3 +298,8 @@ class Worker:
         row = row_of(job.name, job.row(), error)
         row["provenance"] = self.model_facts
         return self.store.write(row, {})
+
+
+def _prompt(source: str | Inversion) -> str:
+    """What the source shows."""
+    return source if isinstance(source, str) else source.prompt

@@ -94,8 +94,8 @@ def run_jobs(
     groups = list(plan.groups.values())
     is_file = model not in EMBEDDED and Path(model).exists()
     there = str(Path(model).absolute()) if is_file else model
-    if not any(groups) and store.model().get("name", there) not in (model, there):
-        worker(model, out, device)  # no job is left to find out that it is another model
+    if not any(groups) and not _launched("RANK", 0) and store.model().get("name", there) != there:
+        worker(there, out, own_device(device))  # no job is left to find out that it is another one
     if ray is not None:
         from .cluster import cluster_rows
 
@@ -109,7 +109,7 @@ def run_jobs(
         made = cluster_rows(left, worker, (there, str(store.out)), ray, workers, gpus, begin)
     else:
         again = store if retry else None
-        made = _local_rows(groups, worker, (model, str(store.out)), device, again)
+        made = _local_rows(groups, worker, (there, str(store.out)), device, again)
     now = 0
     for now, row in enumerate(itertools.chain(rows, made), start=1):  # noqa: B007
         if each is not None:

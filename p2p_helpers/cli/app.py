@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None):
 
         if not is_of_memory(error):
             raise
-        advice = "Take fewer targets at once, a smaller model, or --device cpu."
-        print(f"Error: Memory has run out: {first_line(error)} {advice}", file=sys.stderr)
+        advice = "Close other programs, or take less at once or a smaller model."
+        print(f"Error: Memory has run out. {advice} ({first_line(error)})", file=sys.stderr)
         sys.exit(1)
 
 

@@ -164,6 +164,8 @@ def maps(
     from ..view.map_figures import word_maps
 
     _check_out(out, ".png")
+    if not prompt.strip():
+        raise InputError("The prompt is empty. Say what the picture shows.")
     check_prompts([prompt], None)
     check_numbers(1.0 if guidance is None else guidance, steps)
     whole_seed(seed)

@@ -22,6 +22,7 @@ from ..view.html import figures
 from ..view.page import Page
 
 # Adding an object is left out, since it may come anywhere, and falling snow, since it changes most of the picture.
+TRIES = 1000  # scenes that are drawn for an edit
 KINDS = ("swap", "recolour", "background", "autumn", "night", "restyle")
 PARTS = ("What I wanted", "What I predicted", "What I did, and why", "Where it fails")
 STYLE = """
@@ -52,6 +53,7 @@ def variant(name: str, kinds: Sequence[str] = KINDS, objects: int = 1) -> Counte
     """
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{shown(name)} is no name. Give a text, e.g. variant('Ada Lovelace').")
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     unknown = [kind for kind in kinds if kind not in EDITS]
     if unknown:
         raise SceneError(f"There is no edit {unknown[0]!r}. Kinds are {', '.join(EDITS)}.")
@@ -60,12 +62,13 @@ def variant(name: str, kinds: Sequence[str] = KINDS, objects: int = 1) -> Counte
     digest = hashlib.sha256(name.strip().casefold().encode()).digest()
     rng = np.random.default_rng(list(digest))
     kind = kinds[int(rng.integers(len(kinds)))]
-    while True:  # until a scene allows the edit; several in a hundred do for every kind
+    for _ in range(TRIES):  # several scenes in a hundred allow every kind
         scene = scene_at("test", int(rng.integers(len(SPLITS["test"]))), objects)
         try:
             return counterfactual(scene, kind, rng)
-        except SceneError:
-            continue
+        except SceneError as error:
+            why = error
+    raise why
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,10 +60,10 @@ def opened(
         processor.acts = on[step + 1]
         return tensors
 
-    pipe.unet.set_attn_processor(processor)
     twins = [torch.Generator().manual_seed(seed) for _ in range(2)]
     scale = pipe.tokenizer.init_kwargs["guidance_scale"]
     how = {"num_inference_steps": steps, "guidance_scale": scale, "generator": twins}
+    pipe.unet.set_attn_processor(processor)
     try:
         return pipe([source, target], callback_on_step_end=after_step, **how).images
     finally:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InputError
-from ..values import plain, shown
+from ..values import Frozen, plain, shown
 from .schedule import Interval, Schedule, active_steps
 
 Matrices = tuple[
@@ -26,6 +26,11 @@ Matrices = tuple[
 # queries and keys, as in Shin et al.'s (arXiv 2508.07519).
 SELF_STEPS = 0.4
 QK_STEPS = 0.2
+
+
+def _own(interval):
+    """An interval that no one else can change."""
+    return tuple(interval) if isinstance(interval, list) else interval
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,11 +64,14 @@ class Edit(ABC):
     layers: str | Sequence[str] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
-        if isinstance(self.cross_steps, Mapping):  # a copy: the caller's may change
-            object.__setattr__(self, "cross_steps", dict(self.cross_steps))
-            schedules = list(self.cross_steps.values())
+        if isinstance(self.cross_steps, Mapping):  # copies: the caller's may change
+            each = Frozen((word, _own(share)) for word, share in self.cross_steps.items())
+            object.__setattr__(self, "cross_steps", each)
+            schedules = list(each.values())
         else:
+            object.__setattr__(self, "cross_steps", _own(self.cross_steps))
             schedules = [self.cross_steps]
+        object.__setattr__(self, "self_steps", _own(self.self_steps))
         if self.self_steps is not None:
             schedules.append(self.self_steps)
         for schedule in schedules:

@@ -158,16 +158,16 @@ class Remove(Placement):
     goes = True
 
 
-def without(tokenizer, prompt: str, phrase: Phrase) -> str:
-    """A prompt without an object: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
+def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
+    """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
-    What goes is the phrase, what stands between it and the article before it, and an "and" or a comma beside it; wherever the prompt
+    What goes is each phrase, what stands between it and the article before it, and an "and" or a comma beside it; wherever the prompt
     has the phrase.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
     """
-    gone = set(find_words(tokenizer, prompt, phrase))
+    gone = {token for phrase in phrases for token in find_words(tokenizer, prompt, phrase)}
     found = words(tokenizer, prompt)
     kept = [word.text for word in found]
     numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
@@ -177,7 +177,8 @@ def without(tokenizer, prompt: str, phrase: Phrase) -> str:
         kept = _cut(kept, first, last)
     if not kept:
         raise PromptError(
-            f"Without {phrase!r} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture shows then."
+            f"Without {', '.join(map(repr, phrases))} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture "
+            "shows then."
         )
     return re.sub(r" ([,.;:!?])(?= |$)", r"\1", " ".join(kept))
 

@@ -90,7 +90,7 @@ def _said(expression: ast.expr) -> str:
     try:
         return shown(ast.unparse(expression))
     except RecursionError:
-        return "What is nested so deeply"
+        return "A part that is nested too deeply"
 
 
 def _plain(value: ast.expr, name: str):

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError, PromptMismatch
 from ..prompts.align import read_alike, refinement_alignment, replacement_matrix
 from ..prompts.words import find_words, words
-from ..values import MOST_WEIGHT, finite_number
+from ..values import MOST_WEIGHT, Frozen, finite_number
 from .edit import Edit, Matrices
 from .schedule import word_schedule
 
@@ -80,7 +80,7 @@ class Reweight(Edit):
                 f"Reweight takes a mapping from words to weights, e.g. {{'snow': 2.0}}, not "
                 f"{self.weights!r}."
             )
-        object.__setattr__(self, "weights", dict(self.weights))
+        object.__setattr__(self, "weights", Frozen(self.weights))
         for phrase, weight in self.weights.items():
             advice = "−2 … 4 is usual, 1 changes nothing."
             finite_number(f"The weight of {phrase!r}", weight, MOST_WEIGHT, advice)

@@ -143,7 +143,7 @@ class Inversion:
             if null.shape[1] != words.shape[1] and null.shape[2:] == words.shape[2:]:
                 raise InversionError(
                     f"The inversion's null text has {null.shape[1]} tokens, this call's has {words.shape[1]}. Leave "
-                    "max_sequence_length as it was."
+                    "max_sequence_length out."
                 )
             if null.shape[1:] != words.shape[1:]:
                 raise InversionError(

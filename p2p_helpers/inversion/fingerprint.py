@@ -20,6 +20,7 @@ from .weights import COMPILED, adapters, digests, own_weights
 ENCODERS = [(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")]
 NORMALISED = ("latents_mean", "latents_std")
 FREEU = ("s1", "s2", "b1", "b2")
+NESTED = "text_model."  # transformers before 5 have CLIPTextModel's layers one level lower
 COMPARED = ("weights", "text encoders", "prompt tokens", "adapters", "FreeU", "settings")
 
 
@@ -98,7 +99,17 @@ def _encoder(tokenizer, encoder) -> dict[str, Tensor]:
     """A text encoder's weights, without the words that were added to its vocabulary."""
     weights = own_weights(encoder)
     table = _table(encoder)
-    return {**weights, table: weights[table][: tokenizer.vocab_size]}
+    weights |= {table: weights[table][: tokenizer.vocab_size]}
+    if all(name.startswith(NESTED) for name in weights):
+        weights = {name.removeprefix(NESTED): weight for name, weight in weights.items()}
+    return dict(sorted(weights.items()))
+
+
+def tuning(pipe) -> dict:
+    """Of these facts, those that change while a pipeline is at hand: what acts on its weights."""
+    model = bare(family_of(pipe).model(pipe))
+    encoders = [encoder for _, encoder in _encoders(pipe)]
+    return {"adapters": adapters([model, *encoders]), "FreeU": _freeu(model)}
 
 
 def _tokens(pipe, tokenizer, encoder, prompt: str) -> tuple[str, Tensor]:

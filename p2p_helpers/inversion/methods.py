@@ -65,7 +65,7 @@ def invert(
             StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
         image: RGB, of the size the pipeline makes (see `load_image`).
         prompt: what the picture shows.
-        method: "null-text" for UNets when not given, "direct" for transformers. Stable Diffusion 3 takes
+        method: "null-text" for UNets when not given, "direct" for transformers and distilled UNets. Stable Diffusion 3 takes
             "direct", "null-text" and "negative-prompt"; Flux.1 and Chroma, whose guidance has no empty
             prompt beside the prompt, "direct" alone; PixArt and HunyuanDiT "direct", "ddim" and
             "negative-prompt". One of
@@ -151,6 +151,11 @@ def _check_pipeline(pipe):
             f"{type(pipe).__name__} is no diffusers pipeline. Load one with load_pipeline()."
         )
     accepted = inspect.signature(pipe.__call__).parameters
+    if "original_inference_steps" in accepted:
+        raise InversionError(
+            f"{type(pipe).__name__} takes steps of its own, which cannot be run backwards. Its model in another pipeline can: "
+            "StableDiffusionPipeline.from_pipe(pipe)."
+        )
     pictures = {"image", "mask_image", "control_image"}
     needed = {"latents", "guidance_scale"}
     if pictures & set(accepted) or not needed <= set(accepted):
@@ -166,7 +171,13 @@ def method_of(pipe, method: str | None) -> str:
     if method not in (None, *METHODS):
         raise InversionError(f"method={shown(method)}: methods are {', '.join(METHODS)}.")
     if hasattr(pipe, "unet"):
-        return "null-text" if method is None else method
+        reads = pipe.unet.config.get("time_cond_proj_dim") is not None  # guidance, as a number
+        if reads and method in ("null-text", "negative-prompt"):
+            raise InversionError(
+                f"method={method!r} changes what guidance leads away from, and this distilled model reads guidance as a number. Take "
+                "method='direct'."
+            )
+        return method or ("direct" if reads else "null-text")
     if method in (None, "direct"):
         return "direct"
     family = family_of(pipe)

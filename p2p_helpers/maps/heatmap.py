@@ -207,10 +207,13 @@ class Heatmap:
             raise InputError(
                 f"{self!r} is of one step, layer or head, and this takes all of them. Take upsample(size), or the word's map itself."
             )
-        maps = self.maps
-        layers = [layer for layer in maps.layers if not layer.startswith("mid")]
-        if POOLED in maps.by_head:
-            layers = maps.level_layers
+        maps, level = self.maps, self.maps.shapes[(self.maps.level_layers or self.maps.layers)[0]]
+        layers = [
+            layer
+            for layer in maps.layers
+            if layer in maps.level_layers
+            or not (layer.startswith("mid") or maps.shapes[layer] == level)
+        ]
         each = [replace(self.mean(), layer=layer).upsample(size) for layer in layers]
         return torch.stack(each).mean(0)
 
@@ -259,14 +262,20 @@ class Heatmap:
         colours = Image.fromarray((colormaps[HEAT](heat)[..., :3] * 255).astype(np.uint8))
         return Image.blend(image.convert("L").convert("RGB"), colours, strength)
 
-    def image(self, size: tuple[int, int] = (128, 128)) -> Image.Image:
-        """The map as a picture (height, width), as bright as its own maximum; cells are squares."""
+    def image(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """The map as a picture (height, width), as bright as its own maximum.
+
+        Args:
+            size: as large as 128 pixels allow when not given, with cells that are squares.
+        """
         from matplotlib import colormaps
 
         values = self.tensor()
         colours = colormaps[HEAT]((values / values.max().clamp(min=1e-8)).numpy())[..., :3]
         small = Image.fromarray((colours * 255).astype(np.uint8))
-        return small.resize(size[::-1], Image.Resampling.NEAREST)
+        times = max(1, 128 // max(small.size))
+        wide, high = size[::-1] if size else (times * small.width, times * small.height)
+        return small.resize((wide, high), Image.Resampling.NEAREST)
 
     def _repr_png_(self):
         return self.image()._repr_png_()

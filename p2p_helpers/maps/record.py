@@ -15,6 +15,7 @@ from ..attention.interrupts import block
 from ..attention.layers import Layer, halved, map_level, text_levels
 from ..attention.observe import Geometry
 from ..attention.session import Session
+from ..attention.turns import follow
 from ..errors import InputError
 from ..memory import free_bytes
 from ..prompts.words import as_read, word_columns
@@ -226,6 +227,7 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
 
         @functools.wraps(pipe.check_inputs)
         def check_inputs(*args, **kwargs):  # a pipeline calls it once, first, in every run
+            follow(session)  # the scheduler may be another by now
             fresh.append(True)
             return check(*args, **kwargs)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InputError, PromptError
-from ..prompts.words import Phrase
+from ..prompts.words import Phrase, split_phrase
 from ..values import file_path, shown
 from .heatmap import POOLED, Heatmap
 from .one_prompt import OnePrompt
@@ -153,10 +153,10 @@ class AttentionMaps:
         if isinstance(what, (SupportsIndex, slice)):
             return self.of(0)[what]
         self._need_a_run()
+        text, _ = split_phrase(what)
         having = [prompt for prompt in range(len(self.prompts)) if what in self.of(prompt)]
         if having or len(self.prompts) == 1:
             return self.of(next(iter(having), 0))[what]
-        text = what if isinstance(what, str) else what[0]
         near = difflib.get_close_matches(text, list(self), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise PromptError(f"{what!r} is in no prompt.{hint} Their words are: {', '.join(self)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,12 @@ def _packed(tokenizer) -> Tensor:
 def _unpacked(packed: Tensor, length: int) -> PreTrainedTokenizerFast:
     """The tokenizer again. Its backend writes the start and end tokens itself."""
     text = zlib.decompress(packed.numpy().tobytes()).decode()
-    tokenizer = Tokenizer.from_str(text)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises no other kind
+        raise ValueError(
+            f"its tokenizer cannot be read, perhaps since a newer tokenizers wrote it: {error}"
+        ) from error
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length)
 
 
@@ -83,7 +89,7 @@ def save(maps: AttentionMaps, path: Path):
         "counts": maps.counts,
         "level_layers": maps.level_layers,
     }
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # a name that no other writer has
     try:
         save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
         os.replace(unfinished, path)

@@ -150,7 +150,7 @@ def as_read(pipe, tokenizer, prompts: Sequence[str], clean_caption: bool = True)
     return tidy(list(prompts), clean_caption=clean_caption) if tidy else list(prompts)
 
 
-def _parts(phrase: Phrase) -> tuple[str, int | None]:
+def split_phrase(phrase: Phrase) -> tuple[str, int | None]:
     """The text of a phrase, and the number of the occurrence that is asked for."""
     text, number = phrase, None
     if isinstance(phrase, tuple) and len(phrase) == 2:
@@ -183,7 +183,7 @@ def find_words(tokenizer, prompt: str, phrase: Phrase) -> list[int]:
         PromptError: the phrase does not occur, or not so often; lists the prompt's words and the
             closest one. Or it is no phrase.
     """
-    text, number = _parts(phrase)
+    text, number = split_phrase(phrase)
     prompt_words = words(tokenizer, prompt)
     texts = [spelling(word.text) for word in prompt_words]
     wanted = [spelling(word.text) for word in words(tokenizer, text)]

@@ -29,7 +29,9 @@ def show(result: EditResult) -> Figure:
     Raises:
         InputError: it is no result.
     """
-    if not hasattr(result, "images"):
+    from ..result import EditResult
+
+    if not isinstance(result, EditResult):
         raise InputError(
             f"show() takes what edit() gives, not {shown(result)}. Several pictures are drawn by gallery([...])."
         )
@@ -67,12 +69,12 @@ def _named(tokenizer, prompt: str) -> dict[int, str]:
     for part, first, _ in parts_of(tokenizer):
         if part is None:
             continue
-        names = part.convert_ids_to_tokens(tokens_and_spans(part, prompt)[0])
-        plain = [name.replace("</w>", "").replace("▁", "").replace("$", r"\$") for name in names]
-        found |= {
-            first + n: readable.get(name, own)
-            for n, (name, own) in enumerate(zip(names, plain, strict=True))
-        }
+        tokens, spans = tokens_and_spans(part, prompt)
+        names = part.convert_ids_to_tokens(tokens)
+        for n, (name, (start, end)) in enumerate(zip(names, spans, strict=True), start=first):
+            own = name.replace("</w>", "").replace("▁", "")
+            text = own and (prompt[start:end].strip() or own)  # its letters, where it is bytes
+            found[n] = readable.get(name, text.replace("$", r"\$"))
     return found
 
 

@@ -13,9 +13,8 @@ from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
-from ..values import shown
-from .figures import word_colour
-from .map_figures import short_layer_names
+from .figures import pictures, word_colour
+from .map_figures import maps_of, short_layer_names
 from .page import Page
 
 STEPS = 12  # shown at most, evenly spread, so that the page stays small
@@ -35,17 +34,13 @@ def explore(
     Raises:
         InputError: nothing was recorded, or there are not as many pictures as prompts.
     """
-    maps = result.maps if isinstance(result, EditResult) else result
-    if not isinstance(maps, AttentionMaps):
-        raise InputError(
-            f"explore() takes what edit(..., record=True) gives, or maps of record(), not {shown(result)}."
-        )
+    maps = maps_of(result)
     if isinstance(result, EditResult):
         images = [result.source, *result.images]
-    if images is None or len(images) != len(maps.prompts):
+    images = [] if images is None else pictures(images)
+    if len(images) != len(maps.prompts):
         raise InputError(
-            f"{len(images or [])} pictures for {len(maps.prompts)} prompts: give explore(maps, "
-            "images) one for each."
+            f"{len(images)} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each."
         )
     layers, steps = maps.level_layers, maps.spread_steps(STEPS)
     heads = maps.heads if maps.detailed_layers == layers else 0  # of single layers

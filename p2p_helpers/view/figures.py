@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,6 +32,11 @@ def picture(given) -> Image.Image:
     )
 
 
+def pictures(given) -> list[Image.Image]:
+    """Pictures that a user gave, or one. Raises InputError for what is none."""
+    return [picture(one) for one in (given if isinstance(given, Sequence) else [given])]
+
+
 def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     """How much each pixel changed between two pictures of one size.
 
@@ -40,7 +45,7 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     Raises:
         InputError: the sizes differ.
     """
-    if a.size != b.size:
+    if picture(a).size != picture(b).size:
         raise InputError(
             f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with "
             "one pipeline setting."
@@ -111,8 +116,8 @@ def blank(rows: int, columns: int, width: float, beside: float = 0.0) -> tuple[F
 
 
 def gallery(
-    images: Sequence[Image.Image],
-    titles: Sequence[str] | None = None,
+    images: Sequence[Image.Image] | Image.Image,
+    titles: Sequence[object] | None = None,
     *,
     columns: int = 4,
     width: float = 9.0,
@@ -122,8 +127,8 @@ def gallery(
     """Pictures in a grid, each under its title.
 
     Args:
-        images: pictures of any sizes.
-        titles: one for each picture, or none.
+        images: pictures of any sizes, or one.
+        titles: one for each picture, or none; texts or numbers.
         columns: pictures in a row.
         width: of the figure, in inches.
         colours: of the titles, one for each picture; black when not given.
@@ -133,6 +138,7 @@ def gallery(
     Raises:
         InputError: no picture, or another number of titles, masks or colours than of pictures.
     """
+    images = pictures(images)
     titles = [""] * len(images) if titles is None else titles
     masks = [None] * len(images) if masks is None else masks
     colours = ["black"] * len(images) if colours is None else colours
@@ -147,7 +153,7 @@ def gallery(
         axes.flat, images, titles, colours, masks, strict=False
     ):
         draw(ax, image, mask)
-        ax.set_title(wrapped(title, 120 / columns), fontsize=9, color=colour)
+        ax.set_title(wrapped(str(title), 120 / columns), fontsize=9, color=colour)
     return figure
 
 
@@ -165,8 +171,8 @@ def draw(ax, image: Image.Image, mask: Tensor | np.ndarray | None = None):
 
 def grid(
     images: Sequence[Sequence[Image.Image]],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Iterable[object],
+    columns: Iterable[object],
     *,
     title: str = "",
     width: float = 9.0,
@@ -178,7 +184,7 @@ def grid(
 
     Args:
         images: rows of pictures, all rows as long.
-        rows, columns: their names.
+        rows, columns: their names, or numbers.
         title: over the whole figure.
         width: of the figure, in inches.
         notes: what stands under each picture, small.
@@ -186,16 +192,17 @@ def grid(
     Raises:
         InputError: rows and columns do not fit the pictures.
     """
-    fits = len(images) == len(rows) and all(len(row) == len(columns) for row in images)
-    if not rows or not columns or not fits:
+    names, heads = list(map(str, rows)), list(map(str, columns))
+    fits = len(images) == len(names) and all(len(row) == len(heads) for row in images)
+    if not names or not heads or not fits:
         raise InputError(
-            f"{[len(row) for row in images]} pictures in each row do not fit {len(rows)} rows and "
-            f"{len(columns)} columns."
+            f"{[len(row) for row in images]} pictures in each row do not fit {len(names)} rows and "
+            f"{len(heads)} columns."
         )
-    figure, axes = blank(len(rows), len(columns), width, 0.3 + 0.08 * min(16, max(map(len, rows))))
-    for name, line, pictures in zip(rows, axes, images, strict=True):
-        for ax, picture in zip(line, pictures, strict=True):
-            ax.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+    figure, axes = blank(len(names), len(heads), width, 0.3 + 0.08 * min(16, max(map(len, names))))
+    for name, line, row in zip(names, axes, images, strict=True):
+        for ax, image in zip(line, row, strict=True):
+            draw(ax, image)
         line[0].text(
             -0.06,
             0.5,
@@ -207,8 +214,8 @@ def grid(
         )
     for ax, note in zip(axes.flat, [note for line in notes or [] for note in line], strict=False):
         ax.text(0.5, -0.03, note, transform=ax.transAxes, ha="center", va="top", fontsize=7)
-    for ax, name in zip(axes[0], columns, strict=True):
-        ax.set_title(wrapped(name, 110 / len(columns)), fontsize=9)
+    for ax, name in zip(axes[0], heads, strict=True):
+        ax.set_title(wrapped(name, 110 / len(heads)), fontsize=9)
     if title:
         figure.suptitle(wrapped(title, 110), fontsize=10)
     return figure

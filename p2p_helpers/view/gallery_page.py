@@ -102,7 +102,9 @@ def _figure(folder: Path, rows: Sequence[Sequence[dict]]) -> bytes:
     titles: list[str] = []
     for row in rows:
         for one in row:
-            images.append(Image.open(folder / one["picture"]))
+            with Image.open(folder / one["picture"]) as file:
+                file.thumbnail((260, 260))  # as large as it is shown
+                images.append(file.convert("RGB"))
             titles.append(" ".join(word for word, _ in one["words"]))
         side = images[-1].size
         images += [Image.new("RGB", side, "white")] * (columns - len(row))

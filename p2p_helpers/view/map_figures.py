@@ -8,12 +8,27 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..errors import InputError
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
+from ..result import EditResult
+from ..values import shown
 from .figures import blank, gallery, grid, word_colour
 
 
-def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: int = 0) -> Figure:
+def maps_of(given: EditResult | AttentionMaps) -> AttentionMaps:
+    """The maps of a result, or maps themselves. Raises InputError for what has none."""
+    maps = given.maps if isinstance(given, EditResult) else given
+    if isinstance(maps, AttentionMaps):
+        return maps
+    raise InputError(
+        f"Recorded maps are needed, of edit(..., record=True) or of record(), not {shown(given)}."
+    )
+
+
+def word_maps(
+    maps: EditResult | AttentionMaps, image: Image.Image | None = None, *, prompt: int = 0
+) -> Figure:
     """Where the picture looks at each word of one prompt, the end token included, and the start token where there is one.
 
     If the picture is given, the maps are laid over it.
@@ -22,11 +37,14 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
     that maximum, a share of attention.
 
     Args:
-        maps: recorded maps.
+        maps: recorded maps, or a result that has them.
         image: the picture that the prompt made.
         prompt: which, 0 for the source.
+
+    Raises:
+        InputError: nothing was recorded, or there is no such prompt.
     """
-    own = maps.of(prompt)
+    own = maps_of(maps).of(prompt)
     heats = [*([own.start] if own.has_start else []), *own.words, own.end]
     pictures = [heat.image() if image is None else heat.overlay(image) for heat in heats]
     titles = [f"{heat.name}\n{heat.numpy().max():.2f}" for heat in heats]
@@ -36,7 +54,7 @@ def word_maps(maps: AttentionMaps, image: Image.Image | None = None, *, prompt: 
         titles = ["the picture\n", *titles]
         colours = ["black", *colours]
     count = len(pictures)
-    columns = count if count <= 8 else -(-count // 2)
+    columns = count if count <= 8 else min(8, -(-count // 2))
     return gallery(pictures, titles, columns=columns, width=10, colours=colours)
 
 
@@ -96,8 +114,16 @@ def _map_grid(
 
 
 def short_layer_names(layers: Sequence[str]) -> list[str]:
-    """up_blocks.2.attentions.1.… → up 2.1, single_transformer_blocks.3.… → single 3"""
-    return [_short(layer.split(".")) for layer in layers]
+    """up_blocks.2.attentions.1.… → up 2.1, single_transformer_blocks.3.… → single 3
+
+    Where an attention has several layers, as in Stable Diffusion XL, their number is in the name: up 2.1.7.
+    """
+    names = [_short(layer.split(".")) for layer in layers]
+    longer = [".".join(filter(str.isdigit, layer.split("."))) for layer in layers]
+    return [
+        f"{name.split()[0]} {numbers}" if names.count(name) > 1 else name
+        for name, numbers in zip(names, longer, strict=True)
+    ]
 
 
 def _short(parts: Sequence[str]) -> str:
@@ -110,13 +136,13 @@ def _short(parts: Sequence[str]) -> str:
 
 
 def self_components(
-    maps: AttentionMaps, image: Image.Image, *, prompt: int = 0, count: int = 6
+    maps: EditResult | AttentionMaps, image: Image.Image, *, prompt: int = 0, count: int = 6
 ) -> Figure:
     """The parts that self-attention sees.
 
     The picture and the first principal components of its mean self-attention map.
     """
-    parts = maps.of(prompt).self_attention.components(count)
+    parts = maps_of(maps).of(prompt).self_attention.components(count)
     figure, axes = blank(1, count + 1, 10)
     axes[0, 0].imshow(np.asarray(image), interpolation="nearest")
     axes[0, 0].set_title("the picture", fontsize=9)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..values import file_path
+from .figures import picture
 from .html import url
 
 
@@ -76,8 +77,8 @@ def slider(
         )
     data = {
         "title": title,
-        "before": before and url(before),
-        "images": [url(image) for image in images],
+        "before": before and url(picture(before)),
+        "images": [url(picture(image)) for image in images],
         "labels": [str(label) for label in labels],
     }
     return Page.of("slider.html", data, f"{title}: a slider", height=340)

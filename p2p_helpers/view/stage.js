@@ -69,9 +69,11 @@ function render({ model, el }) {
     };
   }
   function press(item, event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;  // the browser's own
     const [rows, columns] = model.get('grid'), now = place(item), cells = event.shiftKey ? 4 : 1;
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (steps && now.kind !== 'remove') put(item, { dx: now.dx + cells * steps[0] / columns, dy: now.dy + cells * steps[1] / rows });
+    else if (now.kind === 'remove' && '+=-−_'.includes(event.key)) return;
     else if ('+='.includes(event.key)) put(item, { scale: now.scale + STEP });
     else if ('-−_'.includes(event.key)) put(item, { scale: now.scale - STEP });
     else if (event.key === 'Escape') buttons['Put back'].click();

@@ -52,6 +52,7 @@ class Uploads(Controls):
             except P2PError as error:
                 self.error.value = message(error)
         self._have(photo)
+        self._seek("")
         if photo is not None:
             said = self.source.value, self.target.value
             self._seek("A prompt for your picture is being looked for. You can write it, too.")

@@ -138,7 +138,7 @@ def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     )
     given = latents.clone(), pivot.clone()
     for step in range(3):
-        made = answer(latents, pivot, step)
+        made = given(answer(latents, pivot, step))
         need(
             isinstance(made, Tensor) and made.shape == latents.shape,
             f"It should return a tensor {tuple(latents.shape)}, all rows; it returned "

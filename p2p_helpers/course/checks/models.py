@@ -10,7 +10,7 @@ import torch
 
 from ...attention.layers import halved, map_level
 from ...edits.schedule import active_steps
-from .base import need, passed
+from .base import given, need, passed
 
 
 def _number(answer: object) -> bool:
@@ -28,7 +28,7 @@ def check_map_bytes(
     guidance, and the bytes of one number, that gives the bytes of all cross-attention maps of one
     step.
     """
-    one = answer([(1, 10)], 5, 1, False, 1)
+    one = given(answer([(1, 10)], 5, 1, False, 1))
     need(_number(one), f"It returned {one!r}; bytes are one number.")
     need(
         one == 50,
@@ -74,7 +74,7 @@ def check_map_bytes(
         right = (
             sum(heads * pixels for heads, pixels in layers) * tokens * prompts * (1 + guided) * each
         )
-        made = answer(layers, tokens, prompts, guided, each)
+        made = given(answer(layers, tokens, prompts, guided, each))
         need(_number(made) and made == right, f"With layers={layers}, {what}")
     return passed("counted, not guessed: bytes follow from shapes")
 
@@ -82,7 +82,7 @@ def check_map_bytes(
 def check_fit(answer: Callable[[float, torch.dtype], float]) -> str:
     """Exercise 08.2: a function of a model's million weights and their dtype that gives GiB."""
     made = {
-        dtype: answer(1000.0, dtype)
+        dtype: given(answer(1000.0, dtype))
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     }
     wrong = [value for value in made.values() if not _number(value)]

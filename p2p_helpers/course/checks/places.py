@@ -17,7 +17,7 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
     A function of the number of cells and the shift; what comes in from outside is the first cell's.
     """
     for cells, shift in ((5, 0), (5, 1), (8, 3), (4, 4)):
-        made = answer(cells, shift)
+        made = given(answer(cells, shift))
         need(
             isinstance(made, Tensor) and made.shape == (cells, cells),
             f"{cells} cells gave {tuple(getattr(made, 'shape', ()))}: a row and a column for each.",

@@ -13,7 +13,7 @@ from ...prompts.align import _matches
 from ...result import EditResult
 from ...toyland import Reading
 from ...view.figures import difference
-from .base import need, passed
+from .base import given, need, passed
 
 LEAK = 0.1  # of the picture far from an object that its mask may let change
 
@@ -67,7 +67,7 @@ def check_scores(answer: Callable[[list[str], list[str], float], np.ndarray]) ->
     ]:
         for gap in (0.0, 0.5, 1.0):
             rows, columns = s.split(), t.split()
-            made = np.asarray(answer(rows, columns, gap), float)
+            made = np.asarray(given(answer(rows, columns, gap)), float)
             need(
                 made.shape == (len(rows) + 1, len(columns) + 1),
                 f"The table is {made.shape}; each side has one more than words.",
@@ -100,14 +100,14 @@ def check_refine_matrices(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tenso
     P = torch.zeros(4, 4)
     P[0, 0] = P[1, 1] = P[2, 3] = 1.0  # token 2 of the target is new
     for alpha in (torch.ones(4), torch.zeros(4), torch.tensor([1.0, 0.5, 1.0, 0.0])):
-        s, t = answer(P.clone(), P.any(0).float(), alpha)
+        s, t = given(answer(P.clone(), P.any(0).float(), alpha))
         for name, made in (("S", s), ("T", t)):
             need(
                 isinstance(made, Tensor) and made.shape == (4, 4),
                 f"{name} should be a matrix (4, 4): a token for each row and column.",
             )
-        given = s.sum(0) + t.sum(0)
-        lost = (given < 1 - 1e-5).nonzero().flatten().tolist()
+        sums = s.sum(0) + t.sum(0)
+        lost = (sums < 1 - 1e-5).nonzero().flatten().tolist()
         new = lost and lost[0] == 2
         need(
             not lost,
@@ -115,7 +115,7 @@ def check_refine_matrices(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tenso
             "sum to less than 1.",
         )
         need(
-            (given < 1 + 1e-5).all().item(),
+            (sums < 1 + 1e-5).all().item(),
             "A token gets two maps: its columns in S and T sum to more than 1.",
         )
         need(

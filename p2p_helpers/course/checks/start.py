@@ -12,7 +12,7 @@ from torch import Tensor
 from ...attention.columns import attention_maps
 from ...maps.heatmap import Heatmap
 from ...toyland.reader import Reader
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_seed(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> str:
@@ -48,7 +48,7 @@ def check_guidance(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         (0.0, "only the guess without it should be left"),
         (4.0, "it should go four times the way"),
     ):
-        made = answer(without.clone(), with_prompt.clone(), w)
+        made = given(answer(without.clone(), with_prompt.clone(), w))
         need(
             isinstance(made, Tensor) and made.shape == (3, 4),
             f"It should return a tensor (3, 4), like the guesses, not {made!r:.60}.",
@@ -81,16 +81,15 @@ def check_boxes(
         len(old) == len(new) and changed == 1,
         f"“{source}” and “{target}” do not differ in exactly one word.",
     )
-    need(
-        isinstance(boxes, Mapping) and len(boxes) == 10,
-        f"{len(boxes)} seeds with their boxes; give ten.",
-    )
+    need(isinstance(boxes, Mapping), "Give a mapping: each seed to its pair of boxes.")
+    need(len(boxes) == 10, f"{len(boxes)} seeds with their boxes; give ten.")
     for seed, pair in boxes.items():
-        need(np.shape(pair) == (2, 4), f"Seed {seed}: {pair!r} is no pair of boxes.")
-    given = {seed: [tuple(map(int, box)) for box in pair] for seed, pair in boxes.items()}
-    for seed in list(given)[::4]:
-        _read_again(seed, given[seed], list(two(source, target, seed)), reader)
-    middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in given.values()]
+        whole = isinstance(pair, Sequence) and [np.shape(box) for box in pair] == [(4,), (4,)]
+        need(whole, f"Seed {seed}: {pair!r} is no pair of boxes.")
+    known = {seed: [tuple(map(int, box)) for box in pair] for seed, pair in boxes.items()}
+    for seed in list(known)[::4]:
+        _read_again(seed, known[seed], list(two(source, target, seed)), reader)
+    middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in known.values()]
     stayed = sum(
         left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles
     )
@@ -151,7 +150,7 @@ def _two_maps(answer: Callable[[Tensor, Tensor], Tensor], width: int) -> tuple[T
     query, key = (
         3 * torch.randn(n, width, generator=torch.Generator().manual_seed(n)) for n in (9, 5)
     )
-    made = torch.as_tensor(answer(query, key))
+    made = torch.as_tensor(given(answer(query, key))).float()
     return made, attention_maps(query[None, None], key[None, None])[0, 0]
 
 

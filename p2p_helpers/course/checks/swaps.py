@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...attention.columns import attention_maps
 from ...prompts.words import find_words
-from .base import need, passed
+from .base import given, need, passed
 
 
 def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str) -> str:
@@ -26,8 +26,8 @@ def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str)
     places = [find_words(tokenizer, prompt, name) for name in (one, other)]
     right, matrix = torch.eye(length), matrix.float()
     right[places[0] + places[1]] = 0
-    for given, taken in (places, places[::-1]):
-        right[torch.tensor(given)[:, None], torch.tensor(taken)] = 1 / len(taken)
+    for lent, taken in (places, places[::-1]):
+        right[torch.tensor(lent)[:, None], torch.tensor(taken)] = 1 / len(taken)
     need(not torch.equal(matrix, torch.eye(length)), "Every word keeps its own place.")
     need(
         torch.equal(right, right.T) or not torch.allclose(matrix, right.T, atol=1e-5),
@@ -59,7 +59,7 @@ def check_edit_rule(answer: Callable[..., Tensor]) -> str:
     M = torch.eye(4)[[0, 2, 1, 3]]
     kept = source.clone(), target.clone()
     for step, tau in ((0, 3), (2, 3), (3, 3), (9, 3), (0, 0)):
-        made = answer(source, target, M, step, tau)
+        made = given(answer(source, target, M, step, tau))
         case = f"At step {step} with τ = {tau}"
         need(
             isinstance(made, Tensor) and made.shape == (6, 4),
@@ -102,7 +102,7 @@ def check_open_swap(answer: Callable[..., Tensor]) -> str:
         attention_maps(q[None, None], k[None, None])[0, 0] for q, k in ((q_s, k_s), (q_t, k_t))
     )
     with Called() as called:
-        made = answer(q_s, k_s, q_t, k_t, v_t, M)
+        made = given(answer(q_s, k_s, q_t, k_t, v_t, M))
     need(
         isinstance(made, Tensor) and made.shape == (9, 8),
         f"9 pixels of width 8 gave {tuple(getattr(made, 'shape', ()))}.",

@@ -50,7 +50,7 @@ def check_row_sums(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         torch.tensor([1.0, 1.0, 3.0, 1.0, 1.0]),
         torch.tensor([0.0, 1.0, -2.0, 1.0, 4.0]),
     ):
-        made = answer(maps.clone(), c)
+        made = given(answer(maps.clone(), c))
         need(
             isinstance(made, Tensor) and made.shape == (7,),
             f"7 pixels gave {tuple(getattr(made, 'shape', ()))}: one number for each pixel.",
