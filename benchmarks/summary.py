@@ -30,7 +30,7 @@ def table() -> str:
         return f"{models[model]['ways']['p2p.edit']['ratio']:.2f}"
 
     def short(method: str) -> str:
-        return f"{inverted[method]['short'][0]:.1f} dB"
+        return f"{abs(inverted[method]['short'][0]):.1f} dB"
 
     moves = (
         f"no: the boxes of the old and the new object overlap by {free['overlap']:.2f}, what is behind them agrees to "

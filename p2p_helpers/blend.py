@@ -17,7 +17,7 @@ from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
 from .masks import Mask, as_mask, mask_picture, on_latent
-from .prompts.words import Phrase, contains, find_words
+from .prompts.words import Phrase, contains, find_words, split_phrase
 from .values import shown
 
 
@@ -33,7 +33,10 @@ def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
         raise InputError(
             f'{shown(words)} is no word. Give one or several, e.g. LocalBlend(("cat", "dog")).'
         )
-    return list(words)
+    phrases = list(words)
+    for phrase in phrases:
+        split_phrase(phrase)
+    return phrases
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class LocalBlend:
         start: the share of the steps after which blending begins; before it the layout is not settled.
 
     Raises:
-        InputError: neither words nor a mask, a threshold or start outside 0…1, a mask that is no picture.
+        InputError: neither words nor a mask, what is no phrase, a threshold or start outside 0…1, a mask that is no picture.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Local Editing", and the authors' code.
     """
 

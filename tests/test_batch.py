@@ -715,7 +715,7 @@ def test_what_becomes_of_a_job_does_not_hang_on_its_company(toyland, tmp_path, m
     assert all("fox" in str(said["local_blend"]) for said in row["provenance"]["settings"])
 
 
-def test_a_blend_that_cannot_be_is_a_row(toyland, tmp_path, monkeypatch):
+def test_a_blend_that_cannot_be_is_a_row(toyland, tmp_path, monkeypatch, untyped):
     monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
     file = tmp_path / "jobs.jsonl"
     job = {"source": "a cat", "target": "a dog", "steps": 1}

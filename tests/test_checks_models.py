@@ -75,7 +75,7 @@ def test_map_bytes_exercise():
             ),
             "everything comes together",
         ),
-        (lambda *arguments: None, "one number"),
+        (lambda *arguments: [1], "one number"),
     )
 
 

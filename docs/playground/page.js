@@ -47,7 +47,7 @@ let isPressed = false;
 /** @type {(() => void)[]} */
 const waiting = [];
 const release = () => { isPressed = false; waiting.splice(0).forEach(work => work()); };
-addEventListener("mousedown", event => { isPressed = event.button === 0; }, true); // a finger's comes with its click
+addEventListener("mousedown", event => { isPressed = /** @type {MouseEvent} */ (event).button === 0; }, true); // a finger's comes with its click
 addEventListener("mouseup", () => setTimeout(release), true);
 for (const kind of ["click", "contextmenu", "dragstart", "blur"]) addEventListener(kind, event => { if (event.target === window || kind !== "blur") release(); }, true);
 

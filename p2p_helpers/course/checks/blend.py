@@ -23,9 +23,9 @@ def check_blend(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     latents = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(2, 5, 6, dtype=torch.bool)
     mask[0, :3, :2] = mask[1, 2:, 3:] = True
-    given = latents.clone()
+    copy = latents.clone()
     made = given(answer(latents, mask))
-    need(torch.equal(latents, given), "It changed the latents that it was given. Return new ones.")
+    need(torch.equal(latents, copy), "It changed the latents that it was given. Return new ones.")
     need(
         isinstance(made, Tensor) and made.shape == latents.shape,
         f"It should return a tensor {tuple(latents.shape)}, source and targets; it returned "

@@ -136,7 +136,7 @@ def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         torch.arange(24.0).reshape(3, 2, 2, 2),
         100 + torch.arange(32.0).reshape(4, 2, 2, 2),
     )
-    given = latents.clone(), pivot.clone()
+    copies = latents.clone(), pivot.clone()
     for step in range(3):
         made = given(answer(latents, pivot, step))
         need(
@@ -145,7 +145,7 @@ def check_put_back(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
             f"{tuple(getattr(made, 'shape', ()))}.",
         )
         need(
-            torch.equal(latents, given[0]) and torch.equal(pivot, given[1]),
+            torch.equal(latents, copies[0]) and torch.equal(pivot, copies[1]),
             "It changed what it was given. Return something new.",
         )
         need(

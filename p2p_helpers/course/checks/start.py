@@ -84,7 +84,10 @@ def check_boxes(
     need(isinstance(boxes, Mapping), "Give a mapping: each seed to its pair of boxes.")
     need(len(boxes) == 10, f"{len(boxes)} seeds with their boxes; give ten.")
     for seed, pair in boxes.items():
-        whole = isinstance(pair, Sequence) and [np.shape(box) for box in pair] == [(4,), (4,)]
+        whole = isinstance(pair, (Sequence, np.ndarray)) and [np.shape(box) for box in pair] == [
+            (4,),
+            (4,),
+        ]
         need(whole, f"Seed {seed}: {pair!r} is no pair of boxes.")
     known = {seed: [tuple(map(int, box)) for box in pair] for seed, pair in boxes.items()}
     for seed in list(known)[::4]:

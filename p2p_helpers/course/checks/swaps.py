@@ -40,9 +40,9 @@ def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str)
         "doubles its attention.",
     )
     for name, tokens in ((one, places[0]), (other, places[1])):
-        given = matrix[:, list(tokens)]
+        own = matrix[:, list(tokens)]
         need(
-            torch.allclose(given, right[:, list(tokens)], atol=1e-5),
+            torch.allclose(own, right[:, list(tokens)], atol=1e-5),
             f"What {name} is given is not the other word's map: look at its column.",
         )
     need(
