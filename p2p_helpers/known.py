@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import InputError, InversionError
@@ -33,11 +34,9 @@ NO_NEGATIVE = {
 }
 
 
-def check_fixed(pipe, what: str, seed, generator, arguments: dict[str, Any]):
-    """Refuse what a source that is known already has decided."""
-    takes_noise = "latents" in inspect.signature(pipe.__call__).parameters
-    control = {"image"} if takes_noise else set()  # a ControlNet's
-    named = [name for name in FIXED if name in arguments and name not in control]
+def check_fixed(what: str, seed, generator, arguments: dict[str, Any], free: Sequence[str] = ()):
+    """Refuse what a source that is known already has decided; some arguments may be free all the same."""
+    named = [name for name in FIXED if name in arguments and name not in free]
     named += ["seed"] if seed is not None else []
     named += ["generator"] if generator is not None else []
     if named:
@@ -46,11 +45,23 @@ def check_fixed(pipe, what: str, seed, generator, arguments: dict[str, Any]):
         )
 
 
+def _begins_with_picture(pipe) -> bool:
+    """Whether a pipeline's noise is laid over a picture, as img2img and inpainting do it."""
+    takes = set(inspect.signature(pipe.__call__).parameters)
+    return bool({"strength", "mask_image"} & takes) or ("image" in takes and "latents" not in takes)
+
+
+def controls(pipe) -> list[str]:
+    """Pictures that say nothing of the noise: a ControlNet's."""
+    has = getattr(pipe, "controlnet", None) is not None and not _begins_with_picture(pipe)
+    return ["image"] if has else []
+
+
 def check_inversion(
     pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
 ):
     """Refuse an inversion of another model, number of steps or guidance."""
-    if "latents" not in inspect.signature(pipe.__call__).parameters:
+    if _begins_with_picture(pipe):
         raise InversionError(
             f"{type(pipe).__name__} begins with a picture, and an inversion is noise to begin with. Take the same model as a pipeline "
             "from text to image: StableDiffusionPipeline.from_pipe(pipe), or its family's."

@@ -15,7 +15,7 @@ from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
-from .known import check_fixed, check_inversion
+from .known import check_fixed, check_inversion, controls
 from .prompts.weights import warn_of_weights
 from .prompts.words import as_read, warn_of_unknown_words
 from .result import EditResult, Origin
@@ -60,18 +60,17 @@ class Request:
         """The prompts as the tokenizer reads them."""
         return [self.readings[prompt] for prompt in self.prompts]
 
-    def alone(self) -> Request:
+    def alone(self, pipe) -> Request:
         """The same for the source alone, with random numbers of its own that begin at the same place."""
-        numbers, arguments = self._same_numbers(1), self.of_source()
+        numbers, arguments = self._same_numbers(1), self.of_source(pipe)
         own = {"generators": numbers, "arguments": arguments, "stages": []}
         return replace(self, prompts=self.prompts[:1], edits=[], **own)
 
-    def of_source(self) -> dict[str, Any]:
+    def of_source(self, pipe) -> dict[str, Any]:
         """The pipeline's arguments, of those with one for each prompt the source's."""
         found = dict(self.arguments)
-        for name in (*PER_PROMPT, "latents"):
-            if name in found and (name == "latents" or isinstance(found[name], (list, tuple))):
-                found[name] = found[name][:1]
+        for name in _listed(pipe, found):
+            found[name] = found[name][:1]
         return found
 
     def in_stages(self) -> list[Request]:
@@ -98,21 +97,12 @@ class Request:
     def pipeline_arguments(self, pipe) -> dict[str, Any]:
         """What the pipeline is called with, but for our callback."""
         arguments, count = dict(self.arguments), len(self.prompts)
-        for name in PER_PROMPT:
-            if name not in arguments:
-                continue
-            each = arguments[name]
-            each = list(each) if isinstance(each, (list, tuple)) else [each]
-            if len(each) not in (1, count):
-                raise InputError(
-                    f"{name}: {len(each)} for {count} prompts. Give one for all, or one for each, source first."
-                )
-            arguments[name] = each * (count // len(each))
+        for name in _per_prompt(pipe):
+            if name in arguments:
+                each = arguments[name]
+                each = list(each) if isinstance(each, (list, tuple)) else [each]
+                arguments[name] = each * (count // len(each))
         start = arguments.get("latents")
-        if start is not None and len(start) not in (1, count):
-            raise InputError(
-                f"latents: {len(start)} rows for {count} prompts. Give one for all, or one for each, source first."
-            )
         if start is not None and len(start) == 1:
             arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1))
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
@@ -127,6 +117,18 @@ class Request:
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
         }
+
+
+def _per_prompt(pipe) -> list[str]:
+    """Arguments that may be one for each prompt. Of several ControlNets, pictures in a list are one for each of these."""
+    several = hasattr(getattr(pipe, "controlnet", None), "nets")
+    return [name for name in PER_PROMPT if not (several and "image" in name)]
+
+
+def _listed(pipe, arguments: dict[str, Any]) -> list[str]:
+    """Those of a call that are one for each prompt, or a list of one."""
+    found = [n for n in _per_prompt(pipe) if isinstance(arguments.get(n), (list, tuple))]
+    return found if arguments.get("latents") is None else [*found, "latents"]
 
 
 def checked(
@@ -159,7 +161,7 @@ def checked(
         guidance_scale = result.guidance_scale if guidance_scale is None else guidance_scale
         negative_prompt = result.negative_prompt if negative_prompt is None else negative_prompt
     elif isinstance(source, Inversion):
-        check_fixed(pipe, "An inversion", seed, generator, arguments)
+        check_fixed("An inversion", seed, generator, arguments, controls(pipe))
     if isinstance(source, Inversion):
         inversion = source
         check_inversion(pipe, inversion, steps, guidance_scale, negative_prompt, arguments)
@@ -171,6 +173,11 @@ def checked(
     seed = seed if seed is None else given.whole_seed(seed)
     given.check_prompts([source, *targets], negative_prompt)
     given.check_arguments(pipe, arguments)
+    for name in _listed(pipe, arguments):
+        if len(arguments[name]) not in (1, 1 + len(targets)):
+            raise InputError(
+                f"{name}: {len(arguments[name])} for {1 + len(targets)} prompts. Give one for all, or one for each, source first."
+            )
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
     # These decide how many steps there are.
@@ -227,9 +234,7 @@ def _origin(
         raise InputError(
             f"steps={steps}, but the earlier result took {result.steps}. Leave steps out."
         )
-    check_fixed(
-        pipe, "An earlier result", None if seed == result.seed else seed, generator, arguments
-    )
+    check_fixed("An earlier result", None if seed == result.seed else seed, generator, arguments)
     return result.origin
 
 

@@ -55,7 +55,7 @@ class Origin:
         elif self.inversion is None and self.schedule != schedule_of(pipe):
             what = "another scheduler"
         elif changed := differences(self.tuning, tuning(pipe)):
-            what = f"other {'; '.join(changed)}"
+            what = f"other weights ({'; '.join(changed)})"
         if what:
             raise InputError(
                 f"This result was made with {what}, so its source would come out otherwise. Use what it was "

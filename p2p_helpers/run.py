@@ -81,7 +81,8 @@ def edit(
             a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
             does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an
-            earlier result of another pipeline, scheduler or number of steps; latents that are no numbers.
+            earlier result of another pipeline, scheduler, adapters or number of steps; a list of arguments that is not as long as the
+            prompts; latents that are no numbers.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 
@@ -177,7 +178,7 @@ def _result(
             guidance_scale=request.made_with[0],
             negative_prompt=request.made_with[1],
             state=request.state,
-            arguments=request.of_source(),
+            arguments=request.of_source(pipe),
             model=weakref.ref(family_of(pipe).model(pipe)),
             schedule=schedule_of(pipe),
             tuning=tuning(pipe),

@@ -101,7 +101,7 @@ def _placed(
     if not any(wanted):
         return [None] * len(wanted)
     if before is None:
-        alone = request.alone()
+        alone = request.alone(pipe)
         plan = _planned(pipe, alone, None, Record(), callback, [])
         made = _run(pipe, alone, plan, progress)[0]
         real = request.inversion

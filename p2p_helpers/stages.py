@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .edits.edit import Composition, Edit
 from .edits.layout import Placement, placements, without
 from .edits.words import Reweight
-from .errors import InputError, PromptMismatch
+from .errors import InputError, PromptError, PromptMismatch
 from .prompts.align import read_alike
 from .prompts.words import contains, find_words
 
@@ -76,34 +77,38 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
         InputError: an object has two layout edits in one step.
     """
     groups = _grouped(edit)
-    gone: list[Placement] = []
+    reworded = [number for number, group in enumerate(groups) if _rewords(group)]
+    gone: list[list[Placement]] = []  # by group
 
     def times(prompt: str, text: str) -> int:
         return next(n for n in itertools.count() if not contains(tokenizer, prompt, (text, n + 1)))
 
-    def as_often(prompt: str, text: str) -> bool:
-        return times(prompt, text) >= times(source, text)
+    def kept(prompt: str, gone: Sequence[Sequence[Placement]]) -> str:
+        """What is left of a prompt after groups of removals. A user's own target may lack what goes before it is read."""
+        was = source
+        for number, removed in enumerate(gone):
+            named = [one.phrase for one in removed if contains(tokenizer, prompt, one.phrase)]
+            if not reworded or number < reworded[0]:  # their numbers are the source's
+                named = [
+                    one
+                    for one in named
+                    if isinstance(one, str) or times(prompt, one[0]) >= times(was, one[0])
+                ]
+                own = [one.phrase for one in removed if contains(tokenizer, was, one.phrase)]
+                with contextlib.suppress(PromptError):  # nothing may be left of it
+                    was = without(tokenizer, was, *own) if own else was
+            prompt = without(tokenizer, prompt, *named) if named else prompt
+        return prompt
 
-    def kept(prompt: str, removed: list[Placement]) -> str:
-        named = [one.phrase for one in removed if contains(tokenizer, prompt, one.phrase)]
-        if (
-            prompt != source
-        ):  # a user's own target may lack what is removed; then numbers say other things
-            named = [
-                phrase for phrase in named if isinstance(phrase, str) or as_often(prompt, phrase[0])
-            ]
-        return without(tokenizer, prompt, *named) if named else prompt
-
-    reworded = [number for number, group in enumerate(groups) if _rewords(group)]
     if not reworded:
-        _check_alike(tokenizer, source, target, edit, kept)
+        _check_alike(tokenizer, source, target, groups, kept)
     turn = reworded[0] if reworded else 0
     found, now = [], source
     for number, group in enumerate(groups):
         _check_once(placements(group))
         for one in placements(group):
             find_words(tokenizer, now, one.phrase)  # an error now, before anything is run
-        gone += [one for one in placements(group) if one.goes]
+        gone.append([one for one in placements(group) if one.goes])
         after = kept(target if number >= turn else source, gone)
         if len(groups) > 1:
             group.matrices(tokenizer, now, after, 1)  # and its words
@@ -127,15 +132,18 @@ def _check_alike(
     tokenizer,
     source: str,
     target: str,
-    edit: Edit,
-    kept: Callable[[str, list[Placement]], str],
+    groups: Sequence[Edit],
+    kept: Callable[[str, Sequence[Sequence[Placement]]], str],
 ):
     """Layout edits alone change no words, but for those of what is removed."""
-    moved = placements(edit)
-    gone = [one for one in moved if one.goes]
-    if not moved or len(moved) == len(gone):  # what is removed may leave anything
+    moved = [placements(group) for group in groups]
+    gone = [[one for one in own if one.goes] for own in moved]
+    if sum(map(len, moved)) == sum(
+        map(len, gone)
+    ):  # none moves; what is removed may leave anything
         return
     if not read_alike(tokenizer, kept(source, gone), kept(target, gone)):
+        edit = functools.reduce(operator.or_, groups)
         raise PromptMismatch(
             f"{edit!r} changes places and no words, but source and target differ: {source!r} and {target!r}. Say how to line "
             "them up: Replace() | Move(...) where words are swapped, Refine() | Move(...) where some are added."

@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Frozen(dict):
-    """A mapping that an edit holds: nobody changes it, and it has a hash."""
+    """A copy of a mapping that an edit holds. It is not to be changed, so it has a hash."""
 
     def __hash__(self):  # type: ignore[override]
         return hash(frozenset(self.items()))

@@ -16,6 +16,7 @@ from diffusers import (
     LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
@@ -521,5 +522,8 @@ def test_one_argument_for_each_prompt_is_the_sources_when_it_goes_on(tmp_path):
     np.testing.assert_allclose(pixels(on.image).astype(int), pixels(anew.image), atol=1)
     with pytest.raises(p2p.InputError, match="prompt_2: 3 for 2 prompts"):
         p2p.edit(pipe, CAT, DOG, prompt_2=["a", "b", "c"], **run)
-    with pytest.raises(p2p.InputError, match="latents: 3 rows for 2 prompts"):
+    with pytest.raises(p2p.InputError, match="latents: 3 for 2 prompts"):
         p2p.edit(pipe, CAT, DOG, latents=torch.zeros(3, 4, 8, 8), **run)
+    assert p2p.edit(pipe, CAT, DOG, latents=None, seed=3, **run).seed == 3
+    with pytest.raises(p2p.InputError, match="leave image out"):
+        p2p.edit(StableDiffusionXLImg2ImgPipeline(**pipe.components), first, DOG, image=first.image)

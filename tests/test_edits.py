@@ -252,6 +252,6 @@ def test_edits_can_be_kept_in_sets_and_nobody_changes_them():
     assert p2p.read_edit(repr(edits[0])) == edits[0]
 
 
-def test_numbers_of_numpy_name_an_occurrence_and_seed():
+def test_a_number_of_numpy_names_an_occurrence():
     blend = p2p.LocalBlend(("cat", np.int64(2)))
     assert blend.words == (("cat", 2),)

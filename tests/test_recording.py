@@ -243,7 +243,10 @@ def test_a_scheduler_that_is_set_in_the_block_is_followed(random_pipe):
         with p2p.record(random_pipe) as maps:
             random_pipe.scheduler = type(before).from_config(before.config)
             random_pipe("a cat", num_inference_steps=2)
-        assert maps.steps == 2 and "cat" in maps
+            assert maps.steps == 2 and "cat" in maps
+            random_pipe.scheduler = before  # and back: it is followed already
+            random_pipe("a cat", num_inference_steps=3)
+        assert maps.steps == 3
         assert "step" not in vars(random_pipe.scheduler) and "step" not in vars(before)
     finally:
         random_pipe.scheduler = before

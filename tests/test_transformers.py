@@ -907,6 +907,16 @@ def test_figures_and_masks_use_the_blocks_with_the_clearest_maps(kind, deeper, b
     torch.testing.assert_close(cat.fused((32, 32)), torch.stack(wide).mean(0))
 
 
+@pytest.mark.parametrize("kind", ["sd3", "flux", "chroma", "pixart", "hunyuan", "deepfloyd"])
+def test_a_saved_model_of_each_family_is_loaded_and_edits(kind, tmp_path):
+    made = build(kind, tmp_path)
+    made.save_pretrained(tmp_path / "saved")
+    pipe = p2p.load_pipeline(str(tmp_path / "saved"), device="cpu")
+    assert type(pipe) is type(made)
+    run = {**size(pipe), **extra(pipe), "steps": 1, "progress": False}
+    assert p2p.edit(pipe, CAT, GIRAFFE, **run).image.size
+
+
 @pytest.mark.parametrize("kind", ["pixart", "hunyuan"])
 def test_a_size_that_the_pipeline_would_round_is_refused(kind, tmp_path):
     pipe = build(kind, tmp_path)

@@ -191,7 +191,7 @@ const HEARD = {
     if (placeWanted()) return;
     const last = lastChoice();
     rememberChoice({ place: "wasm", gpu }); // for the next visit, if the driver takes the tab with it
-    addEventListener("pagehide", () => { if (!loaded) rememberChoice(last); }); // who leaves says nothing of the driver
+    addEventListener("pagehide", () => { if (!loaded && !broken) rememberChoice(last); }); // who leaves says nothing of the driver
   },
   loaded({ seconds, place, gpu, threads }) {
     loaded = true;

@@ -55,7 +55,6 @@ class Session(Changes):
         self.step = 0  # how often the pipeline has called back in this run
         self.calls = 0  # of the model in this step, so far
         self.run: Run | None = None
-        self.followed: object = None  # the scheduler whose steps are counted
         self._interrupts = Interrupts()
         self._marks: list = []
         self._inner: Callable | None = None

@@ -26,9 +26,8 @@ def call_back(session, after_step: AfterStep):
 def follow(session):
     """Count the turns of a pipeline that somebody else calls, without a callback of ours."""
     scheduler = session.pipe.scheduler
-    if session.calls_back or session.followed is scheduler:
+    if session.calls_back or getattr(scheduler.step, "session", None) is session:
         return
-    session.followed = scheduler
     step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
     @functools.wraps(step)
@@ -44,5 +43,6 @@ def follow(session):
         session.step = session.calls = 0
         return set_timesteps(*args, **kwargs)
 
+    counted.session = session  # type: ignore[attr-defined]
     session.set(scheduler, "step", counted)
     session.set(scheduler, "set_timesteps", begun)

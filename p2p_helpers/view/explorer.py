@@ -40,7 +40,7 @@ def explore(
     images = [] if images is None else pictures(images)
     if len(images) != len(maps.prompts):
         raise InputError(
-            f"{len(images)} pictures for {len(maps.prompts)} prompts: give explore(maps, images) one for each."
+            f"There are {len(maps.prompts)} prompts; explore(maps, images) takes a picture of each, and got {len(images)}."
         )
     layers, steps = maps.level_layers, maps.spread_steps(STEPS)
     heads = maps.heads if maps.detailed_layers == layers else 0  # of single layers

@@ -34,7 +34,8 @@ def picture(given) -> Image.Image:
 
 def pictures(given) -> list[Image.Image]:
     """Pictures that a user gave, or one. Raises InputError for what is none."""
-    return [picture(one) for one in (given if isinstance(given, Sequence) else [given])]
+    several = isinstance(given, Iterable) and not isinstance(given, Image.Image)
+    return [picture(one) for one in (given if several else [given])]
 
 
 def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
@@ -43,7 +44,7 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     Mean over channels, 0…1, (height, width).
 
     Raises:
-        InputError: the sizes differ.
+        InputError: the sizes differ, or one is no picture.
     """
     if picture(a).size != picture(b).size:
         raise InputError(
