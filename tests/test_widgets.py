@@ -72,7 +72,7 @@ def test_what_cannot_be_explored(toyland, result):
     unrecorded = p2p.edit(toyland, SOURCE, TARGET, steps=1, progress=False)
     with pytest.raises(p2p.InputError, match="record=True"):
         p2p.explore(unrecorded)
-    with pytest.raises(p2p.InputError, match="1 pictures for 2 prompts"):
+    with pytest.raises(p2p.InputError, match="There are 2 prompts.*got 1"):
         p2p.explore(result.maps, [result.source])
 
 
