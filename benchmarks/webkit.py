@@ -84,10 +84,9 @@ def main():
     folder = page_folder(Path(kept.name))
     p2p.export(pipe, folder / "model")
     build.seal(folder)
-    window = browser()
-    about = {"machine": machine(), "browser": window.capabilities["browserVersion"]}
-    print(json.dumps(about))
-    with served(folder) as address:
+    with browser() as window, served(folder) as address:
+        about = {"machine": machine(), "browser": window.capabilities["browserVersion"]}
+        print(json.dumps(about))
         for visit in ("first", "second"):
             began = time.perf_counter()
             window.get(f"{address}index.html?{visit}#{link({**FIRST, 'steps': 1})}")
@@ -116,7 +115,6 @@ def main():
         inversion = p2p.invert(pipe, p2p.load_image(photo.path), photo.prompt, **given)
         apart = furthest(window, python_pictures(pipe, settings, inversion), NAMES[:2])
         print(f"an inverted photo and its edit: at most {apart} grey levels apart")
-    window.quit()
 
 
 if __name__ == "__main__":

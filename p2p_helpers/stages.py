@@ -138,10 +138,8 @@ def _check_alike(
     """Layout edits alone change no words, but for those of what is removed."""
     moved = [placements(group) for group in groups]
     gone = [[one for one in own if one.goes] for own in moved]
-    if sum(map(len, moved)) == sum(
-        map(len, gone)
-    ):  # none moves; what is removed may leave anything
-        return
+    if sum(map(len, moved)) == sum(map(len, gone)):
+        return  # nothing moves, and what is removed may leave anything
     if not read_alike(tokenizer, kept(source, gone), kept(target, gone)):
         edit = functools.reduce(operator.or_, groups)
         raise PromptMismatch(

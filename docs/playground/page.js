@@ -49,7 +49,8 @@ const waiting = [];
 const release = () => { isPressed = false; waiting.splice(0).forEach(work => work()); };
 addEventListener("mousedown", event => { isPressed = /** @type {MouseEvent} */ (event).button === 0; }, true); // a finger's comes with its click
 addEventListener("mouseup", () => setTimeout(release), true);
-for (const kind of ["click", "contextmenu", "dragstart", "blur"]) addEventListener(kind, event => { if (event.target === window || kind !== "blur") release(); }, true);
+for (const kind of ["click", "contextmenu", "dragstart"]) addEventListener(kind, release, true);
+addEventListener("blur", release); // another window
 
 /**
  * Now, or once the button is up: who clicks on a word leaves the field that they wrote in, and that word must not go in between.

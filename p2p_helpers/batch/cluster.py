@@ -113,7 +113,9 @@ def room_for(gpus: float, all_gpus: float, cores: float) -> int:
     if finite_number("gpus", gpus, MOST, "0.5 puts two workers on one GPU.") < 0:
         raise InputError(f"gpus={gpus}: take 0.5 for two workers on one GPU, or 0 for none.")
     if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"gpus={gpus:g}: Ray gives a worker a part of one GPU, or whole ones.")
+        raise InputError(
+            f"gpus={gpus:g}: Ray gives a worker a part of one GPU, or whole ones. Take 0.5, or {int(gpus)}."
+        )
     if gpus > all_gpus:
         raise InputError(
             f"gpus={gpus:g}: the cluster has {all_gpus:g} GPUs. Leave gpus out, or take gpus=0 for workers on its cores."
