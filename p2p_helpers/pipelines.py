@@ -82,18 +82,19 @@ def _no_bars() -> Iterator[None]:
 
 
 def _embedded(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    """An embedded model, with every weight of its text encoders taken from its files.
+    """An embedded model, with every weight taken from its files.
 
     Raises:
-        ModelError: this version of transformers calls a weight by another name than a file does.
+        ModelError: this version of transformers or diffusers calls a weight by another name than a file does.
     """
-    parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    encoders = {}
-    for part in sorted(folder.glob("text_encoder*")):
-        _, kind = parts[part.name]
-        encoders[part.name], report = getattr(transformers, kind).from_pretrained(
-            part, dtype=dtype, output_loading_info=True
-        )
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    parts = {}
+    for part in sorted(file.parent for file in folder.glob("*/*.safetensors")):
+        library, kind = index[part.name]
+        ours = library == "transformers"
+        how = {"dtype": dtype} if ours else {_DTYPE: dtype, "low_cpu_mem_usage": False}
+        model = getattr(transformers if ours else diffusers, kind)
+        parts[part.name], report = model.from_pretrained(part, output_loading_info=True, **how)
         # Buffers of positions are worked out, and versions differ in whether they stand in the file.
         strange = [
             k
@@ -103,16 +104,11 @@ def _embedded(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
         ]
         if strange:
             raise ModelError(
-                f"This version of transformers does not know the embedded text encoder's weights: {', '.join(sorted(strange)[:3])} … "
-                "Its pictures would be noise. Install a version that pyproject.toml allows."
+                f"This version of {library} does not know the weights of the embedded model's {part.name}: "
+                f"{', '.join(sorted(strange)[:3])} … Its pictures would be noise. Install a version that pyproject.toml allows."
             )
     return DiffusionPipeline.from_pretrained(
-        folder,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-        **encoders,
-        **_absent(folder),
-        **{_DTYPE: dtype},
+        folder, local_files_only=True, **parts, **_absent(folder), **{_DTYPE: dtype}
     )
 
 

@@ -117,12 +117,18 @@ def test_psnr_of_known_errors():
 
 
 @pytest.mark.parametrize(
-    "rename", [lambda key: f"other.{key}", lambda key: key.replace("layers.0", "layers.9")]
+    "part, rename",
+    [
+        ("text_encoder/model", lambda key: f"other.{key}"),
+        ("text_encoder/model", lambda key: key.replace("layers.0", "layers.9")),
+        ("unet/diffusion_pytorch_model", lambda key: key.replace("mid_block", "middle")),
+        ("vae/diffusion_pytorch_model", lambda key: key.replace("conv_out.bias", "conv_out.shift")),
+    ],
 )
-def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, rename):
-    """Without this, the text encoder would start from random weights, and every picture would be noise."""
+def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, part, rename):
+    """Without this, a part would start from random weights, and every picture would be noise."""
     shutil.copytree(data_folder("toyland") / "pipeline", tmp_path / "pipeline")
-    file = tmp_path / "pipeline" / "text_encoder" / "model.safetensors"
+    file = tmp_path / "pipeline" / f"{part}.safetensors"
     save_file(
         {rename(key): value for key, value in load_file(file).items()},
         file,
@@ -130,7 +136,9 @@ def test_weights_under_strange_names_are_an_error(tmp_path, monkeypatch, rename)
     )
     monkeypatch.setattr("p2p_helpers.pipelines.data_folder", lambda name: tmp_path)
     monkeypatch.setattr("p2p_helpers.pipelines.verify_files", lambda folder: None)
-    with pytest.raises(ModelError, match="does not know the embedded text encoder's weights"):
+    with pytest.raises(
+        ModelError, match=f"does not know the weights of the embedded model's {part.split('/')[0]}"
+    ):
         p2p.load_pipeline()
 
 
