@@ -96,7 +96,7 @@ def test_a_plan(tokenizer, task):
     ada = variant("Ada Lovelace")  # a style: words are new
     assert check_plan("Ada Lovelace", ada, p2p.Refine(), tokenizer).startswith("✓")
     for answer, says in [
-        (("grace ", task, plan), "is the example"),
+        (("vera ", task, plan), "is the example"),
         (("Ada Lovelace", task, plan), "not the one of this name"),
         (("Ada Lovelace", ada, "swap"), "is no edit"),
         (("Ada Lovelace", ada, plan), "does not fit your prompts"),
@@ -166,7 +166,7 @@ def test_a_page_that_lacks_something(result, random_pipe):
     same = dataclasses.replace(result, images=[result.source])
     first, *_ = PARTS
     for more, says in [
-        ({"author": "Grace"}, "whose it is"),
+        ({"author": "Vera"}, "whose it is"),
         ({"result": same}, "What did the edit change"),
         ({"code": "p2p.edit("}, "is no Python"),
         ({"code": "p2p.invert(1)"}, "never calls edit"),

@@ -163,7 +163,7 @@ def test_pages_with_other_peoples_work():
         check_handin,
         ((page(said=dict.fromkeys(PARTS, "bla " * 30 + "1")),), "again and again"),
         ((page(said=dict.fromkeys(PARTS)),), "is missing"),
-        ((page(code="def grace(p, t):\n    return p2p.edit(1)"),), "Grace's function"),
+        ((page(code="def vera(p, t):\n    return p2p.edit(1)"),), "Vera's function"),
     )
 
 

@@ -19,7 +19,7 @@ from ...view.figures import difference
 from ..capstone import PARTS, Handin, variant
 from .base import need, passed
 
-EXAMPLE = "Grace"
+EXAMPLE = "Vera"
 WORDS = 25  # in each part of the text
 DIFFERENT = 12  # of them
 LIMIT = 0.1  # the rest may change by so much on average, 0…1
