@@ -1,9 +1,13 @@
-"""The few figures that the README shows: `python -m benchmarks.summary` writes them from the stored files, and measures nothing."""
+"""The few figures that the README shows, and what was wanted of the embedded model, there and in its card.
+
+`python -m benchmarks.summary` writes them from the stored files, and measures nothing.
+"""
 
 import json
 from pathlib import Path
 
-from p2p_helpers.toyland.evaluate import quote
+from p2p_helpers.toyland.evaluate import AIMS, EDITS, quote
+from p2p_helpers.toyland.sheets import score
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -25,6 +29,7 @@ def table() -> str:
         toyland[f"far swaps: {name}"]
         for name in ("no control", "word swap, recommended", "word swap, recommended, local blend")
     )
+    judged = score(**stored("toyland/sheets.json"))["swaps"]
 
     def cost(model: str) -> str:
         return f"{models[model]['ways']['p2p.edit']['ratio']:.2f}"
@@ -38,7 +43,8 @@ def table() -> str:
     )
     keeps = (
         f"yes: {swap['overlap']:.2f} and {swap['background']:.0f} dB, with local blend {blend['background']:.0f} dB; the reader, a "
-        f"network, sees the new object in {swap['seen']:.0%}"
+        f"network, sees the new object in {swap['seen']:.0%}, and in {judged['reader']:.0%} of {judged['pictures']} other swaps, where a "
+        f"judge who saw no prompt names it in {judged['person']:.0%}"
     )
     exact = (
         "to rounding: against every map written out, 10⁻¹³ of a standard deviation in float64, and on small models of each "
@@ -63,5 +69,78 @@ def table() -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
+def aims() -> str:
+    """Markdown: for each thing that was wanted of the embedded model what came out, met or not."""
+    toyland, judged = stored("toyland/evaluation.json"), score(**stored("toyland/sheets.json"))
+    rows = []
+
+    def least(what: str, wanted: float, found: list[float], form: str, more: str = ""):
+        said = ", ".join(format(one, form) for one in found)
+        rows.append((what, f"≥ {wanted:{form}}", said + more, min(found) >= wanted))
+
+    def most(what: str, wanted: float, found: float, form: str):
+        rows.append((what, f"≤ {wanted:{form}}", format(found, form), found <= wanted))
+
+    sheets = {
+        "generated": ("the object of 64 generated pictures", 0.95, 2.7),
+        "swaps": ("the new object of 64 word swaps", 0.90, 2.5),
+        "painted": ("the new object of 64 word swaps in painted pictures", 0.90, 2.5),
+    }
+    for sheet, (what, named, looks) in sheets.items():
+        found = judged[sheet]
+        reader = f" (the reader {found['reader']:.0%})"
+        least(f"a judge who sees no prompt names {what}", named, [found["person"]], ".0%", reader)
+        least("… and their looks, of 3", looks, [found["looks"]], ".1f")
+    free, usual, swap, blend = (
+        toyland[f"far swaps: {name}"]
+        for name in (
+            "no control",
+            "word swap, usual schedules",
+            "word swap, recommended",
+            "word swap, recommended, local blend",
+        )
+    )
+    held = f" ({usual['overlap']:.2f} with the usual schedules, where the reader sees the new object in {usual['seen']:.0%})"
+    most("far swaps: boxes overlap, no control", 0.35, free["overlap"], ".2f")
+    least("… word swap", 0.75, [swap["overlap"]], ".2f", held)
+    most("far swaps: what is behind, no control, dB", 20, free["background"], ".1f")
+    held = f" ({usual['background']:.1f} with the usual schedules)"
+    least("… word swap", 28, [swap["background"]], ".1f", held)
+    least("… word swap with local blend", 34, [blend["background"]], ".1f")
+    made = toyland["generated"]
+    for name in ("two objects", "colour"):
+        least(f"the reader sees in generated pictures: {name}", AIMS[name], [made[name]], ".1%")
+    names = ("background", "night", "snow")
+    least("… place, night, snow", 0.99, [made[name] for name in names], ".1%")
+    seen = {kind: toyland[f"painted: {kind}"]["seen"] for kind in EDITS}
+    added = seen.pop("add")
+    least(f"edits of painted pictures seen: {', '.join(seen)}", 0.95, [*seen.values()], ".0%")
+    least("… adding an object", 0.60, [added], ".0%")
+    for weight, share in list(toyland["snow still seen"].items())[-2:]:
+        most(f"falling snow × {float(weight):g}: snow still seen", 0.10, share, ".0%")
+    costs = stored("benchmark/editing.json")
+    edit = costs["models"]["toyland"]["ways"]["p2p.edit"]["seconds"]
+    most("an edit of 30 steps on two cores, seconds", 3, edit, ".1f")
+    most("loading, seconds", 1, costs["load seconds"], ".1f")
+    shipped = sum(f.stat().st_size for f in (DATA / "toyland" / "pipeline").rglob("*"))
+    most("the pipeline's files, MB", 45, shipped / 1e6, ".1f")
+    lines = [f"| {a} | {b} | {c} | {'yes' if met else '**no**'} |" for a, b, c, met in rows]
+    return "\n".join(["| what | wanted | reached | met |", "|---|---|---|---|", *lines])
+
+
+def world() -> str:
+    """Markdown: what one changed word does to the world itself."""
+    lines = [
+        f"| {kind} | {found['overlap']:.2f} | {found['behind']:.1f} dB | {found['scenes']} |"
+        for kind, found in stored("toyland/world.json").items()
+    ]
+    head = "| what is changed | overlap of the object's boxes | what is behind | scenes |"
+    return "\n".join([head, "|---|---|---|---|", *lines])
+
+
 if __name__ == "__main__":
     quote(ROOT / "README.md", "summary", table())
+    card = DATA / "toyland" / "MODEL_CARD.md"
+    quote(card, "world", world())
+    for page in (ROOT / "README.md", card):
+        quote(page, "aims", aims())

@@ -23,6 +23,9 @@ def stored(file: Path) -> dict:
 
 QUOTED = {  # the file, its mark, and what stands there
     (ROOT / "README.md", "summary"): summary.table,
+    (ROOT / "README.md", "aims"): summary.aims,
+    (TOYLAND / "MODEL_CARD.md", "aims"): summary.aims,
+    (TOYLAND / "MODEL_CARD.md", "world"): summary.world,
     (PAGE, "editing"): lambda: editing.short(stored(BENCHMARK / "editing.json")),
     (PAGE, "layout"): lambda: layout.table(stored(BENCHMARK / "layout.json")),
     (RESOLUTIONS, "edits"): lambda: resolutions.edit_table(stored(BENCHMARK / "resolutions.json")),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from p2p_helpers.errors import SceneError
+from p2p_helpers.errors import InputError, SceneError
 from p2p_helpers.toyland import sheets, world
 from p2p_helpers.toyland.counterfactual import EDITS
 from p2p_helpers.toyland.evaluate import painted_cases
@@ -201,9 +201,16 @@ def test_another_process_paints_the_same():
 
 def test_a_blind_sheet_is_scored(tmp_path):
     key = {"swaps": [{"object": "rabbit", "reader": ["rabbit"]}, {"object": "car", "reader": []}]}
-    answers = {"swaps": [["Bunny", 3], ["boat", 1]]}
-    figures = sheets.score(key, answers)["swaps"]
+    one, other = (
+        {"swaps": [["Bunny", 3], ["boat", 1]]},
+        {"swaps": [["rabbit", 2], ["Automobile", 2]]},
+    )
+    figures = sheets.score(key, [one])["swaps"]
     assert figures == {"person": 0.5, "reader": 0.5, "looks": 2.0, "pictures": 2}
+    assert sheets.score(key, [one, other, {}])["swaps"]["person"] == 0.75
+    assert sheets.score(key, [{}]) == {}
+    with pytest.raises(InputError, match="2 pictures, and there are 1 answers"):
+        sheets.score(key, [one, {"swaps": [["rabbit", 3]]}])
     blank = Image.new("RGB", (SIZE, SIZE))
     sheets.draw([(blank, "car", "")] * 17, tmp_path, "swaps")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["swaps-1.png", "swaps-2.png"]

@@ -189,7 +189,7 @@ def judge_painted(
 
 
 def judge_faders(
-    pipe, reader, count: int, weights=(1.0, 0.5, 0.0), *, steps: int = 30
+    pipe, reader, count: int, weights=(1.0, 0.5, 0.0, -2.0), *, steps: int = 30
 ) -> dict[str, float]:
     """Turn "falling snow" down: the share of pictures in which the reader still sees snow, by weight.
 
@@ -248,6 +248,7 @@ RECOMMENDED = Replace(cross_steps=0.3, self_steps=0.2)
 SWAPS = {  # the edit, and whether with local blend
     "no control": (NO_CONTROL, False),
     "word swap, usual schedules": (Replace(), False),
+    "word swap, recommended for near swaps": (Replace(cross_steps=0.5, self_steps=0.3), False),
     "word swap, recommended": (RECOMMENDED, False),
     "word swap, recommended, local blend": (RECOMMENDED, True),
 }
@@ -350,13 +351,16 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--model", default="toyland")
     parser.add_argument("--reader", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--publish", action="store_true", help="quote the figures")
+    parser.add_argument("--publish", action="store_true", help="store the figures beside the model")
     chosen = parser.parse_args(arguments)
     if chosen.publish and chosen.model not in MEASURED:
         parser.error(f"--publish is for {' and '.join(MEASURED)}")
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.world:
-        print(json.dumps(world_figures(), indent=2))
+        text = json.dumps(world_figures(), indent=2) + "\n"
+        print(text, end="")
+        if chosen.publish:
+            (data_folder("toyland") / "world.json").write_text(text, encoding="utf-8")
         return
     pipe, reader = load_pipeline(chosen.model), load_reader(chosen.reader)
     scenes = [scene_at("test", i) for i in range(chosen.scenes)]

@@ -2,7 +2,7 @@
 
 `python -m p2p_helpers.toyland.sheets` draws three of them, with a key that the person does not see: pictures made from one-object
 prompts, word swaps in such pictures, and word swaps in painted pictures. The person writes for each picture what it shows and how it
-looks, from 1 (a mess) to 3 (clean and charming); `--score` compares.
+looks, from 1 (a mess) to 3 (clean and charming); `--score` compares the answers of one or several of them with the key.
 """
 
 from __future__ import annotations
@@ -94,31 +94,38 @@ def draw(judged: list[Judged], out: Path, name: str):
         sheet.save(out / f"{name}-{page // each + 1}.png")
 
 
-def score(key: dict, answers: dict) -> dict[str, dict[str, float | int]]:
-    """Shares of pictures named, by the person and by the reader, and the mean look.
+def score(key: dict, judges: list[dict]) -> dict[str, dict[str, float | int]]:
+    """Shares of pictures named, by people and by the reader, and the mean look.
+
+    The reader names a picture if it sees that one object and no other.
 
     Args:
         key: sheet → for every picture its "object" and what the "reader" saw.
-        answers: sheet → for every picture what the person wrote, [name, look]; sheets without answers are left out.
+        judges: what each person wrote, sheet → for every picture [name, look]. A sheet without answers is left out.
 
     Raises:
         InputError: there are answers for some pictures of a sheet only.
     """
     found = {}
     for sheet, pictures in key.items():
-        said = answers.get(sheet, [])
-        if said and len(said) != len(pictures):
-            raise InputError(
-                f"The sheets {sheet!r} have {len(pictures)} pictures, and there are {len(said)} answers. Give one for each."
-            )
-        if not said:
+        answers = [judge[sheet] for judge in judges if sheet in judge]
+        for said in answers:
+            if len(said) != len(pictures):
+                raise InputError(
+                    f"The sheets {sheet!r} have {len(pictures)} pictures, and there are {len(said)} answers. Give one for each."
+                )
+        if not answers:
             continue
-        names = [OTHER_NAMES.get(name.lower().strip(), name.lower().strip()) for name, _ in said]
-        right = [name == p["object"] for name, p in zip(names, pictures, strict=True)]
+        wanted = [p["object"] for p in pictures]
+        right = [
+            OTHER_NAMES.get(name.lower().strip(), name.lower().strip()) == one
+            for said in answers
+            for (name, _), one in zip(said, wanted, strict=True)
+        ]
         found[sheet] = {
             "person": float(np.mean(right)),
             "reader": float(np.mean([p["reader"] == [p["object"]] for p in pictures])),
-            "looks": float(np.mean([look for _, look in said])),
+            "looks": float(np.mean([look for said in answers for _, look in said])),
             "pictures": len(pictures),
         }
     return found
@@ -136,16 +143,22 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--model", default="toyland")
     parser.add_argument("--reader", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/sheets"))
-    parser.add_argument("--score", type=Path, help="answers to the sheets in --out; draws nothing")
+    parser.add_argument(
+        "--score",
+        type=Path,
+        nargs="+",
+        help="files of answers to the sheets in --out, one of each person: keeps them with the key in answers.json, draws nothing",
+    )
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
     key_file = chosen.out / "key.json"
     if chosen.score:
-        figures = score(
-            json.loads(key_file.read_text(encoding="utf-8")),
-            json.loads(chosen.score.read_text(encoding="utf-8")),
+        key, *judges = (
+            json.loads(file.read_text(encoding="utf-8")) for file in (key_file, *chosen.score)
         )
-        print(json.dumps(figures, indent=2))
+        kept = json.dumps({"key": key, "judges": judges})
+        (chosen.out / "answers.json").write_text(kept, encoding="utf-8")
+        print(json.dumps(score(key, judges), indent=2))
         return
     pipe, reader, key = load_pipeline(chosen.model), load_reader(chosen.reader), {}
     for name, make in SHEETS.items():
