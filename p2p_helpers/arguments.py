@@ -21,6 +21,7 @@ from .edits.edit import Edit
 from .edits.words import Replace
 from .errors import AttentionControlError, InputError, InputWarning, PromptError
 from .inversion.artefact import Inversion
+from .known import begins_with_picture
 from .prompts.words import check_readable, words
 from .result import EditResult
 from .stages import Stage
@@ -47,6 +48,11 @@ NAMES = (  # of edit() itself
     "callback",
     "progress",
 )
+NEEDED = {  # pictures without which a pipeline that takes them makes none, and how to give them
+    "image": "image=load_image(file, pipe)",
+    "control_image": "control_image=load_image(file, pipe)",
+    "mask_image": "mask_image=Image.open(file), white where the picture may change",
+}
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -266,7 +272,25 @@ def check_arguments(pipe, arguments: dict[str, Any]):
             f"edit() and {type(pipe).__name__} take no {', '.join(unknown)}.{hint} edit() takes {', '.join(NAMES)}; it hands on to the "
             f"pipeline: {', '.join(takes)}."
         )
+    _check_pictures(pipe, arguments)
     _check_sides(pipe, arguments)
+
+
+def _check_pictures(pipe, arguments: dict[str, Any]):
+    """Refuse a call without the pictures that the pipeline needs, or with their files' names."""
+    takes = set(inspect.signature(pipe.__call__).parameters)
+    if arguments.get("masked_image_latents") is not None:
+        return  # it stands for other pictures, and each pipeline has its own rule
+    if not (hasattr(pipe, "unet") or begins_with_picture(pipe)):
+        takes.discard("image")  # Flux.1 Kontext may do without
+    for name in NEEDED:
+        value = arguments.get(name)
+        each = value if isinstance(value, (list, tuple)) else [value]
+        if name in takes and any(one is None or isinstance(one, (str, Path)) for one in each):
+            raise InputError(
+                f"{name}={shown(value)}: {type(pipe).__name__} needs a picture. Give {NEEDED[name]}. A result that was made without "
+                "it cannot be the source."
+            )
 
 
 def _check_sides(pipe, arguments: dict[str, Any]):

@@ -45,7 +45,7 @@ def check_fixed(what: str, seed, generator, arguments: dict[str, Any], free: Seq
         )
 
 
-def _begins_with_picture(pipe) -> bool:
+def begins_with_picture(pipe) -> bool:
     """Whether a pipeline's noise is laid over a picture, as img2img and inpainting do it."""
     takes = set(inspect.signature(pipe.__call__).parameters)
     return bool({"strength", "mask_image"} & takes) or ("image" in takes and "latents" not in takes)
@@ -53,7 +53,7 @@ def _begins_with_picture(pipe) -> bool:
 
 def controls(pipe) -> list[str]:
     """Pictures that say nothing of the noise: a ControlNet's."""
-    has = getattr(pipe, "controlnet", None) is not None and not _begins_with_picture(pipe)
+    has = getattr(pipe, "controlnet", None) is not None and not begins_with_picture(pipe)
     return ["image"] if has else []
 
 
@@ -61,7 +61,7 @@ def check_inversion(
     pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
 ):
     """Refuse an inversion of another model, number of steps or guidance."""
-    if _begins_with_picture(pipe):
+    if begins_with_picture(pipe):
         raise InversionError(
             f"{type(pipe).__name__} begins with a picture, and an inversion is noise to begin with. Take the same model as a pipeline "
             "from text to image: StableDiffusionPipeline.from_pipe(pipe), or its family's."

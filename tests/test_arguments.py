@@ -7,7 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+)
 from diffusers.utils import logging
 from PIL import Image
 
@@ -184,6 +191,32 @@ def test_an_inversion_takes_no_other_picture(random_pipe, inverted, name):
         p2p.edit(pipe, inverted, DOG, progress=False, **{name: 0.5})
     with pytest.raises(p2p.InversionError, match="from text to image"):
         p2p.invert(pipe, PICTURE, CAT)
+
+
+def of_kind(kind, pipe):
+    """The same model as a pipeline of another kind."""
+    net = {"controlnet": ControlNetModel.from_unet(pipe.unet)} if "Control" in kind.__name__ else {}
+    return kind(**pipe.components, **net, requires_safety_checker=False)
+
+
+NEEDED = {  # a kind of pipeline, its arguments → what the message says
+    "no picture": (StableDiffusionImg2ImgPipeline, {}, "image=load_image"),
+    "None": (StableDiffusionImg2ImgPipeline, {"image": None}, "image=load_image"),
+    "a file": (StableDiffusionImg2ImgPipeline, {"image": "cat.png"}, "'cat.png'.*image=load_image"),
+    "one of two": (StableDiffusionImg2ImgPipeline, {"image": [PICTURE, None]}, "image=load_image"),
+    "no mask": (StableDiffusionInpaintPipeline, {"image": PICTURE}, "mask_image=Image.open"),
+    "a ControlNet's": (StableDiffusionControlNetPipeline, {}, "image=load_image"),
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_picture_that_a_pipeline_needs_is_asked_for(random_pipe, name):
+    kind, arguments, says = NEEDED[name]
+    pipe = of_kind(kind, random_pipe)
+    with pytest.raises(p2p.InputError, match=says):
+        edit(pipe, **arguments)
+    with pytest.raises(p2p.InputError, match="cannot be the source|leave .*image out"):
+        p2p.edit(pipe, edit(random_pipe), DOG, progress=False, **arguments)
 
 
 def test_what_acts_beside_an_inversion(random_pipe, inverted):
