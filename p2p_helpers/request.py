@@ -103,8 +103,10 @@ class Request:
                 each = list(each) if isinstance(each, (list, tuple)) else [each]
                 arguments[name] = each * (count // len(each))
         start = arguments.get("latents")
-        if start is not None and len(start) == 1:
-            arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1))
+        if start is not None:
+            start = start.to(family_of(pipe).model(pipe).dtype)
+            alone = len(start) == 1
+            arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1)) if alone else start
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
         if self.inversion is not None:
             arguments |= self.inversion.arguments(pipe, count)
@@ -183,6 +185,7 @@ def checked(
     # These decide how many steps there are.
     own = arguments.get("timesteps", arguments.get("sigmas"))
     steps = len(own) if hasattr(own, "__len__") else steps
+    given.check_strength(pipe, steps, arguments)
     given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)

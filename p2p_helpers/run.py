@@ -80,9 +80,10 @@ def edit(
         InputError: layers that the model does not have; `Record(everything=True)` without the memory for it;
             a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
-            does not take, or that an inversion or earlier result has decided already; no picture where the pipeline needs one; a
-            callback that gives no dictionary; an earlier result of another pipeline, scheduler, adapters or number of steps; a list
-            of arguments that is not as long as the prompts; latents that are no numbers.
+            does not take, or that an inversion or earlier result has decided already; no picture where the pipeline needs one, or a
+            strength that leaves no step; a callback that gives no dictionary; an earlier result of another pipeline, scheduler,
+            adapters or number of steps; a list of arguments that is not as long as the prompts; latents that are none of the
+            model's, or that become infinite or NaN.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 

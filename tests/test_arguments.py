@@ -77,6 +77,11 @@ EDITS = {  # arguments of edit → what the message says
     "a picture as blend": ({"local_blend": PICTURE}, "mask=..."),
     "embeddings": ({"prompt_embeds": torch.zeros(1)}, "prompt_embeds: edit\\(\\) lines up"),
     "negative embeddings": ({"negative_prompt_embeds": torch.zeros(1)}, "needs them as text"),
+    "latents as an array": ({"latents": np.zeros((1, 8, 16, 16))}, "float64 .*from_numpy"),
+    "latents of one row": ({"latents": torch.zeros(8, 16, 16)}, "\\(1, 8, height, width\\)"),
+    "latents of another model": ({"latents": torch.zeros(1, 4, 16, 16)}, "\\(1, 8, height"),
+    "latents of whole numbers": ({"latents": torch.zeros(1, 8, 16, 16).int()}, "a float tensor"),
+    "latents as text": ({"latents": "noise"}, "latents='noise'.*seed draws it"),
     "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
 }
 
@@ -217,6 +222,28 @@ def test_a_picture_that_a_pipeline_needs_is_asked_for(random_pipe, name):
         edit(pipe, **arguments)
     with pytest.raises(p2p.InputError, match="cannot be the source|leave .*image out"):
         p2p.edit(pipe, edit(random_pipe), DOG, progress=False, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"strength": 0.1, "steps": 3}, "strength=0.1, steps=3.*no step is left.*Raise"),
+        ({}, "strength=0.8, steps=1.*no step is left"),
+        ({"strength": 2}, "strength=2: it must be a share"),
+        ({"strength": "1"}, "strength='1': it must be a share"),
+    ],
+)
+def test_a_strength_leaves_a_step(random_pipe, arguments, says):
+    pipe = of_kind(StableDiffusionImg2ImgPipeline, random_pipe)
+    with pytest.raises(p2p.InputError, match=says):
+        edit(pipe, image=PICTURE, **arguments)
+    edit(pipe, image=PICTURE, strength=1.0)
+
+
+def test_latents_of_another_precision_are_taken(random_pipe):
+    latents = torch.ones(1, 8, 16, 16)
+    ours, double = (edit(random_pipe, latents=one) for one in (latents, latents.double()))
+    np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(double.image))
 
 
 def test_what_acts_beside_an_inversion(random_pipe, inverted):
