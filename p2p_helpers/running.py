@@ -43,7 +43,9 @@ class Planned:
     @property
     def masks(self) -> list[Tensor | None]:
         """For each target where it may differ from the source, if that is known."""
-        blended = [None] * len(self.placed) if self.blend is None else list(self.blend.masks[-1])
+        blended = [None] * len(self.placed)
+        if self.blend is not None and self.blend.blend.start < 1:  # at 1 it never begins
+            blended = list(self.blend.masks[-1])
         free = [None if one is None else one.layout.free for one in self.placed]
         return [
             b if f is None else f if b is None else b & f

@@ -144,6 +144,17 @@ def test_blending_starts_late(toyland):
     assert never.masks.shape[0] == 10  # they can be looked at all the same
 
 
+def test_a_blend_that_never_begins_leaves_an_inverted_picture_alone(random_pipe):
+    run = {"steps": 2, "progress": False}
+    photo = p2p.invert(random_pipe, Image.new("RGB", (128, 128)), CAT, method="direct", **run)
+    never = p2p.LocalBlend(mask=BOX, start=1.0)
+    blended, plain = (
+        p2p.edit(random_pipe, photo, DOG, local_blend=blend, progress=False)
+        for blend in (never, None)
+    )
+    np.testing.assert_array_equal(np.asarray(blended.image), np.asarray(plain.image))
+
+
 def test_the_start_is_rounded_down(tokenizer):
     """As in the authors' code: half of seven steps is three."""
     layers = [Layer("down.0", "cross", "down", 0, 4)]
