@@ -304,6 +304,25 @@ def test_maps_are_of_the_source_and_of_the_last_picture(toyland, record):
     assert np.abs(np.asarray(maps.of(1)["cat"]) - np.asarray(plain.of(1)["cat"])).max() > 0.01
 
 
+OTHER_RECORDS = [p2p.Record(before=True), p2p.Record(everything=True)]
+
+
+@pytest.mark.parametrize("record", OTHER_RECORDS, ids=str)
+def test_what_is_recorded_does_not_say_where_an_object_goes(toyland, record):
+    fox, panda = "a fox on the beach", "a panda on the beach"
+    run = {"seed": 10, "steps": 3, "progress": False}
+    change = p2p.Replace() | p2p.Move("panda", dx=0.25)
+    plain, recorded = (
+        p2p.edit(toyland, fox, panda, change, record=one, **run) for one in (False, record)
+    )
+    assert recorded.maps.record == record and recorded.maps.prompts == [fox, panda]
+    move = p2p.Move("fox", dx=0.25)
+    alone = p2p.edit(toyland, fox, fox, move, **run)
+    again = p2p.edit(toyland, recorded, fox, move, progress=False)
+    for one, other in [(plain, recorded), (alone, again)]:
+        assert np.abs(pixels(one.image).astype(int) - pixels(other.image)).max() <= 2
+
+
 def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, monkeypatch):
     monkeypatch.setattr("p2p_helpers.run.run", None)
     dog = "a dog on the beach"
