@@ -22,7 +22,14 @@ from .result import EditResult, Origin
 from .stages import Stage, stages_of
 
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
-PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
+PER_PROMPT = (
+    "prompt_2",
+    "negative_prompt_2",
+    "negative_prompt_3",
+    "image",
+    "mask_image",
+    "control_image",
+)
 
 
 @dataclass
@@ -68,12 +75,9 @@ class Request:
 
     def of_source(self, pipe) -> dict[str, Any]:
         """The pipeline's arguments, of those with one for each prompt the source's."""
-        found = dict(self.arguments)
-        for name in _listed(pipe, found):
-            found[name] = found[name][:1]
-        return found
+        return _of_rows(pipe, self.arguments, [0])
 
-    def in_stages(self) -> list[Request]:
+    def in_stages(self, pipe) -> list[Request]:
         """One request for each run, of which each goes on from the picture of the run before."""
         if not self.stages:
             return [self]
@@ -83,6 +87,7 @@ class Request:
                 prompts=[stage.before, stage.after],
                 edits=[stage.edit],
                 generators=self._same_numbers(2),
+                arguments=_of_rows(pipe, self.arguments, stage.rows),
                 stages=[],
             )
             for stage in self.stages
@@ -131,6 +136,16 @@ def _listed(pipe, arguments: dict[str, Any]) -> list[str]:
     """Those of a call that are one for each prompt, or a list of one."""
     found = [n for n in _per_prompt(pipe) if isinstance(arguments.get(n), (list, tuple))]
     return found if arguments.get("latents") is None else [*found, "latents"]
+
+
+def _of_rows(pipe, arguments: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The arguments of some prompts: of those with one for each prompt, theirs."""
+    found = dict(arguments)
+    for name in _listed(pipe, arguments):
+        each = arguments[name]
+        theirs = [min(row, len(each) - 1) for row in rows]  # or one for all
+        found[name] = each[theirs] if isinstance(each, Tensor) else [each[one] for one in theirs]
+    return found
 
 
 def checked(

@@ -107,7 +107,7 @@ def edit(
         arguments=pipeline_arguments,
     )
     runs: list[Planned] = []
-    requests = request.in_stages()
+    requests = request.in_stages(pipe)
     pictures: list[Image.Image] = []
     blends = _blends(pipe, requests, local_blend)
     before = _recorded(source, requests[0])
