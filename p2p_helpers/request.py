@@ -15,7 +15,7 @@ from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
-from .known import check_fixed, check_inversion, controls
+from .known import check_fixed, check_inversion, check_same, controls
 from .prompts.weights import warn_of_weights
 from .prompts.words import as_read, warn_of_unknown_words
 from .result import EditResult, Origin
@@ -167,6 +167,7 @@ def checked(
     targets = given.targets(target)
     edits = given.one_each(edit, targets)
     known = inversion = earlier = None
+    called_with = arguments
     if seed is not None and generator is not None:
         raise InputError("Give seed or generator, not both: each says where the noise comes from.")
     if isinstance(source, EditResult):
@@ -195,6 +196,8 @@ def checked(
             raise InputError(
                 f"{name}: {len(arguments[name])} for {1 + len(targets)} prompts. Give one for all, or one for each, source first."
             )
+    if earlier is not None:
+        check_same(pipe, earlier.arguments, _of_rows(pipe, called_with, [0]))
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
     # These decide how many steps there are.

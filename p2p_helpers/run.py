@@ -53,7 +53,7 @@ def edit(
         source: the prompt of the picture to start from; or a real picture's `Inversion`, whose picture comes back outside
             the mask of `local_blend`, and inside of objects that are moved, pixel for pixel, with a soft edge; or an earlier
             `EditResult`, to go on from its source. What is known of the source then need not be computed again: steps, seed and
-            the pipeline's other arguments are the earlier ones.
+            the pipeline's other arguments are the earlier ones, but for those that guide (guidance_rescale, negative_prompt_2).
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.

@@ -521,6 +521,10 @@ def test_one_argument_for_each_prompt_is_the_sources_when_it_goes_on(tmp_path):
     anew = p2p.edit(pipe, CAT, DOG, p2p.Refine(), prompt_2="a house", **run)
     on = p2p.edit(pipe, first, DOG, p2p.Refine(), progress=False)
     np.testing.assert_allclose(pixels(on.image).astype(int), pixels(anew.image), atol=1)
+    p2p.edit(pipe, first, DOG, prompt_2=["a house", "a boat"], guidance_rescale=0.5, progress=False)
+    for other in ("a castle", ["a castle", "a house"]):
+        with pytest.raises(p2p.InputError, match="made with another prompt_2. Leave prompt_2 out"):
+            p2p.edit(pipe, first, DOG, prompt_2=other, progress=False)
     with pytest.raises(p2p.InputError, match="prompt_2: 3 for 2 prompts"):
         p2p.edit(pipe, CAT, DOG, prompt_2=["a", "b", "c"], **run)
     with pytest.raises(p2p.InputError, match="latents: 3 for 2 prompts"):
