@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from .edits.edit import Edit
 from .edits.words import Replace
 from .errors import AttentionControlError, InputError, InputWarning, PromptError
 from .inversion.artefact import Inversion
+from .known import begins_with_picture
 from .prompts.words import check_readable, words
 from .result import EditResult
 from .stages import Stage
@@ -47,6 +50,11 @@ NAMES = (  # of edit() itself
     "callback",
     "progress",
 )
+NEEDED = {  # pictures without which a pipeline that takes them makes none, and how to give them
+    "image": "image=load_image(file, pipe)",
+    "control_image": "control_image=load_image(file, pipe)",
+    "mask_image": "mask_image=Image.open(file), white where the picture may change",
+}
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -233,6 +241,28 @@ def check_schedule(pipe, steps: int):
     raise InputError(f"steps={steps}: {why}. Take fewer steps; 30 are usual.")
 
 
+def check_strength(pipe, steps: int, arguments: dict[str, Any]):
+    """Refuse a strength at which img2img and inpainting have no step left."""
+    takes = inspect.signature(pipe.__call__).parameters
+    latent_consistency = "original_inference_steps" in takes  # it takes the share of those
+    if (
+        "strength" not in takes
+        or latent_consistency
+        or arguments.get("denoising_start") is not None
+    ):
+        return
+    strength = arguments.get("strength", takes["strength"].default)
+    share = float(strength) if isinstance(strength, numbers.Real) else math.nan
+    if not 0 <= share <= 1:
+        raise InputError(f"strength={shown(strength)}: it must be a share of the steps, 0…1.")
+    left = steps * share
+    if (int(left) if hasattr(pipe, "unet") else math.ceil(left)) < 1:
+        raise InputError(
+            f"strength={strength}, steps={steps}: {type(pipe).__name__} runs that share of the steps, and no step is left. Raise "
+            "strength or steps."
+        )
+
+
 def check_arguments(pipe, arguments: dict[str, Any]):
     """Refuse arguments that are ours, or that the pipeline does not take."""
     taken = sorted(set(OURS) & set(arguments))
@@ -266,7 +296,26 @@ def check_arguments(pipe, arguments: dict[str, Any]):
             f"edit() and {type(pipe).__name__} take no {', '.join(unknown)}.{hint} edit() takes {', '.join(NAMES)}; it hands on to the "
             f"pipeline: {', '.join(takes)}."
         )
+    _check_pictures(pipe, arguments)
     _check_sides(pipe, arguments)
+    _check_latents(pipe, arguments.get("latents"))
+
+
+def _check_pictures(pipe, arguments: dict[str, Any]):
+    """Refuse a call without the pictures that the pipeline needs, or with their files' names."""
+    takes = set(inspect.signature(pipe.__call__).parameters)
+    if arguments.get("masked_image_latents") is not None:
+        return  # it stands for other pictures, and each pipeline has its own rule
+    if not (hasattr(pipe, "unet") or begins_with_picture(pipe)):
+        takes.discard("image")  # Flux.1 Kontext may do without
+    for name in NEEDED:
+        value = arguments.get(name)
+        each = value if isinstance(value, (list, tuple)) else [value]
+        if name in takes and any(one is None or isinstance(one, (str, Path)) for one in each):
+            raise InputError(
+                f"{name}={shown(value)}: {type(pipe).__name__} needs a picture. Give {NEEDED[name]}. A result that was made without "
+                "it cannot be the source."
+            )
 
 
 def _check_sides(pipe, arguments: dict[str, Any]):
@@ -291,6 +340,26 @@ def _check_sides(pipe, arguments: dict[str, Any]):
             raise InputError(
                 f"{name}={number}: it must be a multiple of {unit}, e.g. {max(number // unit, 1) * unit}."
             )
+
+
+def _check_latents(pipe, latents):
+    """Refuse what are no latents of the model, as its pipeline takes them."""
+    if latents is None:
+        return
+    channels = pipe.vae.config.latent_channels
+    like = family_of(pipe).packed(torch.zeros(1, channels, 2, 2))
+    place = 1 if like.dim() == 4 else 2  # of the channels; packed ones come last
+    kind = isinstance(latents, torch.Tensor) and latents.is_floating_point()
+    if kind and latents.dim() == like.dim() and latents.shape[place] == like.shape[place]:
+        return
+    shape = (
+        f"(1, {like.shape[1]}, height, width)" if place == 1 else f"(1, tokens, {like.shape[2]})"
+    )
+    got = f"{latents.dtype} {tuple(latents.shape)}" if hasattr(latents, "shape") else shown(latents)
+    raise InputError(
+        f"latents={got}: {type(pipe).__name__} takes a float tensor {shape}, in latent pixels; torch.from_numpy() makes one of an "
+        "array. Leave it out, and the seed draws it."
+    )
 
 
 def warn_of_idle_guidance(

@@ -51,14 +51,14 @@ class LocalBlend:
         words: a word or phrase, or several, each looked up in every prompt that has it: ("cat", "dog") for cat → dog.
         exclude: words whose places must not change.
         mask: where the picture may change, if you know it: a PIL picture or an array (height, width) as large as the picture or the
-            latent, changing where it is above the middle of its range (0…1, or 0…255 where it goes above 1); with words, where both
-            allow it.
+            latent, changing where it is above the middle of its range (0…1, or 0…255 where it goes above 1) and not transparent;
+            with words, where both allow it.
         threshold: of the words' maps, as a share of their maximum.
         exclude_threshold: of the excluded words' maps.
         start: the share of the steps after which blending begins; before it the layout is not settled.
 
     Raises:
-        InputError: neither words nor a mask, what is no phrase, a threshold or start outside 0…1, a mask that is no picture.
+        InputError: neither words nor a mask, what is no phrase, a threshold or start outside 0…1, a mask that is no picture or is empty.
     Reference: Hertz et al. 2022 (arXiv 2208.01626), section 3.2 "Local Editing", and the authors' code.
     """
 
@@ -83,6 +83,10 @@ class LocalBlend:
                 raise InputError(f"{name}={shown(value)}: it must be a share, 0…1.")
         if self.mask is not None:
             object.__setattr__(self, "mask", as_mask(self.mask))
+            if not self.mask.any():
+                raise InputError(
+                    "The mask of LocalBlend is empty, so nothing could change. Give one that is true where the picture may change."
+                )
 
 
 def check_words(blend: LocalBlend, tokenizer, runs: Sequence[Sequence[str]]):
@@ -183,7 +187,8 @@ class BlendRun:
     def _fitted(self, size: tuple[int, int]) -> Bool[Tensor, "1 height width"]:
         """The user's mask for latents of a size."""
         picture = (size[0] * self.scale, size[1] * self.scale)
-        return on_latent(self.blend.mask, size, picture)[None] > 0.5
+        share = on_latent(self.blend.mask, size, picture)[None]
+        return share > 0.5 * share.max()  # a thin mask fills no cell
 
     def watches(self, layer: Layer, step: int) -> bool:
         """The chosen layers, at every step."""

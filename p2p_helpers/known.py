@@ -26,6 +26,8 @@ FIXED = (
     "target_size",
     "crops_coords_top_left",
 )
+# Beginnings of names of those that guide a target, and of those that decide nothing.
+FREE = ("guidance_", "negative_", "true_cfg_", "pag_", "skip_", "callback_")
 # Inversions whose source comes out of guidance, and why they take no negative prompt.
 NO_NEGATIVE = {
     "ddim": "gives the picture back with an empty negative prompt only",
@@ -45,7 +47,31 @@ def check_fixed(what: str, seed, generator, arguments: dict[str, Any], free: Seq
         )
 
 
-def _begins_with_picture(pipe) -> bool:
+def check_same(pipe, made_with: dict[str, Any], arguments: dict[str, Any]):
+    """Refuse arguments of the pipeline with which an earlier result's source would have come out otherwise."""
+    usual = inspect.signature(pipe.__call__).parameters
+    other = [
+        name
+        for name, value in arguments.items()
+        if not name.startswith(FREE) and not _alike(value, made_with.get(name, usual[name].default))
+    ]
+    if other:
+        raise InputError(
+            f"The earlier result's source was made with another {', '.join(other)}. Leave {', '.join(other)} out, or give its prompt and "
+            "seed to edit() to make both anew."
+        )
+
+
+def _alike(one, other) -> bool:
+    """Whether two values are the same; a list of one is its value, and of two arrays only the very same are."""
+    one, other = (v[0] if isinstance(v, (list, tuple)) and len(v) == 1 else v for v in (one, other))
+    try:
+        return one is other or bool(one == other)
+    except (RuntimeError, ValueError):  # arrays compare cell by cell
+        return False
+
+
+def begins_with_picture(pipe) -> bool:
     """Whether a pipeline's noise is laid over a picture, as img2img and inpainting do it."""
     takes = set(inspect.signature(pipe.__call__).parameters)
     return bool({"strength", "mask_image"} & takes) or ("image" in takes and "latents" not in takes)
@@ -53,7 +79,7 @@ def _begins_with_picture(pipe) -> bool:
 
 def controls(pipe) -> list[str]:
     """Pictures that say nothing of the noise: a ControlNet's."""
-    has = getattr(pipe, "controlnet", None) is not None and not _begins_with_picture(pipe)
+    has = getattr(pipe, "controlnet", None) is not None and not begins_with_picture(pipe)
     return ["image"] if has else []
 
 
@@ -61,7 +87,7 @@ def check_inversion(
     pipe, inversion: Inversion, steps, guidance_scale, negative_prompt, arguments: dict[str, Any]
 ):
     """Refuse an inversion of another model, number of steps or guidance."""
-    if _begins_with_picture(pipe):
+    if begins_with_picture(pipe):
         raise InversionError(
             f"{type(pipe).__name__} begins with a picture, and an inversion is noise to begin with. Take the same model as a pipeline "
             "from text to image: StableDiffusionPipeline.from_pipe(pipe), or its family's."

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from .errors import InputError
@@ -16,15 +16,25 @@ from .errors import InputError
 Mask: TypeAlias = Image.Image | np.ndarray | Tensor
 
 
+def _grey(picture: Image.Image) -> Image.Image:
+    """How bright a picture is, times its opacity; numbers that are no grey levels stay as they are."""
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        return picture
+    colours = picture.convert("RGBA")
+    return ImageChops.multiply(colours.convert("L"), colours.getchannel("A"))
+
+
 def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
     """A mask as true and false: true above the middle of its range, 0…1, or 0…255 where it goes above 1.
+
+    What is transparent in a picture is not in the mask.
 
     Raises:
         InputError: it is not one finite number for each pixel.
     """
     values = given.detach().float().cpu() if isinstance(given, Tensor) else given
     try:
-        mask = np.asarray(values.convert("L") if isinstance(values, Image.Image) else values)
+        mask = np.asarray(_grey(values) if isinstance(values, Image.Image) else values)
     except ValueError:  # rows of several lengths
         mask = np.empty(0, object)
     if mask.ndim != 2 or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():

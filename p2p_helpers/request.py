@@ -15,14 +15,21 @@ from .edits.edit import Edit
 from .errors import InputError
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
-from .known import check_fixed, check_inversion, controls
+from .known import check_fixed, check_inversion, check_same, controls
 from .prompts.weights import warn_of_weights
 from .prompts.words import as_read, warn_of_unknown_words
 from .result import EditResult, Origin
 from .stages import Stage, stages_of
 
 # The same for every prompt: what XL, img2img, inpainting and ControlNet pipelines take beside it.
-PER_PROMPT = ("prompt_2", "negative_prompt_2", "image", "mask_image", "control_image")
+PER_PROMPT = (
+    "prompt_2",
+    "negative_prompt_2",
+    "negative_prompt_3",
+    "image",
+    "mask_image",
+    "control_image",
+)
 
 
 @dataclass
@@ -68,12 +75,9 @@ class Request:
 
     def of_source(self, pipe) -> dict[str, Any]:
         """The pipeline's arguments, of those with one for each prompt the source's."""
-        found = dict(self.arguments)
-        for name in _listed(pipe, found):
-            found[name] = found[name][:1]
-        return found
+        return _of_rows(pipe, self.arguments, [0])
 
-    def in_stages(self) -> list[Request]:
+    def in_stages(self, pipe) -> list[Request]:
         """One request for each run, of which each goes on from the picture of the run before."""
         if not self.stages:
             return [self]
@@ -83,6 +87,7 @@ class Request:
                 prompts=[stage.before, stage.after],
                 edits=[stage.edit],
                 generators=self._same_numbers(2),
+                arguments=_of_rows(pipe, self.arguments, stage.rows),
                 stages=[],
             )
             for stage in self.stages
@@ -103,8 +108,10 @@ class Request:
                 each = list(each) if isinstance(each, (list, tuple)) else [each]
                 arguments[name] = each * (count // len(each))
         start = arguments.get("latents")
-        if start is not None and len(start) == 1:
-            arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1))
+        if start is not None:
+            start = start.to(family_of(pipe).model(pipe).dtype)
+            alone = len(start) == 1
+            arguments["latents"] = start.repeat(count, *[1] * (start.dim() - 1)) if alone else start
         negative = None if self.negative_prompt is None else [self.negative_prompt] * count
         if self.inversion is not None:
             arguments |= self.inversion.arguments(pipe, count)
@@ -131,6 +138,16 @@ def _listed(pipe, arguments: dict[str, Any]) -> list[str]:
     return found if arguments.get("latents") is None else [*found, "latents"]
 
 
+def _of_rows(pipe, arguments: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The arguments of some prompts: of those with one for each prompt, theirs."""
+    found = dict(arguments)
+    for name in _listed(pipe, arguments):
+        each = arguments[name]
+        theirs = [min(row, len(each) - 1) for row in rows]  # or one for all
+        found[name] = each[theirs] if isinstance(each, Tensor) else [each[one] for one in theirs]
+    return found
+
+
 def checked(
     pipe,
     source: str | Inversion | EditResult,
@@ -150,6 +167,7 @@ def checked(
     targets = given.targets(target)
     edits = given.one_each(edit, targets)
     known = inversion = earlier = None
+    called_with = arguments
     if seed is not None and generator is not None:
         raise InputError("Give seed or generator, not both: each says where the noise comes from.")
     if isinstance(source, EditResult):
@@ -178,11 +196,14 @@ def checked(
             raise InputError(
                 f"{name}: {len(arguments[name])} for {1 + len(targets)} prompts. Give one for all, or one for each, source first."
             )
+    if earlier is not None:
+        check_same(pipe, earlier.arguments, _of_rows(pipe, called_with, [0]))
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
     # These decide how many steps there are.
     own = arguments.get("timesteps", arguments.get("sigmas"))
     steps = len(own) if hasattr(own, "__len__") else steps
+    given.check_strength(pipe, steps, arguments)
     given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
     if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
         given.check_schedule(pipe, steps)

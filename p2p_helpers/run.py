@@ -19,7 +19,7 @@ from .maps.recorded import Record, as_record, joined
 from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
-from .running import Before, Planned, check_layers, run
+from .running import PLACING, Before, Planned, check_layers, run
 
 
 def edit(
@@ -53,7 +53,7 @@ def edit(
         source: the prompt of the picture to start from; or a real picture's `Inversion`, whose picture comes back outside
             the mask of `local_blend`, and inside of objects that are moved, pixel for pixel, with a soft edge; or an earlier
             `EditResult`, to go on from its source. What is known of the source then need not be computed again: steps, seed and
-            the pipeline's other arguments are the earlier ones.
+            the pipeline's other arguments are the earlier ones, but for those that guide (guidance_rescale, negative_prompt_2).
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
@@ -80,9 +80,10 @@ def edit(
         InputError: layers that the model does not have; `Record(everything=True)` without the memory for it;
             a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
-            does not take, or that an inversion or earlier result has decided already; a callback that gives no dictionary; an
-            earlier result of another pipeline, scheduler, adapters or number of steps; a list of arguments that is not as long as the
-            prompts; latents that are no numbers.
+            does not take, or that an inversion or earlier result has decided already; no picture where the pipeline needs one, or a
+            strength that leaves no step; a callback that gives no dictionary; an earlier result of another pipeline, scheduler,
+            adapters or number of steps; a list of arguments that is not as long as the prompts; latents that are none of the
+            model's, or that become infinite or NaN.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 
@@ -106,7 +107,7 @@ def edit(
         arguments=pipeline_arguments,
     )
     runs: list[Planned] = []
-    requests = request.in_stages()
+    requests = request.in_stages(pipe)
     pictures: list[Image.Image] = []
     blends = _blends(pipe, requests, local_blend)
     before = _recorded(source, requests[0])
@@ -116,14 +117,20 @@ def edit(
             stage,
             before,
             local_blend=blend,
-            record=record if after is None else record or Record(),
+            records=_records(record, after),
             callback=callback,
             progress=progress,
         )
         runs.append(plan)
         pictures = [*(pictures or images)[:1], *images[1:]]
         before = None if after is None else plan.picture(1, images[1])
-    return _result(pipe, request, runs, pictures)
+    return _result(pipe, request, runs, pictures, record)
+
+
+def _records(record: Record | None, after: Request | None) -> list[Record]:
+    """What a run keeps: what the user asks for, and where another run follows, what this one finds its objects in."""
+    wanted = [record, None if after is None else PLACING]
+    return [one for one in dict.fromkeys(wanted) if one is not None]
 
 
 def _blends(pipe, requests: Sequence[Request], blend: LocalBlend | None) -> list[LocalBlend | None]:
@@ -144,6 +151,8 @@ def _recorded(source: str | Inversion | EditResult, first: Request) -> Before | 
     """The source with its maps, where an earlier result has both: a layout edit then need not make it to find its objects."""
     if not isinstance(source, EditResult) or source.recorded is None or source.origin is None:
         return None
+    if source.recorded.record.everything:  # its means are of more layers and steps than PLACING has
+        return None
     if not any(map(placements, first.edits)):
         return None
     origin = source.origin
@@ -152,12 +161,17 @@ def _recorded(source: str | Inversion | EditResult, first: Request) -> Before | 
 
 
 def _result(
-    pipe, request: Request, runs: Sequence[Planned], images: list[Image.Image]
+    pipe,
+    request: Request,
+    runs: Sequence[Planned],
+    images: list[Image.Image],
+    record: Record | None,
 ) -> EditResult:
     """What the runs give: the first one's source, the last one's targets."""
     blends = [plan.blend for plan in runs if plan.blend is not None]
-    recorded = [plan.recorder.maps for plan in runs if plan.recorder is not None]
-    maps = recorded[-1] if runs[-1].recorder is not None else None
+    maps = None if record is None else runs[-1].recorders[record].maps
+    if maps is not None and len(runs) > 1:
+        maps = joined(runs[0].recorders[record].maps, maps)
     return EditResult(
         source=images[0],
         images=images[1:],
@@ -170,7 +184,7 @@ def _result(
         negative_prompt=request.negative_prompt,
         local_blend=blends[0].blend if blends else None,
         masks=torch.stack(blends[0].masks) if blends else None,
-        recorded=joined(recorded[0], maps) if maps is not None and len(runs) > 1 else maps,
+        recorded=maps,
         origin=Origin(
             trajectory=runs[0].trajectory(0),
             size=runs[0].size,

@@ -25,6 +25,8 @@ from .masks import mask_picture
 from .placing import placed
 from .request import Request
 
+PLACING = Record()  # in these maps objects are found, whatever the user records
+
 
 @dataclass
 class Planned:
@@ -33,7 +35,7 @@ class Planned:
     edits: Plan
     local_blend: LocalBlend | None
     blend: BlendRun | None
-    recorder: Recorder | None
+    recorders: dict[Record, Recorder]
     callback: Callable | None
     placed: Sequence[Placed | None]  # for each target
     latents: list[Tensor] = field(default_factory=list)  # of all prompts, after every step
@@ -43,7 +45,9 @@ class Planned:
     @property
     def masks(self) -> list[Tensor | None]:
         """For each target where it may differ from the source, if that is known."""
-        blended = [None] * len(self.placed) if self.blend is None else list(self.blend.masks[-1])
+        blended = [None] * len(self.placed)
+        if self.blend is not None and self.blend.blend.start < 1:  # at 1 it never begins
+            blended = list(self.blend.masks[-1])
         free = [None if one is None else one.layout.free for one in self.placed]
         return [
             b if f is None else f if b is None else b & f
@@ -56,38 +60,36 @@ class Planned:
 
     def picture(self, row: int, image: Image.Image) -> Before:
         """A prompt's picture, to go on from."""
-        maps = None if self.recorder is None else self.recorder.maps.of(row)
-        return Before(maps, self.trajectory(row), self.size, image)
+        return Before(self.recorders[PLACING].maps.of(row), self.trajectory(row), self.size, image)
 
     @property
     def observers(self) -> list:
-        return [observer for observer in (self.blend, self.recorder) if observer is not None]
+        return [*([] if self.blend is None else [self.blend]), *self.recorders.values()]
 
 
 def _planned(
-    pipe, request: Request, local_blend, record: Record | None, callback, placed
+    pipe, request: Request, local_blend, records: Sequence[Record], callback, placed
 ) -> Planned:
     """Work out what happens in every step, and find wrong words now."""
     tokenizer, read = request.tokenizer, request.read
-    blend = recorder = None
+    blend = None
     if local_blend is not None:
         factor = getattr(pipe, "vae_scale_factor", 1)  # DeepFloyd IF works on pixels
         blend = BlendRun(local_blend, tokenizer, read, factor)
-    if record is not None:
-        every = list(request.readings.values())
-        recorder = Recorder(record, AttentionMaps(tokenizer, read, record), every)
+    every = list(request.readings.values())
+    recorders = {one: Recorder(one, AttentionMaps(tokenizer, read, one), every) for one in records}
     layouts = [one and one.layout for one in placed]
     edits = Plan(
         tokenizer, read[0], read[1:], request.edits, family_of(pipe).self_size(pipe), layouts
     )
-    return Planned(edits, local_blend, blend, recorder, callback, placed)
+    return Planned(edits, local_blend, blend, recorders, callback, placed)
 
 
 @dataclass
 class Before:
     """A picture to go on from, which a run has made."""
 
-    maps: OnePrompt | None
+    maps: OnePrompt
     trajectory: Tensor  # its latents after every step
     size: tuple[int, int]  # of the latent
     picture: Image.Image
@@ -102,7 +104,7 @@ def _placed(
         return [None] * len(wanted)
     if before is None:
         alone = request.alone(pipe)
-        plan = _planned(pipe, alone, None, Record(), callback, [])
+        plan = _planned(pipe, alone, None, [PLACING], callback, [])
         made = _run(pipe, alone, plan, progress)[0]
         real = request.inversion
         before = plan.picture(0, made if real is None else real.image)
@@ -204,7 +206,7 @@ def run(
     before: Before | None,
     *,
     local_blend: LocalBlend | None,
-    record: Record | None,
+    records: Sequence[Record],
     callback: Callable | None,
     progress: bool,
 ) -> tuple[Planned, list[Image.Image]]:
@@ -215,11 +217,12 @@ def run(
 
     Args:
         before: the source, where an earlier run has made it.
+        records: what maps to keep; `PLACING` is among them where a run goes on from the picture.
     """
     if before is not None:
         request.known = before.trajectory
     where = _placed(pipe, request, before, callback, progress)
-    plan = _planned(pipe, request, local_blend, record, callback, where)
+    plan = _planned(pipe, request, local_blend, records, callback, where)
     images = _run(pipe, request, plan, progress)
     real = request.inversion
     edited = []

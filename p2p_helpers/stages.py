@@ -19,11 +19,16 @@ from .prompts.words import contains, find_words
 
 @dataclass(frozen=True)
 class Stage:
-    """One of them: the prompt of the picture before, the prompt after, and what is done."""
+    """One of them: the prompt of the picture before, the prompt after, what is done, and whose arguments the two have.
+
+    Args:
+        rows: for each of the two, 0 where it has the source's of arguments that are one for each prompt, 1 where the target's.
+    """
 
     before: str
     after: str
     edit: Edit
+    rows: tuple[int, int]
 
     @property
     def places(self) -> bool:
@@ -112,7 +117,7 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
         after = kept(target if number >= turn else source, gone)
         if len(groups) > 1:
             group.matrices(tokenizer, now, after, 1)  # and its words
-        found.append(Stage(now, after, group))
+        found.append(Stage(now, after, group, (int(number > turn), int(number >= turn))))
         now = after
     return found
 

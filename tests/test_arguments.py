@@ -7,7 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+)
 from diffusers.utils import logging
 from PIL import Image
 
@@ -70,6 +77,11 @@ EDITS = {  # arguments of edit → what the message says
     "a picture as blend": ({"local_blend": PICTURE}, "mask=..."),
     "embeddings": ({"prompt_embeds": torch.zeros(1)}, "prompt_embeds: edit\\(\\) lines up"),
     "negative embeddings": ({"negative_prompt_embeds": torch.zeros(1)}, "needs them as text"),
+    "latents as an array": ({"latents": np.zeros((1, 8, 16, 16))}, "float64 .*from_numpy"),
+    "latents of one row": ({"latents": torch.zeros(8, 16, 16)}, "\\(1, 8, height, width\\)"),
+    "latents of another model": ({"latents": torch.zeros(1, 4, 16, 16)}, "\\(1, 8, height"),
+    "latents of whole numbers": ({"latents": torch.zeros(1, 8, 16, 16).int()}, "a float tensor"),
+    "latents as text": ({"latents": "noise"}, "latents='noise'.*seed draws it"),
     "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
 }
 
@@ -184,6 +196,54 @@ def test_an_inversion_takes_no_other_picture(random_pipe, inverted, name):
         p2p.edit(pipe, inverted, DOG, progress=False, **{name: 0.5})
     with pytest.raises(p2p.InversionError, match="from text to image"):
         p2p.invert(pipe, PICTURE, CAT)
+
+
+def of_kind(kind, pipe):
+    """The same model as a pipeline of another kind."""
+    net = {"controlnet": ControlNetModel.from_unet(pipe.unet)} if "Control" in kind.__name__ else {}
+    return kind(**pipe.components, **net, requires_safety_checker=False)
+
+
+NEEDED = {  # a kind of pipeline, its arguments → what the message says
+    "no picture": (StableDiffusionImg2ImgPipeline, {}, "image=load_image"),
+    "None": (StableDiffusionImg2ImgPipeline, {"image": None}, "image=load_image"),
+    "a file": (StableDiffusionImg2ImgPipeline, {"image": "cat.png"}, "'cat.png'.*image=load_image"),
+    "one of two": (StableDiffusionImg2ImgPipeline, {"image": [PICTURE, None]}, "image=load_image"),
+    "no mask": (StableDiffusionInpaintPipeline, {"image": PICTURE}, "mask_image=Image.open"),
+    "a ControlNet's": (StableDiffusionControlNetPipeline, {}, "image=load_image"),
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_picture_that_a_pipeline_needs_is_asked_for(random_pipe, name):
+    kind, arguments, says = NEEDED[name]
+    pipe = of_kind(kind, random_pipe)
+    with pytest.raises(p2p.InputError, match=says):
+        edit(pipe, **arguments)
+    with pytest.raises(p2p.InputError, match="cannot be the source|leave .*image out"):
+        p2p.edit(pipe, edit(random_pipe), DOG, progress=False, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"strength": 0.1, "steps": 3}, "strength=0.1, steps=3.*no step is left.*Raise"),
+        ({}, "strength=0.8, steps=1.*no step is left"),
+        ({"strength": 2}, "strength=2: it must be a share"),
+        ({"strength": "1"}, "strength='1': it must be a share"),
+    ],
+)
+def test_a_strength_leaves_a_step(random_pipe, arguments, says):
+    pipe = of_kind(StableDiffusionImg2ImgPipeline, random_pipe)
+    with pytest.raises(p2p.InputError, match=says):
+        edit(pipe, image=PICTURE, **arguments)
+    edit(pipe, image=PICTURE, strength=1.0)
+
+
+def test_latents_of_another_precision_are_taken(random_pipe):
+    latents = torch.ones(1, 8, 16, 16)
+    ours, double = (edit(random_pipe, latents=one) for one in (latents, latents.double()))
+    np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(double.image))
 
 
 def test_what_acts_beside_an_inversion(random_pipe, inverted):

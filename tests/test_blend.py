@@ -11,6 +11,7 @@ import p2p_helpers as p2p
 from p2p_helpers.attention.layers import Layer, map_level
 from p2p_helpers.attention.observe import Geometry
 from p2p_helpers.blend import BlendRun
+from p2p_helpers.masks import as_mask
 
 CAT, DOG, FOX = "a cat on the beach", "a dog on the beach", "a fox on the beach"
 BOX = np.zeros((128, 128), np.uint8)
@@ -53,6 +54,37 @@ def test_a_mask_of_ones_own_says_where(toyland, mask):
     )
     assert changed[inside].max() > 0.1
     assert changed[far].mean() < 0.01
+
+
+LEVELS = np.linspace(0, 0.9, 128 * 128, dtype=np.float32).reshape(128, 128)
+WHITE = np.full((128, 128), 255, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "where"),
+    [
+        (Image.fromarray(LEVELS), LEVELS > 0.5),
+        (Image.fromarray((LEVELS * 255).astype(np.int32)), LEVELS > 0.5),
+        (Image.fromarray((LEVELS * 255).astype(np.uint16)), LEVELS > 0.5),
+        (Image.fromarray(np.dstack([WHITE] * 3 + [BOX])), BOX > 0),
+        (Image.fromarray(np.dstack([WHITE, BOX])), BOX > 0),
+        (Image.fromarray(BOX).convert("RGB").quantize(), BOX > 0),
+        (Image.fromarray(BOX).convert("CMYK"), BOX > 0),
+        (Image.fromarray(BOX > 0), BOX > 0),
+    ],
+    ids=lambda one: getattr(one, "mode", ""),
+)
+def test_pictures_of_every_mode_are_masks(picture, where):
+    assert (np.abs(as_mask(picture).astype(int) - where).mean()) < 0.01
+
+
+def test_a_mask_that_allows_nothing_is_refused_and_a_thin_one_allows_its_cells(toyland):
+    with pytest.raises(p2p.InputError, match="mask of LocalBlend is empty"):
+        p2p.LocalBlend("cat", mask=np.zeros((16, 16)))
+    pole = np.zeros((128, 128))
+    pole[:, 60:62] = 1
+    found = blended(toyland, mask=pole, steps=1).masks[0, 0]
+    assert found[:, 7].all() and found.sum() == 16
 
 
 def test_words_and_mask_together_are_where_both_allow(toyland):
@@ -112,13 +144,25 @@ def test_blending_starts_late(toyland):
     assert never.masks.shape[0] == 10  # they can be looked at all the same
 
 
+def test_a_blend_that_never_begins_leaves_an_inverted_picture_alone(random_pipe):
+    run = {"steps": 2, "progress": False}
+    photo = p2p.invert(random_pipe, Image.new("RGB", (128, 128)), CAT, method="direct", **run)
+    never = p2p.LocalBlend(mask=BOX, start=1.0)
+    blended, plain = (
+        p2p.edit(random_pipe, photo, DOG, local_blend=blend, progress=False)
+        for blend in (never, None)
+    )
+    np.testing.assert_array_equal(np.asarray(blended.image), np.asarray(plain.image))
+
+
 def test_the_start_is_rounded_down(tokenizer):
     """As in the authors' code: half of seven steps is three."""
     layers = [Layer("down.0", "cross", "down", 0, 4)]
-    run = BlendRun(p2p.LocalBlend(mask=np.zeros((16, 16)), start=0.5), tokenizer, [CAT, DOG], 8)
+    mask = np.eye(16)
+    run = BlendRun(p2p.LocalBlend(mask=mask, start=0.5), tokenizer, [CAT, DOG], 8)
     run.begin(Geometry(layers, (16, 16), 2, 32, 7, torch.device("cpu")))
     latents = torch.arange(2.0)[:, None, None, None].expand(2, 8, 16, 16)
-    blended_in = [bool((run(latents, step, 7)[1] == 0).all()) for step in range(7)]
+    blended_in = [bool((run(latents, step, 7)[1, :, mask == 0] == 0).all()) for step in range(7)]
     assert blended_in == [False] * 3 + [True] * 4
 
 

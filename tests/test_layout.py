@@ -7,7 +7,12 @@ import operator
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +23,7 @@ from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, Placed, signals, widened, without_specks
 from p2p_helpers.masks import on_latent
 from p2p_helpers.placing import others_of
+from p2p_helpers.request import checked
 from p2p_helpers.stages import runs_of, stages_of
 from p2p_helpers.toyland import photos
 from p2p_helpers.toyland.reader import load_reader
@@ -302,6 +308,43 @@ def test_maps_are_of_the_source_and_of_the_last_picture(toyland, record):
     np.testing.assert_allclose(maps["cat"], plain["cat"], atol=1e-4)
     np.testing.assert_allclose(maps["cat"].at(step=1), plain["cat"].at(step=1), atol=1e-3)
     assert np.abs(np.asarray(maps.of(1)["cat"]) - np.asarray(plain.of(1)["cat"])).max() > 0.01
+
+
+OTHER_RECORDS = [p2p.Record(before=True), p2p.Record(everything=True)]
+
+
+@pytest.mark.parametrize("record", OTHER_RECORDS, ids=str)
+def test_what_is_recorded_does_not_say_where_an_object_goes(toyland, record):
+    fox, panda = "a fox on the beach", "a panda on the beach"
+    run = {"seed": 10, "steps": 3, "progress": False}
+    change = p2p.Replace() | p2p.Move("panda", dx=0.25)
+    plain, recorded = (
+        p2p.edit(toyland, fox, panda, change, record=one, **run) for one in (False, record)
+    )
+    assert recorded.maps.record == record and recorded.maps.prompts == [fox, panda]
+    move = p2p.Move("fox", dx=0.25)
+    alone = p2p.edit(toyland, fox, fox, move, **run)
+    again = p2p.edit(toyland, recorded, fox, move, progress=False)
+    for one, other in [(plain, recorded), (alone, again)]:
+        assert np.abs(pixels(one.image).astype(int) - pixels(other.image)).max() <= 2
+
+
+def test_each_stage_has_the_arguments_of_its_prompts(toyland):
+    """In a list with one for each prompt: the source's before words change, the target's from then on."""
+    pipe = StableDiffusionImg2ImgPipeline(**toyland.components, requires_safety_checker=False)
+    dog, move = "a dog on the beach", p2p.Move(("cat", 1), dx=0.2)
+    change = move | p2p.Replace() | p2p.Move("dog", dx=0.2)
+    pictures = [Image.new("RGB", (128, 128), name) for name in ("red", "blue")]
+    usual = dict.fromkeys(("generator", "guidance_scale", "negative_prompt"))
+    usual |= {"seed": 0, "steps": 4}
+    request = checked(pipe, CAT, dog, change, arguments={"image": pictures}, **usual)
+    red, blue = pictures
+    taken = [one.arguments["image"] for one in request.in_stages(pipe)]
+    assert taken == [[red, red], [red, blue], [blue, blue]]
+    latents = torch.stack([torch.zeros(8, 16, 16), torch.ones(8, 16, 16)])
+    request = checked(toyland, CAT, dog, change, arguments={"latents": latents}, **usual)
+    taken = [one.arguments["latents"].mean((1, 2, 3)) for one in request.in_stages(toyland)]
+    assert torch.stack(taken).tolist() == [[0, 0], [0, 1], [1, 1]]
 
 
 def test_the_words_of_every_stage_are_looked_for_before_the_first_run(toyland, monkeypatch):

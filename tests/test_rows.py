@@ -92,6 +92,9 @@ def test_what_does_not_go_on_is_explained(toyland, random_pipe):
         (lambda: p2p.edit(random_pipe, first, DOG), "another pipeline"),
         (lambda: p2p.edit(toyland, first, DOG, steps=3), "took 2"),
         (lambda: p2p.edit(toyland, first, DOG, generator=torch.Generator()), "leave generator out"),
+        (lambda: p2p.edit(toyland, first, DOG, clip_skip=1), "made with another clip_skip"),
+        (lambda: p2p.edit(toyland, first, DOG, output_type="latent"), "sets .* output_type itself"),
     ]:
         with pytest.raises(p2p.InputError, match=says):
             run()
+    p2p.edit(toyland, first, DOG, clip_skip=None, guidance_rescale=0.5, progress=False)
