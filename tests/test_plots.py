@@ -84,6 +84,21 @@ def test_show_has_a_row_for_each_target(random_pipe):
     assert result._repr_png_().startswith(b"\x89PNG")
 
 
+def test_a_real_picture_changes_only_where_its_mask_lets_it(random_pipe):
+    """What an inversion does not give back is no change: outside the mask stands the picture itself."""
+    run = {"steps": 1, "progress": False}
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
+    inversion = p2p.invert(random_pipe, picture, "a cat", method="ddim", **run)
+    left = np.zeros((128, 128), bool)
+    left[:, :32] = True
+    blend = p2p.LocalBlend(mask=left)
+    result = p2p.edit(random_pipe, inversion, "a red cat", p2p.Refine(), local_blend=blend, **run)
+    source, _, change = (ax.images[0].get_array() for ax in p2p.show(result).axes[:3])
+    np.testing.assert_array_equal(source, picture)
+    assert p2p.difference(result.source, result.image)[:, 64:].mean() > 0.1
+    assert change[:, :32].mean() > 0.1 and change[:, 64:].max() == 0
+
+
 def test_alignment_writes_the_tokens_and_shares(tokenizer):
     pair = ("a cat in space", "a snowman in space")
     ax = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def show(result: EditResult) -> Figure:
     """Source | target | what changed, one row for each target of an edit.
 
-    With local blend its last mask too, over the target.
+    The source of a real picture's edit is the picture itself, and not what the inversion gives back. With local blend its last
+    mask too, over the target.
 
     Raises:
         InputError: it is no result.
@@ -40,11 +41,11 @@ def show(result: EditResult) -> Figure:
     for number, (row, image, prompt) in enumerate(
         zip(axes, result.images, result.target_prompts, strict=True)
     ):
-        draw(row[0], result.source)
+        draw(row[0], result.before)
         row[0].set_title(wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
         draw(row[1], image)
         row[1].set_title(wrapped(f"target: {prompt}", 38), fontsize=9)
-        changed = difference(result.source, image)
+        changed = difference(result.before, image)
         picture = row[2].imshow(
             changed,
             cmap=CHANGE_COLOURS,
