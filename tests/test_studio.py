@@ -349,6 +349,14 @@ def test_settings_go_through_json(studio):
     assert again == said and again.edit == said.edit
 
 
+def test_a_weight_without_its_word_is_said():
+    assert Settings(weights=(1.0, 1.0)).edit == Settings().edit
+    with pytest.raises(p2p.InputError, match="0 phrases.*phrases="):
+        Settings(weights=(1.0, 2.0)).edit  # noqa: B018
+    with pytest.raises(p2p.InputError, match="1 phrases"):
+        Settings(weights=(1.0, 2.0), phrases=("a",)).python()
+
+
 def test_an_uploaded_picture_is_inverted_once_and_edited(studio):
     photo = photos()["cat-snow"]
     studio._take([{"content": memoryview(photo.path.read_bytes())}])
