@@ -222,6 +222,13 @@ def test_a_removal_is_shown_with_the_prompt_that_it_leaves(tokenizer):
 
 
 @pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("columns", [0, 1.5, "all"])
+def test_a_gallery_has_columns(columns):
+    with pytest.raises(p2p.InputError, match=f"columns={columns!r}"):
+        p2p.gallery([GREY], columns=columns)
+
+
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("draw", "says"),
     [
