@@ -19,6 +19,7 @@ from p2p_helpers.course.checks import (
     check_own_edit,
     check_plan,
 )
+from p2p_helpers.toyland.counterfactual import EDITS
 from p2p_helpers.toyland.reader import Found, Reading
 
 SAID = {
@@ -66,6 +67,7 @@ def test_a_task_can_be_of_one_kind_and_of_two_objects():
     assert {variant(name, kinds=("swap",)).kind for name in "abcd"} == {"swap"}
     assert len(variant("a", kinds=("night",), objects=2).before.things) == 2
     assert variant("a", kinds="night").kind == "night"
+    assert {variant(f"student {n}", kinds=None).kind for n in range(60)} == set(EDITS)
 
 
 def test_a_task_that_no_scene_allows_is_said():
@@ -80,6 +82,20 @@ def test_a_task_that_no_scene_allows_is_said():
 def test_a_task_that_cannot_be_drawn_is_refused(name, kinds, says):
     with pytest.raises(p2p.InputError, match=says):
         variant(name, kinds)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"objects": 3}, "objects=3.*from 1 to 2"),
+        ({"objects": None}, "objects=None"),
+        ({"kinds": 5}, "kinds=5"),
+    ],
+)
+def test_a_scene_has_one_object_or_two_and_an_edit_is_named(more, says):
+    with pytest.raises(p2p.InputError, match=says):
+        variant("Ada", **more)
 
 
 def test_exercises_take_a_task_of_ones_own():

@@ -12,19 +12,39 @@ import p2p_helpers as p2p
 from p2p_helpers.course.capstone import PARTS, Handin, variant
 from p2p_helpers.course.checks import (
     check_bdia_inverse,
+    check_blend,
+    check_boxes,
+    check_ceiling,
     check_compose,
     check_counterfactual,
+    check_edit_rule,
+    check_fader,
     check_fill,
+    check_fit,
+    check_frugal,
+    check_guidance,
     check_handin,
     check_joint_rule,
+    check_last_steps,
+    check_line_up,
+    check_local_edit,
     check_map,
+    check_map_bytes,
+    check_mask,
+    check_only_first,
+    check_open_swap,
     check_own_edit,
     check_own_mask,
     check_places,
     check_plan,
+    check_put_back,
     check_refine_matrices,
     check_reverse_euler,
+    check_row_sums,
+    check_scores,
+    check_seed,
     check_shift_matrix,
+    check_size,
     check_text_share,
     check_word_mask,
 )
@@ -38,23 +58,114 @@ from .test_checks_blend import LEFT, painted, reading, result
 EVERYWHERE = np.ones((16, 16), bool)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        check_bdia_inverse,
-        check_compose,
-        check_fill,
-        check_joint_rule,
-        check_map,
-        check_refine_matrices,
-        check_reverse_euler,
-        check_shift_matrix,
-        check_text_share,
-        check_word_mask,
-    ],
-)
+RETURN = [  # checks of functions
+    check_bdia_inverse,
+    check_compose,
+    check_fill,
+    check_joint_rule,
+    check_map,
+    check_refine_matrices,
+    check_reverse_euler,
+    check_shift_matrix,
+    check_text_share,
+    check_word_mask,
+]
+
+
+@pytest.mark.parametrize("check", RETURN)
 def test_a_forgotten_return_is_said(check):
     refused(check, ((lambda *_: None,), "returned nothing"))
+
+
+def always(made):
+    """An answer that returns the same for anything."""
+    return lambda *_: made
+
+
+PAIR = ("a cat in space", "a dog in space")
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("check", "answer", "says"),
+    [
+        *((check, (torch.ones(2, 2),), "the function itself") for check in RETURN),
+        (check_refine_matrices, (always(torch.eye(4)),), "two matrices.*return S, T"),
+        (check_compose, (always(torch.eye(5)),), "two matrices.*return S, T"),
+        (check_compose, (always((torch.eye(4), torch.eye(4))),), r"\(5, 5\) each"),
+        (check_refine_matrices, (always(("S", "T")),), "numbers is needed, not 'S'"),
+        (check_line_up, (None, *PAIR), "4 words"),
+        (check_line_up, (3, *PAIR), "4 words"),
+        (check_line_up, (["a", None, "in", "space"], *PAIR), "words 0 to 3"),
+        (check_line_up, ([0, None, 2.5, 3], *PAIR), "words 0 to 3"),
+        *(
+            (check, (always("an answer"),), "numbers is needed, not 'an answer'")
+            for check in (
+                check_bdia_inverse,
+                check_blend,
+                check_edit_rule,
+                check_fill,
+                check_guidance,
+                check_joint_rule,
+                check_map,
+                check_open_swap,
+                check_put_back,
+                check_reverse_euler,
+                check_row_sums,
+                check_scores,
+                check_shift_matrix,
+                check_text_share,
+                check_word_mask,
+            )
+        ),
+        (check_joint_rule, (always([1.0]),), "gave one of"),
+        (check_bdia_inverse, (always(1.0),), "z_i has the shape"),
+        (check_mask, ([[1], [1, 2]], EVERYWHERE, 0.5), "numbers is needed"),
+        (check_seed, (None, None, None), "numbers is needed, not None"),
+        (check_boxes, (*PAIR, {n: "box" for n in range(10)}, None, None), "numbers is needed"),
+        (check_boxes, (None, None, {}, None, None), "two prompts"),
+        (check_map_bytes, (always("ten"),), "returned 'ten'.*one number"),
+        (check_fit, (always("ten"),), "returned 'ten'.*one number"),
+        (check_last_steps, (torch.tensor(4),), "Give 3 numbers"),
+        (check_last_steps, (["a", "b", "c"],), "say 'a'"),
+        (check_size, (torch.tensor(4),), "two numbers"),
+        (check_size, ("ab",), "no sides"),
+        (check_fader, ("loud", None, None, "sketch", "cat"), "'loud' is no weight"),
+        (check_frugal, (None, None, 30.0, 40), "p2p.invert returned"),
+        (check_counterfactual, (EVERYWHERE, None, None, 0.1), "take .image"),
+        (check_own_edit, (None, None, None), "p2p.edit returned"),
+        (check_only_first, (None,) * 7, "p2p.edit returned"),
+        (check_own_mask, (None,) * 5, "p2p.edit returned"),
+        (check_local_edit, (None,) * 7, "p2p.edit returned"),
+        (check_plan, ("Ada", None, None, None), "variant.name"),
+        (check_handin, (None,), "not the page yet"),
+    ],
+)
+def test_an_answer_of_another_kind_is_said(check, answer, says):
+    refused(check, (answer, says))
+
+
+@pytest.mark.usefixtures("untyped")
+def test_no_number_of_decibels(toyland):
+    picture = p2p.load_image(photos()["fox-forest"].path, toyland)
+    refused(check_ceiling, *(((no, toyland, picture), "no PSNR") for no in (None, "30", [30])))
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_right_numbers_are_right_of_any_kind(kind):
+    for check, right in (
+        (check_bdia_inverse, lambda b, h, up, down, g: (b - (1 - g) * h + g * up - down) / g),
+        (check_edit_rule, lambda s, t, M, step, tau: s @ M if step < tau else t),
+        (check_row_sums, lambda A, c: (A * c).sum(1)),
+        (check_text_share, lambda scores, n: scores.softmax(-1)[:, -n:].sum(-1)),
+    ):
+        assert check(lambda *given, right=right: kind(right(*given))).startswith("✓")
+    single = check_bdia_inverse(
+        lambda b, h, *rest: (rest[0] * rest[2] + b - (1 - rest[2]) * h - rest[1]).float() / rest[2]
+    )
+    assert single.startswith("✓")
+    compose = check_compose(lambda s1, t1, s2, t2: [kind(s1 @ s2), kind(t1 @ s2 + t2)])
+    assert compose.startswith("✓")
 
 
 def test_eulers_steps_in_the_wrong_order():

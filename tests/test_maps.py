@@ -250,3 +250,32 @@ def test_files_that_hold_no_maps(maps, tmp_path):
         p2p.AttentionMaps.load(path)
     with pytest.raises(p2p.InputError, match="Nothing was recorded"):
         p2p.AttentionMaps(None, [], p2p.Record()).save(path)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda maps: maps.of("panda"), r"prompt='panda'.*maps\[word\]"),
+        (lambda maps: maps.of(1.0), "prompt=1.0"),
+        (lambda maps: maps["cat"].at(step=1.0), "step=1.0.*whole number"),
+        (lambda maps: maps["cat"].at(layer=1.5), "layer=1.5.*maps.layers"),
+        (lambda maps: maps["cat"].at(head="a"), "head='a'"),
+        (lambda maps: maps["cat"].at(encoder="T5"), "encoder='T5'"),
+        (lambda maps: maps["cat"].image(64), "size=64.*height"),
+        (lambda maps: maps["cat"].image((64, 0)), "height"),
+        (lambda maps: maps["cat"].upsample((64, 64, 3)), "height"),
+        (lambda maps: maps["cat"].refine("64"), "size='64'"),
+        (lambda maps: maps["cat"].refine((64, 64), power=0.5), "power=0.5"),
+        (lambda maps: maps["cat"].overlay(np.zeros((8, 8, 3), np.uint8)), "picture is needed"),
+        (lambda maps: maps["cat"].overlay(maps["cat"].image(), "a"), "strength='a'"),
+        (lambda maps: maps["cat"].mask("a"), "threshold='a'.*share"),
+        (lambda maps: maps["cat"].mask([0.1, 0.2]), "share"),
+        (lambda maps: maps["cat"].mask(2), "threshold=2.*share"),
+        (lambda maps: maps["cat"].mask(0.5, 64), "size=64"),
+        (lambda maps: maps.self_attention.of(1.0, 2), "row=1.0"),
+    ],
+)
+def test_what_asks_for_no_map_is_said(maps, wrong, says):
+    with pytest.raises(p2p.InputError, match=says):
+        wrong(maps)

@@ -84,6 +84,21 @@ def test_show_has_a_row_for_each_target(random_pipe):
     assert result._repr_png_().startswith(b"\x89PNG")
 
 
+def test_a_real_picture_changes_only_where_its_mask_lets_it(random_pipe):
+    """What an inversion does not give back is no change: outside the mask stands the picture itself."""
+    run = {"steps": 1, "progress": False}
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
+    inversion = p2p.invert(random_pipe, picture, "a cat", method="ddim", **run)
+    left = np.zeros((128, 128), bool)
+    left[:, :32] = True
+    blend = p2p.LocalBlend(mask=left)
+    result = p2p.edit(random_pipe, inversion, "a red cat", p2p.Refine(), local_blend=blend, **run)
+    source, _, change = (ax.images[0].get_array() for ax in p2p.show(result).axes[:3])
+    np.testing.assert_array_equal(source, picture)
+    assert p2p.difference(result.source, result.image)[:, 64:].mean() > 0.1
+    assert change[:, :32].mean() > 0.1 and change[:, 64:].max() == 0
+
+
 def test_alignment_writes_the_tokens_and_shares(tokenizer):
     pair = ("a cat in space", "a snowman in space")
     ax = p2p.alignment(tokenizer, *pair, p2p.replacement_matrix(tokenizer, *pair)).axes[0]
@@ -182,6 +197,54 @@ def test_an_edit_is_shown_with_its_words_and_schedules(tokenizer):
     assert not plt.get_fignums()
     with pytest.raises(p2p.InputError, match="step=10"):
         p2p.show_edit(change, tokenizer, "a cat in space", "a red cat in space", step=10, steps=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "drawn"),
+    [
+        (p2p.Move("fox", 0.2) | p2p.Replace(), p2p.Replace()),
+        (p2p.Replace() | p2p.Move("panda", 0.2), p2p.Replace()),
+        (p2p.Reweight({"snow": 2}) | p2p.Move("fox", 0.2) | p2p.Replace(), p2p.Replace()),
+    ],
+)
+def test_of_words_and_places_the_run_that_changes_the_prompt_is_shown(tokenizer, change, drawn):
+    pair = ("a fox in the snow", "a panda in the snow")
+    several, alone = (p2p.show_edit(one, tokenizer, *pair) for one in (change, drawn))
+    for panel, same in zip(several.axes, alone.axes, strict=True):
+        np.testing.assert_array_equal(panel.images[0].get_array(), same.images[0].get_array())
+    assert several.get_suptitle().replace("\n", " ") == f"{change!r}; drawn: {drawn!r}"
+
+
+def test_a_removal_is_shown_with_the_prompt_that_it_leaves(tokenizer):
+    both = "a fox and a panda in the snow"
+    figure = p2p.show_edit(p2p.Remove("fox"), tokenizer, both, both)
+    assert "fox" not in [label.get_text() for label in figure.axes[1].get_xticklabels()]
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("columns", [0, 1.5, "all"])
+def test_a_gallery_has_columns(columns):
+    with pytest.raises(p2p.InputError, match=f"columns={columns!r}"):
+        p2p.gallery([GREY], columns=columns)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda *a: p2p.alignment(*a, p2p.refinement_alignment(*a)), "matrix is tuple.*pair"),
+        (lambda *a: p2p.alignment(*a, p2p.Replace().matrices(*a, 1)[0]), r"\(1, 32, 32\).*S\[0\]"),
+        (lambda *a: p2p.alignment(*a, torch.eye(3)), r"\(3, 3\).*these prompts"),
+        (lambda *a: p2p.show_edit(p2p.Replace, *a), r"write Replace\(...\)"),
+        (lambda *a: p2p.show_edit("Replace", *a), "is no edit"),
+        (lambda *a: p2p.show_edit(p2p.Replace(), *a, step=1.5), "step=1.5.*from 0 to 29"),
+        (lambda *a: p2p.show_edit(p2p.Replace(), *a, step=30), "step=30.*from 0 to 29"),
+        (lambda *a: p2p.show_edit(p2p.Replace(), *a, steps=0), "steps=0"),
+    ],
+)
+def test_what_is_no_matrix_no_edit_and_no_step_is_said(tokenizer, draw, says):
+    with pytest.raises(p2p.InputError, match=says):
+        draw(tokenizer, "a cat in space", "a dog in space")
 
 
 def test_an_edit_of_several_encoders_is_shown_with_the_tokens_of_all(tmp_path):

@@ -102,15 +102,54 @@ def test_after_a_refused_edit_of_a_picture_the_picture_shown_is_back(studio):
 
 def test_after_a_refused_edit_the_same_picture_can_be_chosen_again(studio):
     run(studio)
-    file = {"name": "cat.png", "type": "image/png", "size": 1, "last_modified": datetime.now()}
-    file["content"] = memoryview(photos()["cat-snow"].path.read_bytes())
     for _ in range(2):
-        studio.upload.value = (file,)
+        studio.upload.value = chosen(photos()["cat-snow"].path.read_bytes())
         studio.wait()
         assert studio._photo is not None
         studio.blend.value = "zebra"
         run(studio)
         assert studio._photo is None and not studio.source.continuous_update
+
+
+def chosen(content):
+    """What the page sends of a file."""
+    said = {"name": "mine.png", "type": "image/png", "size": 1, "last_modified": datetime.now()}
+    return ({**said, "content": memoryview(content)},)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_picture_that_is_gone_leaves_the_stage(studio, refused):
+    def leave():
+        if refused:
+            studio.upload.value = chosen(b"not a picture")
+        else:
+            studio.forget.click()
+        assert studio.upload.value == () and bool(studio.error.value) == refused
+        assert studio._photo is None and not studio.stage.objects and not studio.stage.places
+
+    photo = photos()["cat-snow"]
+    studio.upload.value = chosen(photo.path.read_bytes())
+    studio.wait()
+    assert studio.stage.picture
+    leave()
+    assert not studio.stage.picture and not studio.stage.caption
+    studio.upload.value = chosen(photo.path.read_bytes())
+    studio.wait()
+    studio.source.value = studio.target.value = photo.prompt
+    run(studio)
+    assert studio.stage.objects
+    studio.stage.places = [{"phrase": "cat", "dx": 0.25}]
+    leave()  # the last edit in the history is one of the picture
+    assert not studio.stage.picture and not studio.stage.caption and not studio.self_.disabled
+
+
+def test_an_edit_that_ends_late_leaves_the_stage_to_the_next_picture(studio):
+    studio.start()
+    studio._take(chosen(photos()["cat-snow"].path.read_bytes()))
+    studio.wait()
+    assert studio.result is not None and "your picture" in studio.stage.caption
+    studio.forget.click()
+    assert "source: a cat" in studio.stage.caption and studio.stage.objects
 
 
 def test_a_suggested_prompt_has_no_fader_and_no_blend_of_the_one_before(studio):
@@ -308,6 +347,14 @@ def test_settings_go_through_json(studio):
     said = studio.settings
     again = Settings(**json.loads(json.dumps(dataclasses.asdict(said))))
     assert again == said and again.edit == said.edit
+
+
+def test_a_weight_without_its_word_is_said():
+    assert Settings(weights=(1.0, 1.0)).edit == Settings().edit
+    with pytest.raises(p2p.InputError, match="0 phrases.*phrases="):
+        Settings(weights=(1.0, 2.0)).edit  # noqa: B018
+    with pytest.raises(p2p.InputError, match="1 phrases"):
+        Settings(weights=(1.0, 2.0), phrases=("a",)).python()
 
 
 def test_an_uploaded_picture_is_inverted_once_and_edited(studio):

@@ -6,7 +6,7 @@ import hashlib
 import html
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..provenance import model_facts, settings_of
 from ..result import EditResult
 from ..toyland.counterfactual import EDITS, Counterfactual, counterfactual
 from ..toyland.world import SPLITS, scene_at
-from ..values import shown
+from ..values import shown, whole_number
 from ..view.html import figures
 from ..view.page import Page
 
@@ -33,7 +33,9 @@ td { overflow-wrap: anywhere }
 """
 
 
-def variant(name: str, kinds: Sequence[str] = KINDS, objects: int = 1) -> Counterfactual:
+def variant(
+    name: str, kinds: Sequence[str] | str | None = KINDS, objects: int = 1
+) -> Counterfactual:
     """A scene of the embedded world and an edit of it, drawn from a name.
 
     The same name always gets the same task, and another name another one. The scene is of the test
@@ -41,18 +43,22 @@ def variant(name: str, kinds: Sequence[str] = KINDS, objects: int = 1) -> Counte
 
     Args:
         name: a student's name, or any other text.
-        kinds: of edits to draw from, of `toyland.EDITS`.
+        kinds: of edits to draw from, of `toyland.EDITS`; None for all of them.
         objects: how many the scene has, 1 or 2.
 
     Returns:
         the scene with its picture and prompt, and the edit with its prompt and its true result.
 
     Raises:
-        InputError: no name, or no kinds.
+        InputError: no name, no kinds, or another number of objects.
         SceneError: a kind of edit that this world does not have.
     """
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{shown(name)} is no name. Give a text, e.g. variant('Ada Lovelace').")
+    objects = whole_number("objects", objects, 1, 2, "So many a scene has.")
+    kinds = EDITS if kinds is None else kinds
+    if not isinstance(kinds, Iterable):
+        raise InputError(f"kinds={shown(kinds)}: name some of {', '.join(EDITS)}.")
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     unknown = [kind for kind in kinds if kind not in EDITS]
     if unknown:

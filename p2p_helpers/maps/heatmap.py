@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..prompts.several import parts_of
+from ..values import finite_number, shown, whole_number
 
 if TYPE_CHECKING:
     from .recorded import AttentionMaps
 
 POOLED = "all layers"  # what heads and steps of joint attention are kept under
+FROM_0 = "Count from 0."
 HEAT = "magma"  # perceptually uniform, and in greyscale still dark to light
 
 
@@ -29,9 +31,28 @@ def _unit(map: Tensor) -> Tensor:
     return (map - map.min()) / (map.max() - map.min()).clamp(min=1e-8)
 
 
+def position(name: str, value: object, advice: str) -> int:
+    """A whole number that counts something. Raises InputError for anything else; `advice` ends the message."""
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name}={shown(value)}: it must be a whole number. {advice}") from None
+
+
+def _sides(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width. Raises InputError for what is no such pair."""
+    try:
+        height, width = (index(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise InputError(f"size={shown(size)}: give the height and the width, e.g. (128, 128).")
+    return height, width
+
+
 def _resized(map: Tensor, size: tuple[int, int]) -> Tensor:
     """At another size (height, width)."""
-    return F.interpolate(map[None, None], size, mode="bicubic", align_corners=False)[0, 0]
+    return F.interpolate(map[None, None], _sides(size), mode="bicubic", align_corners=False)[0, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +96,10 @@ class Heatmap:
         """
         found = replace(
             self,
-            step=self.step if step is None else self._step(index(step)),
+            step=self.step if step is None else self._step(position("step", step, FROM_0)),
             layer=self.layer if layer is None else self._layer(layer),
-            head=self.head if head is None else index(head),
-            tokens=self.tokens if encoder is None else self._of_encoder(index(encoder)),
+            head=self.head if head is None else position("head", head, FROM_0),
+            tokens=self.tokens if encoder is None else self._of_encoder(encoder),
         )
         found.numpy()
         return found
@@ -89,7 +110,8 @@ class Heatmap:
             raise InputError(f"step={step} is not one of the {steps} steps recorded; count from 0.")
         return step % steps
 
-    def _of_encoder(self, encoder: int) -> tuple[int, ...]:
+    def _of_encoder(self, which: SupportsIndex) -> tuple[int, ...]:
+        encoder = position("encoder", which, FROM_0)
         parts = [part for part in parts_of(self.maps.tokenizer) if part[0] is not None]
         if not -len(parts) <= encoder < len(parts):
             raise InputError(
@@ -111,7 +133,7 @@ class Heatmap:
             )  # blocks.1 is no part of blocks.10
             fitting = [layer] if layer in names else [name for name in names if part.search(name)]
         else:
-            number = index(layer)
+            number = position("layer", layer, "Or give a name of maps.layers.")
             fitting = [names[number]] if -len(names) <= number < len(names) else []
         if len(fitting) != 1:
             raise InputError(
@@ -192,14 +214,14 @@ class Heatmap:
         return self.tensor().numpy()
 
     def upsample(self, size: tuple[int, int]) -> Float[Tensor, "height width"]:
-        """The map at another size (height, width), bicubic, not below zero."""
+        """The map at another size (height, width), bicubic, not below zero. Raises InputError for no such size."""
         return _resized(self.tensor(), size).clamp(min=0)
 
     def fused(self, size: tuple[int, int]) -> Float[Tensor, "height width"]:
         """All layers of all sizes, enlarged to `size` and averaged; of joint attention the blocks whose maps are clear.
 
         Raises:
-            InputError: this is the map of one step, layer or head.
+            InputError: this is the map of one step, layer or head, or no such size.
 
         Reference: Tang et al. 2022 (arXiv 2210.04885), DAAM.
         """
@@ -231,12 +253,12 @@ class Heatmap:
             power: n, how often the map is spread.
 
         Raises:
-            InputError: this is the map of one step, layer or head; or self-attention was not recorded, as of joint attention. Take
-                `upsample`.
+            InputError: no such size or power; this is the map of one step, layer or head; or self-attention was not recorded, as
+                of joint attention. Take `upsample`.
         """
         own = self.maps.of(self.prompt).self_attention
         spread = _unit(self.fused(own.shape)).flatten()
-        for _ in range(power):
+        for _ in range(whole_number("power", power, 0, 100, "1 is usual.")):
             spread = own.matrix @ spread
         spread = _unit(spread.reshape(own.shape))
         return _resized(spread, size).clamp(0, 1)
@@ -246,17 +268,34 @@ class Heatmap:
     ) -> Bool[Tensor, "height width"]:
         """Where the map exceeds a share of its maximum, at another size (height, width) if given.
 
-        Raises InputError outside 0…1.
+        Raises InputError outside 0…1, or for no such size.
         """
-        if not 0 <= threshold <= 1:
-            raise InputError(f"threshold={threshold} is a share of the map's maximum, 0…1.")
+        try:
+            fits = bool(0 <= threshold <= 1)
+        except (TypeError, ValueError, RuntimeError):  # words, or several numbers
+            fits = False
+        if not fits:
+            raise InputError(
+                f"threshold={shown(threshold)}: give a share of the map's maximum, 0…1, e.g. 0.5."
+            )
         found = self.tensor() if size is None else self.upsample(size)
         return found > threshold * found.max()
 
     def overlay(self, image: Image.Image, strength: float = 0.75) -> Image.Image:
-        """The picture, coloured where the map is high and dimmed where it is low."""
+        """The picture, coloured where the map is high and dimmed where it is low.
+
+        Args:
+            strength: of the colours, 0…1.
+
+        Raises:
+            InputError: it is no picture, or no such strength.
+        """
         from matplotlib import colormaps
 
+        from ..view.figures import picture
+
+        image = picture(image)
+        strength = finite_number("strength", strength, 1, "0 shows the picture, 1 the map alone.")
         heat = self.upsample((image.height, image.width))
         heat = (heat / heat.max().clamp(min=1e-8)).numpy()
         colours = Image.fromarray((colormaps[HEAT](heat)[..., :3] * 255).astype(np.uint8))
@@ -267,6 +306,9 @@ class Heatmap:
 
         Args:
             size: as large as 128 pixels allow when not given, with cells that are squares.
+
+        Raises:
+            InputError: no such size.
         """
         from matplotlib import colormaps
 
@@ -274,7 +316,7 @@ class Heatmap:
         colours = colormaps[HEAT]((values / values.max().clamp(min=1e-8)).numpy())[..., :3]
         small = Image.fromarray((colours * 255).astype(np.uint8))
         times = max(1, 128 // max(small.size))
-        wide, high = size[::-1] if size else (times * small.width, times * small.height)
+        high, wide = (times * small.height, times * small.width) if size is None else _sides(size)
         return small.resize((wide, high), Image.Resampling.NEAREST)
 
     def _repr_png_(self):

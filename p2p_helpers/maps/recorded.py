@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError, PromptError
 from ..prompts.words import Phrase, split_phrase
 from ..values import file_path, shown
-from .heatmap import POOLED, Heatmap
+from .heatmap import POOLED, Heatmap, position
 from .one_prompt import OnePrompt
 from .self_attention import SelfAttention
 
@@ -130,12 +130,13 @@ class AttentionMaps:
     def of(self, prompt: SupportsIndex) -> OnePrompt:
         """The maps of one prompt, 0 for the source. Raises InputError if there is no such one."""
         self._need_a_run()
-        if not 0 <= int(prompt) < len(self.prompts):
+        number = position("prompt", prompt, "0 is the source. For a word write maps[word].")
+        if not 0 <= number < len(self.prompts):
             raise InputError(
                 f"There are {len(self.prompts)} prompts, 0 (the source) to "
-                f"{len(self.prompts) - 1}; {prompt} is none of them."
+                f"{len(self.prompts) - 1}; {number} is none of them."
             )
-        return OnePrompt(self, int(prompt))
+        return OnePrompt(self, number)
 
     def _need_a_run(self):
         if not self.steps:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InputError
+from .heatmap import FROM_0, position
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class SelfAttention:
     def of(self, row: int, column: int) -> Float[Tensor, "row column"]:
         """Where one pixel looks. Raises InputError if there is no such pixel."""
         rows, columns = self.shape
+        row, column = position("row", row, FROM_0), position("column", column, FROM_0)
         if not (0 <= row < rows and 0 <= column < columns):
             raise InputError(f"Pixel ({row}, {column}) is outside the map of {rows}×{columns}.")
         return self.matrix[row * columns + column].reshape(self.shape)

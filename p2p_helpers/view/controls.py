@@ -130,13 +130,15 @@ class Controls:
 
     def _have(self, photo: Image.Image | None):
         """Edit this picture, or generated ones."""
-        self._photo = photo
+        before, self._photo = self._photo, photo
         shown = None if photo else "none"
         self.method.layout.display = self.forget.layout.display = shown
         self.seed.disabled = photo is not None
         if photo:
             self.stage.show(photo, "your picture, cut to a square; press Edit to find its objects")
             self.stage.places = []
+        elif before:
+            self.stage.clear()
 
     @property
     def settings(self) -> Settings:

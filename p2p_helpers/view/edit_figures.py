@@ -10,11 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..arguments import one_each
 from ..edits.edit import Edit
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
 from ..prompts.several import parts_of
-from ..values import shown
+from ..stages import stages_of
+from ..values import shown, whole_number
 from .figures import CHANGE_COLOURS, blank, difference, draw, word_colour, wrapped
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 def show(result: EditResult) -> Figure:
     """Source | target | what changed, one row for each target of an edit.
 
-    With local blend its last mask too, over the target.
+    The source of a real picture's edit is the picture itself, and not what the inversion gives back. With local blend its last
+    mask too, over the target.
 
     Raises:
         InputError: it is no result.
@@ -40,11 +43,11 @@ def show(result: EditResult) -> Figure:
     for number, (row, image, prompt) in enumerate(
         zip(axes, result.images, result.target_prompts, strict=True)
     ):
-        draw(row[0], result.source)
+        draw(row[0], result.before)
         row[0].set_title(wrapped(f"source: {result.source_prompt}", 38), fontsize=9)
         draw(row[1], image)
         row[1].set_title(wrapped(f"target: {prompt}", 38), fontsize=9)
-        changed = difference(result.source, image)
+        changed = difference(result.before, image)
         picture = row[2].imshow(
             changed,
             cmap=CHANGE_COLOURS,
@@ -119,8 +122,17 @@ def alignment(tokenizer, source: str, target: str, matrix: Tensor) -> Figure:
         tokenizer: the pipeline's.
         source, target: the two prompts.
         matrix: M, S or T of one step, (source token, target token).
+
+    Raises:
+        InputError: it is no such matrix.
     """
     rows, columns = _named(tokenizer, source), _named(tokenizer, target)
+    shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else ()
+    if len(shape) != 2 or shape[0] <= max(rows) or shape[1] <= max(columns):
+        raise InputError(
+            f"matrix is {shape or type(matrix).__name__}: give one tensor, (source token, target token), for these prompts. "
+            "refinement_alignment gives a pair; its first is one. Of an edit's S and T take one step, as S[0]."
+        )
     figure, ax = plt.subplots(
         figsize=(1.6 + 0.42 * len(columns), 1.2 + 0.34 * len(rows)), layout="constrained"
     )
@@ -137,7 +149,8 @@ def show_edit(
     """An edit as it is.
 
     S and T of one step, and for every target token the steps in which it uses the source's map or
-    its own.
+    its own. An edit of words and places takes several runs: the one that changes the prompt is
+    drawn, and the title says so.
 
     Args:
         edit: any edit or composition.
@@ -147,12 +160,15 @@ def show_edit(
         steps: of the run.
 
     Raises:
-        InputError: no such step. What the edit raises for these prompts.
+        InputError: no edit, or no such step. What the edit raises for these prompts.
     """
-    if not 0 <= step < steps:
-        raise InputError(f"step={step} is not one of {steps} steps; count from 0.")
-    s, t = edit.matrices(tokenizer, source, target, steps)
-    rows, columns = _named(tokenizer, source), _named(tokenizer, target)
+    edit = one_each(edit, [target])[0]
+    steps = whole_number("steps", steps, 1, 100_000, "30 are usual.")
+    step = whole_number("step", step, 0, steps - 1, "Steps count from 0.")
+    stages = stages_of(tokenizer, source, target, edit)
+    drawn = max(stages, key=lambda stage: (not stage.places, stage.before != stage.after))
+    s, t = drawn.edit.matrices(tokenizer, drawn.before, drawn.after, steps)
+    rows, columns = _named(tokenizer, drawn.before), _named(tokenizer, drawn.after)
     height = 1.8 + 0.22 * max(len(rows), len(columns) + 1)
     figure, axes = plt.subplots(
         1, 3, figsize=(11, height), layout="constrained", width_ratios=[1.1, 1.1, 1]
@@ -179,7 +195,10 @@ def show_edit(
             )
     from_source, own = (m.abs().sum(1)[:, list(columns)].T for m in (s, t))  # (target token, step)
     share = torch.cat(
-        [from_source / (from_source + own).clamp(min=1e-6), edit.self_schedule(steps)[None].float()]
+        [
+            from_source / (from_source + own).clamp(min=1e-6),
+            drawn.edit.self_schedule(steps)[None].float(),
+        ]
     )
     off = torch.nonzero(from_source + own == 0)  # turned down to nothing
     axes[2].imshow(
@@ -203,5 +222,6 @@ def show_edit(
     )
     none = "; ×: none" if len(off) else ""
     axes[2].set_title(f"dark: the source's map; white: its own{none}", fontsize=9)
-    figure.suptitle(wrapped(repr(edit), 110), fontsize=10)
+    title = repr(edit) if len(stages) == 1 else f"{edit!r}; drawn: {drawn.edit!r}"
+    figure.suptitle(wrapped(title, 110), fontsize=10)
     return figure

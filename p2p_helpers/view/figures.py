@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..masks import mask_picture
-from ..values import shown
+from ..values import shown, whole_number
 
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
@@ -137,7 +137,7 @@ def gallery(
             is paler, and a line goes around the rest.
 
     Raises:
-        InputError: no picture, or another number of titles, masks or colours than of pictures.
+        InputError: no picture, no columns, or another number of titles, masks or colours than of pictures.
     """
     images = pictures(images)
     titles = [""] * len(images) if titles is None else titles
@@ -148,7 +148,7 @@ def gallery(
             f"{len(images)} pictures, {len(titles)} titles, {len(masks)} masks and {len(colours)} colours; give at least one "
             "picture, and a title, a mask and a colour for each or none at all."
         )
-    columns = min(columns, len(images))
+    columns = min(whole_number("columns", columns, 1, 1000, "4 are usual."), len(images))
     figure, axes = blank(-(-len(images) // columns), columns, width)
     for ax, image, title, colour, mask in zip(
         axes.flat, images, titles, colours, masks, strict=False

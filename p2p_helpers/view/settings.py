@@ -11,7 +11,9 @@ from ..blend import LocalBlend
 from ..edits.edit import Edit
 from ..edits.layout import Duplicate, Move, Placement, Remove, Resize
 from ..edits.words import Refine, Replace, Reweight
+from ..errors import InputError
 from ..prompts.words import Phrase
+from ..values import shown
 
 KINDS = {"word swap": Replace, "refinement": Refine}
 
@@ -77,7 +79,17 @@ class Settings:
 
     @property
     def edit(self) -> Edit:
-        """The edit; where the prompts are the same and something is moved, the move alone."""
+        """The edit; where the prompts are the same and something is moved, the move alone.
+
+        Raises:
+            InputError: a weight other than 1 has no phrase.
+        """
+        nameless = self.weights[len(self.phrases) :]
+        if any(weight != 1 for weight in nameless):
+            raise InputError(
+                f"weights={shown(self.weights)} with {len(self.phrases)} phrases: name the words that they turn, one for each weight, "
+                'e.g. phrases=("a", "dog") for weights=(1, 2).'
+            )
         swap = KINDS[self.kind](cross_steps=self.cross_steps, self_steps=self.self_steps)
         wanted = [place.placement(self.cross_steps) for place in self.places]
         moves = [move for move in wanted if move is not None]

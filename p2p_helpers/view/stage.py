@@ -55,6 +55,13 @@ class Stage(anywidget.AnyWidget):
             self.picture, self.caption = url(picture), caption
             self.offer(self.names)
 
+    def clear(self):
+        """No picture, and no objects."""
+        self._found = []
+        with self.hold_sync():
+            self.picture = self.caption = ""
+            self.objects, self.places = [], []
+
     def offer(self, names: Mapping[Phrase, Phrase]):
         """Which objects may be moved: those that the target has, too.
 

@@ -199,8 +199,9 @@ class Studio(Uploads):
         self.code.value = done.settings.python()
 
     def _set(self, done: Shown):
-        """Put an edit's source on the stage."""
-        self.stage.show(done.result.source, f"source: {done.settings.source}", done.found)
+        """Put an edit's source on the stage, unless another picture is to be edited by now."""
+        if done.photo is self._photo:
+            self.stage.show(done.result.source, f"source: {done.settings.source}", done.found)
 
     def _have(self, photo: Image.Image | None):
         """Edit this picture, or generated ones."""

@@ -51,6 +51,7 @@ class Uploads(Controls):
                 self.error.value = ""
             except P2PError as error:
                 self.error.value = message(error)
+                self.upload.value = ()  # or the same file could not be uploaded again
         self._have(photo)
         self._seek("")
         if photo is not None:

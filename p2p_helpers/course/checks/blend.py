@@ -11,7 +11,7 @@ from torch import Tensor
 from ...result import EditResult
 from ...toyland import Reading
 from ...view.figures import difference
-from .base import given, need, passed
+from .base import given, need, numbers, of_kind, passed
 
 
 def check_blend(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
@@ -24,12 +24,12 @@ def check_blend(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     mask = torch.zeros(2, 5, 6, dtype=torch.bool)
     mask[0, :3, :2] = mask[1, 2:, 3:] = True
     copy = latents.clone()
-    made = given(answer(latents, mask))
+    made = numbers(given(answer, latents, mask), latents)
     need(torch.equal(latents, copy), "It changed the latents that it was given. Return new ones.")
     need(
-        isinstance(made, Tensor) and made.shape == latents.shape,
+        made.shape == latents.shape,
         f"It should return a tensor {tuple(latents.shape)}, source and targets; it returned "
-        f"{tuple(getattr(made, 'shape', ()))}.",
+        f"{tuple(made.shape)}.",
     )
     need(
         torch.equal(made[0], latents[0]),
@@ -60,15 +60,14 @@ def check_word_mask(answer: Callable[[Tensor, float], Tensor]) -> str:
     heat[4, 6], heat[6, 8] = 0.35, 0.2
     expected = torch.zeros(7, 9, dtype=torch.bool)
     expected[0:4, 0:4] = expected[3:6, 5:8] = True
-    made = torch.as_tensor(given(answer(heat.clone(), 0.3)))
-    shape, kind = tuple(getattr(made, "shape", ())), getattr(made, "dtype", type(made).__name__)
+    made = numbers(given(answer, heat.clone(), 0.3))
     need(
-        shape == (7, 9),
-        f"A map of (7, 9) gave a mask of {shape}. What happens to the cells at the border?",
+        made.shape == (7, 9),
+        f"A map of (7, 9) gave a mask of {tuple(made.shape)}. What happens to the cells at the border?",
     )
     need(
-        kind == torch.bool,
-        f"The mask is {kind}; it should be bool: a cell may change, or it may not.",
+        made.dtype == torch.bool,
+        f"The mask is {made.dtype}; it should be bool: a cell may change, or it may not.",
     )
     need(
         not torch.equal(made, heat > 0.3),
@@ -79,13 +78,13 @@ def check_word_mask(answer: Callable[[Tensor, float], Tensor]) -> str:
         wrong == 0,
         f"{wrong} of 63 cells are wrong. How large is the neighbourhood, and what is taken of it?",
     )
-    dim = torch.as_tensor(given(answer(heat / 50, 0.3)))
+    dim = numbers(given(answer, heat / 50, 0.3))
     need(
         torch.equal(dim, expected),
         "The same map, fifty times fainter, gave another mask. What is the threshold a share of?",
     )
     need(
-        not torch.equal(torch.as_tensor(given(answer(heat.clone(), 0.7))), expected),
+        not torch.equal(numbers(given(answer, heat.clone(), 0.7)), expected),
         "Another threshold gave the same mask. Is it used?",
     )
     return passed("a mask, however faint the map")
@@ -112,6 +111,7 @@ def check_only_first(
     By words alone, the first object became a new one and the second changed by no more than `limit`
     (0…1) on average.
     """
+    of_kind(result, EditResult, "Give what p2p.edit returned.")
     blend = result.local_blend
     need(blend is not None, "There is no local blend in this edit.")
     need(
@@ -141,6 +141,7 @@ def check_own_mask(
     With a mask of one's own alone, the object changed by no more than `limit` on average and the
     rest darkened by at least `darker` (both 0…1).
     """
+    of_kind(result, EditResult, "Give what p2p.edit returned.")
     blend = result.local_blend
     need(blend is not None and blend.mask is not None, "There is no mask of your own in this edit.")
     need(

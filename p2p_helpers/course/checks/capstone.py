@@ -17,7 +17,7 @@ from ...toyland.counterfactual import Counterfactual
 from ...toyland.reader import Reading
 from ...view.figures import difference
 from ..capstone import PARTS, Handin, variant
-from .base import need, passed
+from .base import need, of_kind, passed
 
 EXAMPLE = "Vera"
 WORDS = 25  # in each part of the text
@@ -37,6 +37,7 @@ def check_plan(name: str, task: Counterfactual, plan: Edit, tokenizer) -> str:
         isinstance(name, str) and name.strip().casefold() not in ("", EXAMPLE.casefold()),
         f"{EXAMPLE}'s task is the example. Which name is yours?",
     )
+    of_kind(task, Counterfactual, "Draw your task with variant(name).")
     need(
         (task.source, task.target) == (variant(name).source, variant(name).target),
         "The task is not the one of this name. Draw it with variant(name), after the name.",
@@ -71,6 +72,8 @@ def check_own_edit(result: EditResult, task: Counterfactual, reading: Reading) -
 
     Where no rest is left, as at night, the picture must be closer to the true edit than before.
     """
+    of_kind(result, EditResult, "Give what p2p.edit returned.")
+    of_kind(task, Counterfactual, "Draw your task with variant(name).")
     before, truth = task.pictures
     need(
         _same(result.before, before),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .base import given, need, passed
+from .base import given, need, numbers, passed
 
 
 def check_text_share(answer: Callable[[Tensor, int], Tensor]) -> str:
@@ -19,7 +19,7 @@ def check_text_share(answer: Callable[[Tensor, int], Tensor]) -> str:
     rng = torch.Generator().manual_seed(0)
     for pixels, tokens in ((4, 3), (9, 2), (6, 6)):
         scores = torch.randn(pixels, pixels + tokens, generator=rng)
-        share = torch.as_tensor(given(answer(scores, tokens)))
+        share = numbers(given(answer, scores, tokens), scores)
         need(
             share.shape == (pixels,),
             f"{pixels} pixels gave {tuple(share.shape)}: one share for each pixel.",
@@ -51,7 +51,7 @@ def check_joint_rule(answer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]) -
         mapping = torch.eye(tokens).roll(1, 0)
         mapping[0] /= 2  # a word of one token shares its map between two
         mapping[0, 0] = 0.5
-        made = given(answer(source.clone(), target.clone(), mapping, lent))
+        made = numbers(given(answer, source.clone(), target.clone(), mapping, lent), target)
         need(
             made.shape == target.shape,
             f"Two maps of {tuple(target.shape)} gave one of {tuple(made.shape)}.",
@@ -97,7 +97,7 @@ def check_reverse_euler(
             x = picture.clone()
             for i in reversed(range(len(sigmas) - 1)):
                 x = x - (sigmas[i + 1] - sigmas[i]) * velocity(x, sigmas[i + 1])
-            made = torch.as_tensor(given(answer(velocity, picture.clone(), list(sigmas))))
+            made = numbers(given(answer, velocity, picture.clone(), list(sigmas)), x)
             need(made.shape == x.shape, f"A picture of (2,) gave {tuple(made.shape)}.")
             need(not torch.equal(made, picture), "This is still the picture.")
             forwards = picture.clone()

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 
 import torch
 
 from ...attention.layers import halved, map_level
 from ...edits.schedule import active_steps
-from .base import given, need, passed
-
-
-def _number(answer: object) -> bool:
-    return (
-        isinstance(answer, numbers.Real) and not isinstance(answer, bool) and math.isfinite(answer)
-    )
+from ...values import shown
+from .base import given, need, number, passed, several
 
 
 def check_map_bytes(
@@ -28,8 +22,8 @@ def check_map_bytes(
     guidance, and the bytes of one number, that gives the bytes of all cross-attention maps of one
     step.
     """
-    one = given(answer([(1, 10)], 5, 1, False, 1))
-    need(_number(one), f"It returned {one!r}; bytes are one number.")
+    one = given(answer, [(1, 10)], 5, 1, False, 1)
+    one = number(one, f"It returned {shown(one)}; bytes are one number.")
     need(
         one == 50,
         "One layer of one head, 10 pixels, 5 tokens, one prompt, no guidance, 1 byte each: "
@@ -74,19 +68,22 @@ def check_map_bytes(
         right = (
             sum(heads * pixels for heads, pixels in layers) * tokens * prompts * (1 + guided) * each
         )
-        made = given(answer(layers, tokens, prompts, guided, each))
-        need(_number(made) and made == right, f"With layers={layers}, {what}")
+        why = f"With layers={layers}, {what}"
+        need(number(given(answer, layers, tokens, prompts, guided, each), why) == right, why)
     return passed("counted, not guessed: bytes follow from shapes")
 
 
 def check_fit(answer: Callable[[float, torch.dtype], float]) -> str:
     """Exercise 08.2: a function of a model's million weights and their dtype that gives GiB."""
+
+    def size(million_weights: float, dtype: torch.dtype) -> float:
+        made = given(answer, million_weights, dtype)
+        return number(made, f"It returned {shown(made)}; a size is one number.")
+
     made = {
-        dtype: given(answer(1000.0, dtype))
+        dtype: size(1000.0, dtype)
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     }
-    wrong = [value for value in made.values() if not _number(value)]
-    need(not wrong, f"It returned {wrong[0] if wrong else ''!r}; a size is one number.")
     full, half = made[torch.float32], made[torch.float16]
     need(
         full != half,
@@ -113,7 +110,7 @@ def check_fit(answer: Callable[[float, torch.dtype], float]) -> str:
         f"A thousand million float32 weights are not {full:.4g} GiB. Go through the units.",
     )
     need(
-        math.isclose(answer(10.0, torch.float32), right / 100, rel_tol=1e-3),
+        math.isclose(size(10.0, torch.float32), right / 100, rel_tol=1e-3),
         "Ten million weights are not a hundredth of that.",
     )
     return passed("a lower bound, before anything runs")
@@ -126,15 +123,11 @@ def check_last_steps(
 
     For runs of so many steps, in how many of them a cross schedule of this share is on.
     """
-    need(
-        hasattr(answer, "__len__") and len(answer) == len(runs),
-        f"Give {len(runs)} numbers, one for each of {', '.join(map(str, runs))}.",
-    )
-    for steps, mine in zip(runs, answer, strict=True):
-        need(
-            _number(mine) and mine == int(mine),
-            f"With {steps} steps you say {mine!r}; a step is taken whole or not at all.",
-        )
+    why = f"Give {len(runs)} numbers, one for each of {', '.join(map(str, runs))}."
+    for steps, mine in zip(runs, several(answer, len(runs), why), strict=True):
+        why = f"With {steps} steps you say {shown(mine)}; a step is taken whole or not at all."
+        mine = number(mine, why)
+        need(mine == int(mine), why)
         right = int(active_steps(share, steps).sum())
         need(mine <= steps, f"With {steps} steps it cannot be on in {mine:g}.")
         said = f"With {steps} steps it is not on in {int(mine)}"
@@ -158,15 +151,10 @@ def check_size(answer: tuple[int, int], most: int = 400_000) -> str:
     latent, halved three times) of at most so many pixels, whose local blend takes its maps at a
     quarter of the latent, 16 rows or more.
     """
-    need(
-        hasattr(answer, "__len__") and len(answer) == 2,
-        "Give two numbers, height and width in pixels.",
-    )
-    height, width = answer
-    need(
-        all(_number(side) and side == int(side) and side > 0 for side in answer),
-        f"{answer} are no sides in whole pixels.",
-    )
+    sides = several(answer, 2, "Give two numbers, height and width in pixels.")
+    why = f"{shown(answer)} are no sides in whole pixels."
+    height, width = (number(side, why) for side in sides)
+    need(all(side == int(side) and side > 0 for side in (height, width)), why)
     need(
         2 * width == 3 * height,
         f"{height}×{width} (height × width) is {width / height:.3g}:1. Landscape 3:2 is 1.5:1.",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...toyland import Reading
-from .base import given, need, passed
+from .base import given, need, numbers, passed
 
 
 def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
@@ -17,14 +17,14 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
     A function of the number of cells and the shift; what comes in from outside is the first cell's.
     """
     for cells, shift in ((5, 0), (5, 1), (8, 3), (4, 4)):
-        made = given(answer(cells, shift))
+        made = numbers(given(answer, cells, shift)).float()
         need(
-            isinstance(made, Tensor) and made.shape == (cells, cells),
-            f"{cells} cells gave {tuple(getattr(made, 'shape', ()))}: a row and a column for each.",
+            made.shape == (cells, cells),
+            f"{cells} cells gave {tuple(made.shape)}: a row and a column for each.",
         )
         values = torch.arange(1.0, cells + 1)
         right = values[(torch.arange(cells) - shift).clamp(min=0)]
-        got = made.float() @ values
+        got = made @ values
         backwards = values[(torch.arange(cells) + shift).clamp(max=cells - 1)]
         need(
             not shift or not torch.equal(got, backwards),
@@ -39,7 +39,7 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
             "A row mixes several cells. Each row picks one, with a single 1.",
         )
         need(
-            torch.equal(made.float().sum(1), torch.ones(cells)),
+            torch.equal(made.sum(1), torch.ones(cells)),
             "The rows do not sum to 1: a pixel would look more, or less, than it did.",
         )
     return passed("every row picks the cell that it came from")
@@ -48,7 +48,7 @@ def check_shift_matrix(answer: Callable[[int, int], Tensor]) -> str:
 def check_fill(answer: Callable[[float, float, int], Tensor]) -> str:
     """Exercise 10.2: the smoothest values between two, of a function of both and their number."""
     for left, right, cells in ((0.0, 1.0, 1), (2.0, -1.0, 2), (1.0, 5.0, 3), (3.0, 3.0, 6)):
-        made = torch.as_tensor(given(answer(left, right, cells))).float()
+        made = numbers(given(answer, left, right, cells)).float()
         need(
             made.shape == (cells,),
             f"A hole of {cells} cells got {tuple(made.shape)} values.",

@@ -13,7 +13,7 @@ from ...prompts.align import _matches
 from ...result import EditResult
 from ...toyland import Reading
 from ...view.figures import difference
-from .base import given, need, passed
+from .base import given, need, number, numbers, of_kind, passed, several
 
 LEAK = 0.1  # of the picture far from an object that its mask may let change
 
@@ -25,17 +25,18 @@ def check_line_up(answer: Sequence[int | None], source: str, target: str) -> str
     """
     s, t = source.split(), target.split()
     pairs = {j: i for i, j in _matches(s, t)}
-    need(
-        len(answer) == len(t),
-        f"There are {len(t)} words in the target and {len(answer)} numbers. Give one for each, "
-        "None for a new word.",
+    answer = several(
+        answer,
+        len(t),
+        f"There are {len(t)} words in the target. Give one number for each, None for a new word.",
     )
-    lined = [(i, j) for j, i in enumerate(answer) if i is not None]
-    need(all(0 <= i < len(s) for i, _ in lined), f"The source has words 0 to {len(s) - 1}.")
+    why = f"The source has words 0 to {len(s) - 1}. Give their numbers, None for a new word."
+    lined = [(number(i, why), j) for j, i in enumerate(answer) if i is not None]
+    need(all(i in range(len(s)) for i, _ in lined), why)
     for i, j in lined:
         need(
-            s[i] == t[j],
-            f"Target word {j}, “{t[j]}”, is not source word {i}, “{s[i]}”. A word is lined up with "
+            s[int(i)] == t[j],
+            f"Target word {j}, “{t[j]}”, is not source word {i}, “{s[int(i)]}”. A word is lined up with "
             "itself only.",
         )
     used = [i for i, _ in lined]
@@ -49,7 +50,7 @@ def check_line_up(answer: Sequence[int | None], source: str, target: str) -> str
         f"{len(lined)} words are lined up; it can be done with {len(pairs)}.",
     )
     need(
-        [pairs.get(j) for j in range(len(t))] == list(answer),
+        {j: i for i, j in lined} == pairs,
         "As many as can be, but an article stands away from its noun.",
     )
     return passed("every old word found again")
@@ -67,7 +68,7 @@ def check_scores(answer: Callable[[list[str], list[str], float], np.ndarray]) ->
     ]:
         for gap in (0.0, 0.5, 1.0):
             rows, columns = s.split(), t.split()
-            made = np.asarray(given(answer(rows, columns, gap)), float)
+            made = numbers(given(answer, rows, columns, gap)).double().numpy()
             need(
                 made.shape == (len(rows) + 1, len(columns) + 1),
                 f"The table is {made.shape}; each side has one more than words.",
@@ -100,10 +101,12 @@ def check_refine_matrices(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tenso
     P = torch.zeros(4, 4)
     P[0, 0] = P[1, 1] = P[2, 3] = 1.0  # token 2 of the target is new
     for alpha in (torch.ones(4), torch.zeros(4), torch.tensor([1.0, 0.5, 1.0, 0.0])):
-        s, t = given(answer(P.clone(), P.any(0).float(), alpha))
-        for name, made in (("S", s), ("T", t)):
+        made = given(answer, P.clone(), P.any(0).float(), alpha)
+        both = several(made, 2, "It should return two matrices, as in `return S, T`.")
+        s, t = (numbers(matrix, P) for matrix in both)
+        for name, matrix in (("S", s), ("T", t)):
             need(
-                isinstance(made, Tensor) and made.shape == (4, 4),
+                matrix.shape == (4, 4),
                 f"{name} should be a matrix (4, 4): a token for each row and column.",
             )
         sums = s.sum(0) + t.sum(0)
@@ -144,6 +147,7 @@ def check_local_edit(
     the picture changed by no more than `limit` (0…1) on average, held by a mask that hardly goes beyond
     the object. `readings` are the source's and the target's.
     """
+    of_kind(result, EditResult, "Give what p2p.edit returned.")
     need(
         (result.source_prompt, result.target_prompts) == (source, [target]),
         "The prompts are other ones. Change the edit only.",

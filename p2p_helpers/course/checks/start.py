@@ -12,7 +12,8 @@ from torch import Tensor
 from ...attention.columns import attention_maps
 from ...maps.heatmap import Heatmap
 from ...toyland.reader import Reader
-from .base import given, need, passed
+from ...values import shown
+from .base import given, need, number, numbers, of_kind, passed, several
 
 
 def check_seed(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> str:
@@ -20,18 +21,18 @@ def check_seed(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> str:
 
     Two pictures that are alike to the pixel and a third that is not, each uint8 (height, width, 3).
     """
-    first, second, third = (np.asarray(picture) for picture in (first, second, third))
+    first, second, third = (numbers(picture) for picture in (first, second, third))
     need(
-        np.shape(first) == np.shape(second) == np.shape(third),
+        first.shape == second.shape == third.shape,
         "The three pictures have different sizes. Give three pictures as arrays.",
     )
     need(
-        (first == second).all(),
+        bool((first == second).all()),
         "The first two differ. What must be the same for the same picture, and did you make it "
         "anew for each run?",
     )
     need(
-        (first != third).any(),
+        bool((first != third).any()),
         "The third is the same picture again. What besides the prompt decides the picture?",
     )
     return passed("prompt and seed fix the picture")
@@ -48,9 +49,9 @@ def check_guidance(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         (0.0, "only the guess without it should be left"),
         (4.0, "it should go four times the way"),
     ):
-        made = given(answer(without.clone(), with_prompt.clone(), w))
+        made = numbers(given(answer, without.clone(), with_prompt.clone(), w), without)
         need(
-            isinstance(made, Tensor) and made.shape == (3, 4),
+            made.shape == (3, 4),
             f"It should return a tensor (3, 4), like the guesses, not {made!r:.60}.",
         )
         need(
@@ -75,6 +76,10 @@ def check_boxes(
     A prompt, the same with one word changed, the object's boxes before and after for ten seeds, and
     a function of both prompts and a seed that makes the two pictures. Three seeds are read again.
     """
+    need(
+        isinstance(source, str) and isinstance(target, str),
+        "Give two prompts that differ in one word.",
+    )
     old, new = source.split(), target.split()
     changed = sum(a != b for a, b in zip(old, new, strict=False))
     need(
@@ -83,15 +88,15 @@ def check_boxes(
     )
     need(isinstance(boxes, Mapping), "Give a mapping: each seed to its pair of boxes.")
     need(len(boxes) == 10, f"{len(boxes)} seeds with their boxes; give ten.")
+    known = {}
     for seed, pair in boxes.items():
-        whole = isinstance(pair, (Sequence, np.ndarray)) and [np.shape(box) for box in pair] == [
-            (4,),
-            (4,),
-        ]
-        need(whole, f"Seed {seed}: {pair!r} is no pair of boxes.")
-    known = {seed: [tuple(map(int, box)) for box in pair] for seed, pair in boxes.items()}
+        both = numbers(pair)
+        need(both.shape == (2, 4), f"Seed {seed}: {pair!r} is no pair of boxes.")
+        known[seed] = [tuple(map(int, box)) for box in both]
     for seed in list(known)[::4]:
-        _read_again(seed, known[seed], list(two(source, target, seed)), reader)
+        made = given(two, source, target, seed)
+        pictures = several(made, 2, f"With seed {seed} two() does not give two pictures.")
+        _read_again(seed, known[seed], pictures, reader)
     middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, a) for a, b in known.values()]
     stayed = sum(
         left <= x <= right and top <= y <= bottom for x, y, (left, top, right, bottom) in middles
@@ -107,8 +112,10 @@ def check_boxes(
 
 def _read_again(seed: int, pair: Sequence[tuple], pictures: list[Image.Image], reader: Reader):
     """Make sure that the boxes of one seed are those of its pictures."""
+    for picture in pictures:
+        of_kind(picture, Image.Image, "Let two() return two pictures.")
     need(
-        len(pictures) == 2 and not np.array_equal(*map(np.asarray, pictures)),
+        not np.array_equal(*map(np.asarray, pictures)),
         f"With seed {seed} two() does not give two different pictures.",
     )
     readings = reader.read(pictures)
@@ -124,10 +131,9 @@ def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     A function of queries (pixel, width) and keys (token, width) that gives the map (pixel, token).
     """
     made, right = _two_maps(answer, 16)
-    shape = tuple(getattr(made, "shape", ()))
     need(
-        shape == (9, 5),
-        f"9 pixels and 5 tokens gave {shape}; a map has a row for each pixel and a column for each "
+        made.shape == (9, 5),
+        f"9 pixels and 5 tokens gave {tuple(made.shape)}; a map has a row for each pixel and a column for each "
         "token.",
     )
     need((made >= 0).all().item(), "Some entries are negative. A map holds shares of attention.")
@@ -141,8 +147,9 @@ def check_map(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         torch.allclose(made, right, atol=1e-4),
         f"Nearly: the rows sum to 1, but the shares are too {which}. How long is a row of Q?",
     )
+    made, right = _two_maps(answer, 25)
     need(
-        torch.allclose(*_two_maps(answer, 25), atol=1e-4),
+        made.shape == right.shape and torch.allclose(made, right, atol=1e-4),
         "With another width it is wrong. How long is a row of Q there?",
     )
     return passed("a pixel's question, and its answers")
@@ -153,7 +160,7 @@ def _two_maps(answer: Callable[[Tensor, Tensor], Tensor], width: int) -> tuple[T
     query, key = (
         3 * torch.randn(n, width, generator=torch.Generator().manual_seed(n)) for n in (9, 5)
     )
-    made = torch.as_tensor(given(answer(query, key))).float()
+    made = numbers(given(answer, query, key)).float()
     return made, attention_maps(query[None, None], key[None, None])[0, 0]
 
 
@@ -163,7 +170,7 @@ def check_mask(answer: Tensor | np.ndarray, truth: np.ndarray, least: float) -> 
     A bool mask with at least so much intersection over union with the true one, both (height,
     width).
     """
-    mask = np.asarray(answer)
+    mask = numbers(answer).numpy()
     need(
         mask.shape == truth.shape and mask.dtype == bool,
         f"The mask is {mask.dtype} {mask.shape}; it should be bool {truth.shape}.",
@@ -196,19 +203,21 @@ def check_head(heat: Heatmap, layer: int, head: int) -> str:
     """
     mask, layers = heat.mask(0.5), heat.maps.layers
 
-    def inside(which: int, number: int) -> float:
-        found = heat.at(layer=which, head=number).tensor()
+    def inside(where: int, which: int) -> float:
+        found = heat.at(layer=where, head=which).tensor()
         return (found[mask].sum() / found.sum()).item()
 
+    layer = number(layer, f"{shown(layer)} is no layer's number.")
+    head = number(head, f"{shown(head)} is no head's number.")
     at_level = [layers.index(name) for name in heat.maps.level_layers]
     need(
         layer in at_level,
         f"Layer {layer} is none of those at the map level, whose numbers are {at_level}.",
     )
     count = heat.maps.heads
-    need(0 <= head < count, f"There is no head {head}; count {count} heads from 0.")
+    need(head in range(count), f"There is no head {head}; count {count} heads from 0.")
     best = max(inside(a, b) for a in at_level for b in range(count))
-    mine = inside(layer, head)
+    mine = inside(int(layer), int(head))
     need(
         mine >= best - 1e-4,
         f"{mine:.0%} of this head's attention is within the mask; another has more. Have you tried "

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...attention.columns import attention_maps
 from ...prompts.words import find_words
-from .base import given, need, passed
+from .base import given, need, numbers, passed
 
 
 def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str) -> str:
@@ -19,12 +19,13 @@ def check_exchange(matrix: Tensor, tokenizer, prompt: str, one: str, other: str)
     A word of several tokens takes the other's map in equal parts, and gives each of its own maps whole.
     """
     length = tokenizer.model_max_length
+    right = torch.eye(length)
+    matrix = numbers(matrix, right)
     need(
-        isinstance(matrix, Tensor) and matrix.shape == (length, length),
+        matrix.shape == right.shape,
         f"M should be a tensor of shape {(length, length)}: one row for each source token.",
     )
     places = [find_words(tokenizer, prompt, name) for name in (one, other)]
-    right, matrix = torch.eye(length), matrix.float()
     right[places[0] + places[1]] = 0
     for lent, taken in (places, places[::-1]):
         right[torch.tensor(lent)[:, None], torch.tensor(taken)] = 1 / len(taken)
@@ -59,11 +60,11 @@ def check_edit_rule(answer: Callable[..., Tensor]) -> str:
     M = torch.eye(4)[[0, 2, 1, 3]]
     kept = source.clone(), target.clone()
     for step, tau in ((0, 3), (2, 3), (3, 3), (9, 3), (0, 0)):
-        made = given(answer(source, target, M, step, tau))
+        made = numbers(given(answer, source, target, M, step, tau), target)
         case = f"At step {step} with τ = {tau}"
         need(
-            isinstance(made, Tensor) and made.shape == (6, 4),
-            f"{case} a map of 6 pixels and 4 tokens became {tuple(getattr(made, 'shape', ()))}.",
+            made.shape == (6, 4),
+            f"{case} a map of 6 pixels and 4 tokens became {tuple(made.shape)}.",
         )
         early = step < tau
         whose = "the source's map, lined up by M" if early else "the target's own map"
@@ -102,10 +103,11 @@ def check_open_swap(answer: Callable[..., Tensor]) -> str:
         attention_maps(q[None, None], k[None, None])[0, 0] for q, k in ((q_s, k_s), (q_t, k_t))
     )
     with Called() as called:
-        made = given(answer(q_s, k_s, q_t, k_t, v_t, M))
+        made = given(answer, q_s, k_s, q_t, k_t, v_t, M)
+    made = numbers(made, v_t)
     need(
-        isinstance(made, Tensor) and made.shape == (9, 8),
-        f"9 pixels of width 8 gave {tuple(getattr(made, 'shape', ()))}.",
+        made.shape == (9, 8),
+        f"9 pixels of width 8 gave {tuple(made.shape)}.",
     )
     mistakes = {
         "This is the target's own attention. Whose maps should it use?": target @ v_t,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...edits.words import Reweight
 from ...toyland import Reading
-from .base import given, need, passed
+from ...values import shown
+from .base import given, need, number, numbers, passed, several
 
 
 def check_fader_matrices(
@@ -17,8 +18,9 @@ def check_fader_matrices(
 ) -> str:
     """Exercise 04.1: S and T of a fader while it is on, both (token, token)."""
     right_s = Reweight(weights, cross_steps=1.0).matrices(tokenizer, prompt, prompt, 1)[0][0]
+    s, t = (numbers(matrix, right_s) for matrix in (s, t))
     need(
-        all(isinstance(m, Tensor) and m.shape == right_s.shape for m in (s, t)),
+        s.shape == t.shape == right_s.shape,
         f"S and T should be tensors of shape {tuple(right_s.shape)}.",
     )
     need(
@@ -50,10 +52,10 @@ def check_row_sums(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         torch.tensor([1.0, 1.0, 3.0, 1.0, 1.0]),
         torch.tensor([0.0, 1.0, -2.0, 1.0, 4.0]),
     ):
-        made = given(answer(maps.clone(), c))
+        made = numbers(given(answer, maps.clone(), c), maps)
         need(
-            isinstance(made, Tensor) and made.shape == (7,),
-            f"7 pixels gave {tuple(getattr(made, 'shape', ()))}: one number for each pixel.",
+            made.shape == (7,),
+            f"7 pixels gave {tuple(made.shape)}: one number for each pixel.",
         )
         which = "With all faders at 1 every" if (c == 1).all() else f"With faders {c.tolist()} a"
         need(
@@ -68,14 +70,20 @@ def check_compose(answer: Callable[..., tuple[Tensor, Tensor]]) -> str:
     s1, t1, s2, t2, source, target = torch.randn(
         6, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    s, t = given(answer(s1, t1, s2, t2))
+    made = given(answer, s1, t1, s2, t2)
+    both = several(made, 2, "It should return two matrices, as in `return S, T`.")
+    s, t = (numbers(matrix, s1) for matrix in both)
+    need(
+        s.shape == t.shape == s1.shape,
+        f"S and T should be {tuple(s1.shape)} each, as S₁ is; they are {tuple(s.shape)} and {tuple(t.shape)}.",
+    )
     after = (source @ s1 + target @ t1) @ s2 + target @ t2
     need(
-        torch.allclose(source @ s, source @ s1 @ s2),
+        torch.allclose(source @ s, source @ s1 @ s2, atol=1e-5),
         "S is not yet what stands behind A_s. In which order do the two act?",
     )
     need(
-        torch.allclose(target @ t, after - source @ s1 @ s2),
+        torch.allclose(target @ t, after - source @ s1 @ s2, atol=1e-5),
         "T is not yet what stands behind A_t. What does the second edit do to T₁?",
     )
     return passed("two edits are one")
@@ -89,6 +97,7 @@ def check_fader(weight: float, mine: Reading, gentler: Reading, style: str, name
 
     `mine` is what the reader sees at the weight, `gentler` at half a point more.
     """
+    weight = number(weight, f"{shown(weight)} is no weight. Give a number.")
     need(
         any(f.name == name for f in mine.objects),
         f"At {weight:g} the reader sees no {name} any more. That was too much.",
