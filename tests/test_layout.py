@@ -71,6 +71,13 @@ RIVALS = {
     ("a cat in front of a dog", "dog"): ["cat", "front"],
     ("a cat and a dog in front of a house", "cat"): ["dog", "front", "house"],
     ("an old photo of a red cat on the beach", "cat"): ["beach"],
+    ("an oil painting of a cat", "cat"): [],
+    ("red car and a dog", "car"): ["dog"],
+    ("a dog wearing sunglasses on the beach", "sunglasses"): ["dog", "wearing", "beach"],
+    ("a dog wearing sunglasses on the beach", "dog"): ["sunglasses", "beach"],
+    ("a cat behind flowers, a small house", "cat"): ["flowers", "small", "house"],
+    ("a cat and a tall building", "cat"): ["tall", "building"],
+    ("your cat under two trees", "trees"): ["cat"],
 }
 
 
@@ -161,6 +168,20 @@ WITHOUT = {
     ("a cat, a dog", "cat"): "a dog",
     ("a fox, a cat and a dog in a forest", "cat"): "a fox and a dog in a forest",
     ("a fox, a cat and a dog in a forest", "dog"): "a fox, a cat in a forest",
+    ("a fox, a cat, and a dog", "dog"): "a fox, a cat",
+    ("a cat or a dog", "dog"): "a cat",
+    ("a dog wearing sunglasses on the beach", "sunglasses"): "a dog wearing on the beach",
+    ("a dog wearing a hat on the beach", "wearing a hat"): "a dog on the beach",
+    ("a dog chasing cats", "cats"): "a dog chasing",
+    ("a cat behind flowers on the beach", "flowers"): "a cat behind on the beach",
+    ("a red tower. cats below", "cats"): "a red tower. below",
+    ("a red tower. cats below", "tower"): "cats below",
+    ("a sleeping cat and a tall building", "cat"): "a tall building",
+    ("a sleeping cat and a tall building", "building"): "a sleeping cat",
+    ("a red king and a 3.5 m tower", "tower"): "a red king",
+    ("your cat on the beach", "cat"): "on the beach",
+    ("the two cats and a dog", "cats"): "a dog",
+    ("red car and a dog", "car"): "a dog",
 }
 
 

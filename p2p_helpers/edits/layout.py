@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
 from ..masks import Mask, as_mask
+from ..prompts.nouns import noun_phrases
 from ..prompts.words import Phrase, find_words, words
 from ..values import finite_number, plain
 from .edit import Composition, Edit, Matrices
 from .schedule import Interval
 from .words import Refine
 
-ARTICLES = ("a", "an", "the", "one", "this", "that", "my", "his", "her")
-JOINS = ("and", "with", "on", "in", "at", "of", "by", "beside", "near")
+LINKS = ("and", "or", "&", ",", ";")  # of equals
+STOPS = (*LINKS, ".", ":", "!", "?")  # what no prompt begins with
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +149,7 @@ class Remove(Placement):
     """An object that is not there: `Remove("cat")`.
 
     The place that it leaves reads the target prompt, which does not name the object: where yours
-    does, its words are left out, with their article.
+    does, its words are left out, with their article. `target_prompts` of the result says what is left.
 
     Args:
         phrase: the object.
@@ -161,7 +162,7 @@ class Remove(Placement):
 def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
-    What goes is each phrase, what stands between it and the article before it, and an "and" or a comma beside it; wherever the prompt
+    What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and" or a comma beside it; wherever the prompt
     has the phrase.
 
     Raises:
@@ -169,31 +170,35 @@ def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """
     gone = {token for phrase in phrases for token in find_words(tokenizer, prompt, phrase)}
     found = words(tokenizer, prompt)
-    kept = [word.text for word in found]
+    said = [word.text.lower() for word in found]
     numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
     lasts = [n for n in numbers if n + 1 not in numbers]
     firsts = [n for n in numbers if n - 1 not in numbers]
+    kept = list(range(len(said)))
     for first, last in zip(reversed(firsts), reversed(lasts), strict=True):
-        kept = _cut(kept, first, last)
+        kept = _cut(said, kept, first, last)
     if not kept:
         raise PromptError(
             f"Without {', '.join(map(repr, phrases))} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture "
             "shows then."
         )
-    return re.sub(r" ([,.;:!?])(?= |$)", r"\1", " ".join(kept))
+    text = " ".join(found[n].text for n in kept)
+    return re.sub(r" ([,.;:!?])(?= |$)", r"\1", text)
 
 
-def _cut(said: list[str], first: int, last: int) -> list[str]:
-    """Words without those from the first to the last, the article before them, and what joined them to others."""
-    articles = [n for n in range(first) if said[n].lower() in ARTICLES]
-    joins = [n for n in range(first) if said[n].lower() in {*JOINS, ","}]
-    if articles and not any(n > articles[-1] for n in joins):
-        first = articles[-1]
-    left, right = said[:first], said[last + 1 :]
-    if left and left[-1].lower() in ("and", ","):
-        left = left[:-1]
-    elif right and right[0].lower() in ("and", ","):
-        right = right[1:]
+def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
+    """What is kept of words without those from the first to the last, what is said of them, and what linked them to others."""
+    begins = {n: phrase[0] for phrase in noun_phrases(said) for n in phrase}
+    is_verb = first < last and begins.get(first + 1) == first + 1  # "wearing a hat"
+    start = first if is_verb else begins.get(first, first)
+    left = [n for n in kept if n < start]
+    right = [n for n in kept if n > last]
+    linked = bool(left) and said[left[-1]] in LINKS
+    while left and said[left[-1]] in LINKS:
+        left.pop()
+    idle = STOPS if not left else () if linked else LINKS
+    while right and said[right[0]] in idle:
+        right.pop(0)
     return left + right
 
 
