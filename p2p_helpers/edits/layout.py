@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
 from ..masks import Mask, as_mask
 from ..prompts.nouns import noun_phrases
-from ..prompts.words import Phrase, find_words, words
+from ..prompts.split import Span
+from ..prompts.words import Phrase, find_words, words_and_spans
 from ..values import finite_number, plain
 from .edit import Composition, Edit, Matrices
 from .schedule import Interval
@@ -163,13 +165,13 @@ def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
     What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and" or a comma beside it; wherever the prompt
-    has the phrase.
+    has the phrase. What stays is spelled as it was.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
     """
     gone = {token for phrase in phrases for token in find_words(tokenizer, prompt, phrase)}
-    found = words(tokenizer, prompt)
+    found, spans = words_and_spans(tokenizer, prompt)
     said = [word.text.lower() for word in found]
     numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
     lasts = [n for n in numbers if n + 1 not in numbers]
@@ -182,8 +184,7 @@ def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
             f"Without {', '.join(map(repr, phrases))} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture "
             "shows then."
         )
-    text = " ".join(found[n].text for n in kept)
-    return re.sub(r" ([,.;:!?])(?= |$)", r"\1", text)
+    return _written(prompt, spans, kept)
 
 
 def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
@@ -200,6 +201,21 @@ def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
     while right and said[right[0]] in idle:
         right.pop(0)
     return left + right
+
+
+def _written(prompt: str, spans: Sequence[Span], kept: Sequence[int]) -> str:
+    """Words of a prompt as they stand there, with one space where others were; none at a bracket or comma that had none."""
+    text, done = "", 0
+    for before, number in itertools.pairwise([-1, *kept]):
+        start, end = spans[number]
+        if number == before + 1:
+            text += prompt[done:end]
+        else:
+            opened = spans[before + 1][0] == done and not prompt[done - 1].isalnum()
+            closed = spans[number - 1][1] == start and not prompt[start].isalnum()
+            text += ("" if opened or closed else " ") + prompt[start:end]
+        done = max(done, end)
+    return text.strip()
 
 
 def placements(edit: Edit) -> list[Placement]:
