@@ -16,7 +16,7 @@ from torch import Tensor
 from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
-from .masks import Mask, as_mask, mask_picture, on_latent
+from .masks import Mask, as_mask, mask_contents, mask_picture, on_latent
 from .prompts.words import Phrase, contains, find_words, split_phrase
 from .values import shown
 
@@ -69,6 +69,7 @@ class LocalBlend:
     threshold: float = 0.3
     exclude_threshold: float = 0.3
     start: float = 0.2
+    _contents: object = field(default=mask_contents, init=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "words", tuple(_as_phrases(self.words)))

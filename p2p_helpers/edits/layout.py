@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
-from ..masks import Mask, as_mask
+from ..masks import Mask, as_mask, mask_contents
 from ..prompts.nouns import noun_phrases
 from ..prompts.split import Span
 from ..prompts.words import Phrase, find_words, words_and_spans
@@ -49,6 +49,7 @@ class Placement(Edit):
     phrase: Phrase
     mask: Mask | None = dataclasses.field(default=None, kw_only=True, compare=False)
     self_steps: Interval | None = dataclasses.field(default=0.0, kw_only=True)
+    _contents: object = dataclasses.field(default=mask_contents, init=False, repr=False)
 
     scale = 1.0  # times the size
     stays = False  # whether the old one stays where it was
@@ -84,7 +85,7 @@ class Placement(Edit):
             value = plain(getattr(self, field.name))
             if field.name == "mask":
                 said += [] if value is None else ["mask=<{}×{}>".format(*value.shape)]
-            elif field.name != "phrase" and value != field.default:
+            elif field.name != "phrase" and field.repr and value != field.default:
                 said.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(said)})"
 
