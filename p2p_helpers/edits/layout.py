@@ -80,7 +80,7 @@ class Placement(Edit):
         return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
 
     def __repr__(self):
-        said = [repr(self.phrase)]
+        said = [repr(plain(self.phrase))]
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
             if field.name == "mask":
