@@ -16,9 +16,9 @@ from torch import Tensor
 from .attention.layers import Layer, halved, map_level, text_levels
 from .attention.observe import Geometry
 from .errors import AttentionControlError, InputError, PromptError
-from .masks import Mask, as_mask, mask_picture, on_latent
+from .masks import Mask, as_mask, mask_contents, mask_picture, on_latent
 from .prompts.words import Phrase, contains, find_words, split_phrase
-from .values import shown
+from .values import plain, shown
 
 
 def _as_phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
@@ -69,10 +69,11 @@ class LocalBlend:
     threshold: float = 0.3
     exclude_threshold: float = 0.3
     start: float = 0.2
+    _contents: object = field(default=mask_contents, init=False, repr=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "words", tuple(_as_phrases(self.words)))
-        object.__setattr__(self, "exclude", tuple(_as_phrases(self.exclude)))
+        object.__setattr__(self, "words", tuple(plain(_as_phrases(self.words))))
+        object.__setattr__(self, "exclude", tuple(plain(_as_phrases(self.exclude))))
         if not self.words and self.mask is None:
             raise InputError(
                 'LocalBlend needs words, e.g. LocalBlend(("cat", "dog")), or a mask of where the picture may change.'
@@ -81,6 +82,7 @@ class LocalBlend:
             value = getattr(self, name)
             if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
                 raise InputError(f"{name}={shown(value)}: it must be a share, 0…1.")
+            object.__setattr__(self, name, plain(value))
         if self.mask is not None:
             object.__setattr__(self, "mask", as_mask(self.mask))
             if not self.mask.any():

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from .edits.layout import ARTICLES, JOINS, Placement
+from .edits.layout import Placement
 from .errors import InputError
 from .inversion.pivot import encode
 from .layout import (
@@ -30,9 +30,9 @@ from .maps.heatmap import Heatmap
 from .maps.one_prompt import OnePrompt
 from .maps.recorded import AttentionMaps
 from .masks import as_mask, on_latent
+from .prompts.nouns import DETERMINERS, JOINS, names_nothing, noun_phrases
 from .prompts.words import Phrase, phrases, words
 
-SMALL = {*ARTICLES, *JOINS}  # words that name nothing
 BEHIND = 0.4  # of the picture's cells: more than an object has
 
 
@@ -159,7 +159,7 @@ def whereabouts(maps: AttentionMaps, size: tuple[int, int]) -> list[Whereabouts]
     found, heats = [], source.words
     own = phrases(words(maps.tokenizer, maps.prompts[0]))
     for phrase, heat in zip(own, heats, strict=True):
-        if heat.name.lower() in SMALL or not any(c.isalnum() for c in heat.name):
+        if names_nothing(heat.name):
             continue
         soft, rivals = _seen(source, heat, size)
         core = core_of(soft, rivals)
@@ -179,30 +179,22 @@ def others_of(maps: OnePrompt, own: Heatmap) -> list[Heatmap]:
 
     What a prompt begins with before "of" says what kind of picture it is: "a photo of".
     """
+    heats = maps.words
+    names = [heat.name.lower() for heat in heats]
+    is_own = [bool(set(heat.tokens) & set(own.tokens)) for heat in heats]
+    others = {
+        n for phrase in noun_phrases(names) if not any(is_own[n] for n in phrase) for n in phrase
+    }
     found: list[Heatmap] = []
-    phrase = joined = False
-    for heat in maps.words:
-        name = heat.name.lower()
-        if name in ARTICLES:
-            phrase = _phrase_of(maps, heat, own)
-        elif name in JOINS:
+    joined = False
+    for number, name in enumerate(names):
+        if name in JOINS:
             if name == "of" and not joined:
                 found = []
-            phrase, joined = False, True
-        elif not phrase and not set(heat.tokens) & set(own.tokens):
-            found.append(heat)
+            joined = True
+        elif number in others and name not in DETERMINERS:
+            found.append(heats[number])
     return found
-
-
-def _phrase_of(maps: OnePrompt, article: Heatmap, own: Heatmap) -> bool:
-    """Whether an article begins the phrase that an object's word ends: "a" in "a red car"."""
-    for heat in maps.words:
-        if heat.tokens > article.tokens:
-            if heat.name.lower() in SMALL:
-                return False
-            if set(heat.tokens) & set(own.tokens):
-                return True
-    return False
 
 
 def _refined(heat: Heatmap, size: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -43,7 +44,7 @@ class Frozen(dict):
         return hash(frozenset(self.items()))
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """A value with Python's own numbers in place of NumPy's, which print as np.float64(0.5)."""
     if isinstance(value, Mapping):
         return {plain(key): plain(one) for key, one in value.items()}

@@ -1,6 +1,7 @@
 """S and T of every edit, their schedules, and their algebra. No model is run."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -250,6 +251,16 @@ def test_edits_can_be_kept_in_sets_and_nobody_changes_them():
     share[1] = 5
     assert edit == p2p.Replace(cross_steps={"dog": (0.2, 0.8)})
     assert p2p.read_edit(repr(edits[0])) == edits[0]
+
+
+@pytest.mark.parametrize("kind", [p2p.Remove, functools.partial(p2p.Move, dx=0.2), p2p.LocalBlend])
+def test_what_has_another_mask_is_another(kind):
+    left, right = np.eye(2), np.eye(2)[::-1]
+    masks = [None, left, left.copy(), right, left.repeat(2, 0)]
+    made = [kind("fox", mask=mask) for mask in masks]
+    assert made[1] == made[2] and hash(made[1]) == hash(made[2])
+    assert len({*made, *map(copy.deepcopy, made)}) == 4
+    assert "_contents" not in repr(made[1])
 
 
 def test_a_number_of_numpy_names_an_occurrence():

@@ -77,6 +77,13 @@ RIVALS = {
     ("a cat in front of a dog", "dog"): ["cat", "front"],
     ("a cat and a dog in front of a house", "cat"): ["dog", "front", "house"],
     ("an old photo of a red cat on the beach", "cat"): ["beach"],
+    ("an oil painting of a cat", "cat"): [],
+    ("red car and a dog", "car"): ["dog"],
+    ("a dog wearing sunglasses on the beach", "sunglasses"): ["dog", "wearing", "beach"],
+    ("a dog wearing sunglasses on the beach", "dog"): ["sunglasses", "beach"],
+    ("a cat behind flowers, a small house", "cat"): ["flowers", "small", "house"],
+    ("a cat and a tall building", "cat"): ["tall", "building"],
+    ("your cat under two trees", "trees"): ["cat"],
 }
 
 
@@ -167,6 +174,28 @@ WITHOUT = {
     ("a cat, a dog", "cat"): "a dog",
     ("a fox, a cat and a dog in a forest", "cat"): "a fox and a dog in a forest",
     ("a fox, a cat and a dog in a forest", "dog"): "a fox, a cat in a forest",
+    ("a fox, a cat, and a dog", "dog"): "a fox, a cat",
+    ("a cat or a dog", "dog"): "a cat",
+    ("a dog wearing sunglasses on the beach", "sunglasses"): "a dog wearing on the beach",
+    ("a dog wearing a hat on the beach", "wearing a hat"): "a dog on the beach",
+    ("a dog chasing cats", "cats"): "a dog chasing",
+    ("a cat behind flowers on the beach", "flowers"): "a cat behind on the beach",
+    ("a red tower. cats below", "cats"): "a red tower. below",
+    ("a red tower. cats below", "tower"): "cats below",
+    ("a sleeping cat and a tall building", "cat"): "a tall building",
+    ("a sleeping cat and a tall building", "building"): "a sleeping cat",
+    ("a red king and a 3.5 m tower", "tower"): "a red king",
+    ("a red king and a 3.5 m tower", "king"): "a 3.5 m tower",
+    ('a 3.5 m tower and a "red" cat', "cat"): "a 3.5 m tower",
+    ('a 3.5 m tower and a "red" cat', "tower"): 'a "red" cat',
+    ("a dog (small) and a cat", "cat"): "a dog (small)",
+    ("a dog (small) and a cat", "dog"): "(small) and a cat",
+    ("(a cat and a dog) at f/1.8", "cat"): "(a dog) at f/1.8",
+    ("(a cat and a dog) at f/1.8", "dog"): "(a cat) at f/1.8",
+    ("a cat, a  dog,\n1,000 stars", "cat"): "a  dog,\n1,000 stars",
+    ("your cat on the beach", "cat"): "on the beach",
+    ("the two cats and a dog", "cats"): "a dog",
+    ("red car and a dog", "car"): "a dog",
 }
 
 
@@ -499,7 +528,6 @@ def test_masks_that_cannot_be(toyland):
     with pytest.raises(p2p.InputError, match=r"\(20, 20\).*\(128, 128\).*\(16, 16\)"):
         p2p.edit(toyland, CAT, CAT, small, steps=1, progress=False)
     assert repr(small) == "Resize('cat', mask=<20×20>, scale=0.7)"
-    assert small == p2p.Resize("cat", 0.7)
     with pytest.raises(p2p.InputError, match="cannot be read"):
         p2p.read_edit(repr(small))
 

@@ -59,6 +59,11 @@ def test_numpy_numbers_print_as_numbers(untyped):
     swept = p2p.Replace(cross_steps=np.float64(0.5)) | p2p.Reweight({"dog": np.float32(2)})
     assert repr(swept) == "Replace(cross_steps=0.5) | Reweight({'dog': 2.0}, cross_steps=0.8)"
     assert p2p.read_edit(repr(swept)) == swept
+    moved = p2p.Move(("cat", np.int64(2)), np.float64(0.1))
+    assert repr(moved) == "Move(('cat', 2), dx=0.1)"
+    assert p2p.read_edit(repr(moved)) == moved
+    blend = p2p.LocalBlend(("cat", np.int64(2)), threshold=np.float64(0.3))
+    assert repr(blend) == repr(p2p.LocalBlend(("cat", 2)))
 
 
 def test_parentheses_and_spaces_are_a_writers_own():

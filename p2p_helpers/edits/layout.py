@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
-from ..masks import Mask, as_mask
-from ..prompts.words import Phrase, find_words, words
+from ..masks import Mask, as_mask, mask_contents
+from ..prompts.nouns import noun_phrases
+from ..prompts.split import Span
+from ..prompts.words import Phrase, find_words, words_and_spans
 from ..values import finite_number, plain
 from .edit import Composition, Edit, Matrices
 from .schedule import Interval
 from .words import Refine
 
-ARTICLES = ("a", "an", "the", "one", "this", "that", "my", "his", "her")
-JOINS = ("and", "with", "on", "in", "at", "of", "by", "beside", "near")
+LINKS = ("and", "or", "&", ",", ";")  # of equals
+STOPS = (*LINKS, ".", ":", "!", "?")  # what no prompt begins with
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +49,7 @@ class Placement(Edit):
     phrase: Phrase
     mask: Mask | None = dataclasses.field(default=None, kw_only=True, compare=False)
     self_steps: Interval | None = dataclasses.field(default=0.0, kw_only=True)
+    _contents: object = dataclasses.field(default=mask_contents, init=False, repr=False)
 
     scale = 1.0  # times the size
     stays = False  # whether the old one stays where it was
@@ -76,12 +80,12 @@ class Placement(Edit):
         return Refine(cross_steps=self.cross_steps).matrices(tokenizer, source, target, steps)
 
     def __repr__(self):
-        said = [repr(self.phrase)]
+        said = [repr(plain(self.phrase))]
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
             if field.name == "mask":
                 said += [] if value is None else ["mask=<{}×{}>".format(*value.shape)]
-            elif field.name != "phrase" and value != field.default:
+            elif field.name != "phrase" and field.repr and value != field.default:
                 said.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(said)})"
 
@@ -148,7 +152,7 @@ class Remove(Placement):
     """An object that is not there: `Remove("cat")`.
 
     The place that it leaves reads the target prompt, which does not name the object: where yours
-    does, its words are left out, with their article.
+    does, its words are left out, with their article. `target_prompts` of the result says what is left.
 
     Args:
         phrase: the object.
@@ -161,40 +165,58 @@ class Remove(Placement):
 def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
-    What goes is each phrase, what stands between it and the article before it, and an "and" or a comma beside it; wherever the prompt
-    has the phrase.
+    What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and" or a comma beside it; wherever the prompt
+    has the phrase. What stays is spelled as it was.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
     """
     gone = {token for phrase in phrases for token in find_words(tokenizer, prompt, phrase)}
-    found = words(tokenizer, prompt)
-    kept = [word.text for word in found]
+    found, spans = words_and_spans(tokenizer, prompt)
+    said = [word.text.lower() for word in found]
     numbers = [n for n, word in enumerate(found) if set(word.tokens) & gone]
     lasts = [n for n in numbers if n + 1 not in numbers]
     firsts = [n for n in numbers if n - 1 not in numbers]
+    kept = list(range(len(said)))
     for first, last in zip(reversed(firsts), reversed(lasts), strict=True):
-        kept = _cut(kept, first, last)
+        kept = _cut(said, kept, first, last)
     if not kept:
         raise PromptError(
             f"Without {', '.join(map(repr, phrases))} the prompt {prompt!r} says nothing. Give a target prompt that says what the picture "
             "shows then."
         )
-    return re.sub(r" ([,.;:!?])(?= |$)", r"\1", " ".join(kept))
+    return _written(prompt, spans, kept)
 
 
-def _cut(said: list[str], first: int, last: int) -> list[str]:
-    """Words without those from the first to the last, the article before them, and what joined them to others."""
-    articles = [n for n in range(first) if said[n].lower() in ARTICLES]
-    joins = [n for n in range(first) if said[n].lower() in {*JOINS, ","}]
-    if articles and not any(n > articles[-1] for n in joins):
-        first = articles[-1]
-    left, right = said[:first], said[last + 1 :]
-    if left and left[-1].lower() in ("and", ","):
-        left = left[:-1]
-    elif right and right[0].lower() in ("and", ","):
-        right = right[1:]
+def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
+    """What is kept of words without those from the first to the last, what is said of them, and what linked them to others."""
+    begins = {n: phrase[0] for phrase in noun_phrases(said) for n in phrase}
+    is_verb = first < last and begins.get(first + 1) == first + 1  # "wearing a hat"
+    start = first if is_verb else begins.get(first, first)
+    left = [n for n in kept if n < start]
+    right = [n for n in kept if n > last]
+    linked = bool(left) and said[left[-1]] in LINKS
+    while left and said[left[-1]] in LINKS:
+        left.pop()
+    idle = STOPS if not left else () if linked else LINKS
+    while right and said[right[0]] in idle:
+        right.pop(0)
     return left + right
+
+
+def _written(prompt: str, spans: Sequence[Span], kept: Sequence[int]) -> str:
+    """Words of a prompt as they stand there, with one space where others were; none at a bracket or comma that had none."""
+    text, done = "", 0
+    for before, number in itertools.pairwise([-1, *kept]):
+        start, end = spans[number]
+        if number == before + 1:
+            text += prompt[done:end]
+        else:
+            opened = spans[before + 1][0] == done and not prompt[done - 1].isalnum()
+            closed = spans[number - 1][1] == start and not prompt[start].isalnum()
+            text += ("" if opened or closed else " ") + prompt[start:end]
+        done = max(done, end)
+    return text.strip()
 
 
 def placements(edit: Edit) -> list[Placement]:

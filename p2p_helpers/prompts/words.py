@@ -66,13 +66,19 @@ def words(tokenizer, prompt: str) -> list[Word]:
         PromptError: the prompt has more tokens than the model has positions; names the words that
             would fall off. Or it has half a character in it.
     """
+    return words_and_spans(tokenizer, prompt)[0]
+
+
+def words_and_spans(tokenizer, prompt: str) -> tuple[list[Word], list[Span]]:
+    """The words of a prompt, and the characters that each is made of. Raises what `words` raises."""
     check_readable(prompt)
     found: dict[Span, Word] = {}
     for part, first, _ in parts_of(tokenizer):
         for span, word in _owned(part, prompt) if part is not None else ():
             before = found[span].tokens if span in found else ()
             found[span] = Word(word.text, (*before, *(first + token for token in word.tokens)))
-    return [found[span] for span in sorted(found)]
+    spans = sorted(found)
+    return [found[span] for span in spans], spans
 
 
 def phrases(found: Sequence[Word]) -> tuple[Phrase, ...]:
