@@ -43,8 +43,8 @@ def table() -> str:
     )
     keeps = (
         f"yes: {swap['overlap']:.2f} and {swap['background']:.0f} dB, with local blend {blend['background']:.0f} dB; the reader, a "
-        f"network, sees the new object in {swap['seen']:.0%}, and in {judged['reader']:.0%} of {judged['pictures']} other swaps, where a "
-        f"judge who saw no prompt names it in {judged['person']:.0%}"
+        f"network, sees the new object in {swap['seen']:.0%}; in {judged['pictures']} other swaps it sees that object and no other in "
+        f"{judged['reader']:.0%}, where two judges who saw no prompt name it in {judged['person']:.0%}"
     )
     exact = (
         "to rounding: against every map written out, 10⁻¹³ of a standard deviation in float64, and on small models of each "
@@ -88,8 +88,8 @@ def aims() -> str:
     }
     for sheet, (what, named, looks) in sheets.items():
         found = judged[sheet]
-        reader = f" (the reader {found['reader']:.0%})"
-        least(f"a judge who sees no prompt names {what}", named, [found["person"]], ".0%", reader)
+        reader = f" (the reader names it alone in {found['reader']:.0%})"
+        least(f"two judges who saw no prompt name {what}", named, [found["person"]], ".0%", reader)
         least("… and their looks, of 3", looks, [found["looks"]], ".1f")
     free, usual, swap, blend = (
         toyland[f"far swaps: {name}"]
@@ -102,11 +102,16 @@ def aims() -> str:
     )
     held = f" ({usual['overlap']:.2f} with the usual schedules, where the reader sees the new object in {usual['seen']:.0%})"
     most("far swaps: boxes overlap, no control", 0.35, free["overlap"], ".2f")
-    least("… word swap", 0.75, [swap["overlap"]], ".2f", held)
+    least("far swaps: boxes overlap, word swap", 0.75, [swap["overlap"]], ".2f", held)
     most("far swaps: what is behind, no control, dB", 20, free["background"], ".1f")
     held = f" ({usual['background']:.1f} with the usual schedules)"
-    least("… word swap", 28, [swap["background"]], ".1f", held)
-    least("… word swap with local blend", 34, [blend["background"]], ".1f")
+    least("far swaps: what is behind, word swap, dB", 28, [swap["background"]], ".1f", held)
+    least(
+        "far swaps: what is behind, word swap with local blend, dB",
+        34,
+        [blend["background"]],
+        ".1f",
+    )
     made = toyland["generated"]
     for name in ("two objects", "colour"):
         least(f"the reader sees in generated pictures: {name}", AIMS[name], [made[name]], ".1%")

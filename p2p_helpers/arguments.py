@@ -313,8 +313,7 @@ def _check_pictures(pipe, arguments: dict[str, Any]):
         each = value if isinstance(value, (list, tuple)) else [value]
         if name in takes and any(one is None or isinstance(one, (str, Path)) for one in each):
             raise InputError(
-                f"{name}={shown(value)}: {type(pipe).__name__} needs a picture. Give {NEEDED[name]}. A result that was made without "
-                "it cannot be the source."
+                f"{name}={shown(value)}: {type(pipe).__name__} needs a picture. Give {NEEDED[name]}."
             )
 
 
@@ -353,11 +352,13 @@ def _check_latents(pipe, latents):
     if kind and latents.dim() == like.dim() and latents.shape[place] == like.shape[place]:
         return
     shape = (
-        f"(1, {like.shape[1]}, height, width)" if place == 1 else f"(1, tokens, {like.shape[2]})"
+        f"(1, {like.shape[1]}, height, width), in latent pixels"
+        if place == 1
+        else f"(1, tokens, {like.shape[2]})"
     )
     got = f"{latents.dtype} {tuple(latents.shape)}" if hasattr(latents, "shape") else shown(latents)
     raise InputError(
-        f"latents={got}: {type(pipe).__name__} takes a float tensor {shape}, in latent pixels; torch.from_numpy() makes one of an "
+        f"latents={got}: {type(pipe).__name__} takes a float tensor {shape}; torch.from_numpy() makes one of an "
         "array. Leave it out, and the seed draws it."
     )
 

@@ -165,8 +165,8 @@ class Remove(Placement):
 def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
-    What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and" or a comma beside it; wherever the prompt
-    has the phrase. What stays is spelled as it was.
+    What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and", a comma or a "wearing" beside it; wherever the
+    prompt has the phrase. Of "a black and white cat" the black stays: no dictionary is asked. What stays is spelled as it was.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
@@ -191,14 +191,16 @@ def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
 def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
     """What is kept of words without those from the first to the last, what is said of them, and what linked them to others."""
     begins = {n: phrase[0] for phrase in noun_phrases(said) for n in phrase}
-    is_verb = first < last and begins.get(first + 1) == first + 1  # "wearing a hat"
-    start = first if is_verb else begins.get(first, first)
+    does = first < last and begins.get(first + 1) == first + 1  # "wearing a hat"
+    start = first if does else begins.get(first, first)
+    if start and start - 1 not in begins and said[start - 1].endswith("ing"):
+        start, does = start - 1, True  # "a dog wearing" without what it wears
     left = [n for n in kept if n < start]
     right = [n for n in kept if n > last]
     linked = bool(left) and said[left[-1]] in LINKS
     while left and said[left[-1]] in LINKS:
         left.pop()
-    idle = STOPS if not left else () if linked else LINKS
+    idle = STOPS if not left or said[left[-1]] in STOPS else () if linked or does else LINKS
     while right and said[right[0]] in idle:
         right.pop(0)
     return left + right

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 _DETERMINERS = """
@@ -17,8 +16,11 @@ toward towards beyond during like as while where when who which whose is are has
 DETERMINERS = frozenset(_DETERMINERS.split())  # what is said of an object begins with them
 JOINS = frozenset(_JOINS.split())  # what stands between two objects
 _PAUSES = frozenset(",.;:!?…()[]{}|&+-–—")
-# "wearing", but not "king" or "good-looking".
-_PARTICIPLE = re.compile("[a-z]*[aeiouy][a-z]*ing")
+_DOINGS = """
+wearing holding carrying riding driving chasing catching eating drinking watching playing pulling pushing hugging using making throwing
+kicking facing touching
+"""
+_VERBS = frozenset(_DOINGS.split())  # what an object does to another one
 
 
 def names_nothing(word: str) -> bool:
@@ -30,9 +32,9 @@ def names_nothing(word: str) -> bool:
 def noun_phrases(said: Sequence[str]) -> list[list[int]]:
     """The words that are said of one object, and so on for each: ["a", "red", "cat"] and ["the", "beach"] of "a red cat on the beach".
 
-    Words that join objects, and punctuation but quotes, belong to none. No dictionary is asked: a word in -ing ends what is said of an
-    object, as in "a dog wearing sunglasses", unless it comes first, as in "a sleeping cat". Other verbs, as in "a dog chases cats", are
-    not known from nouns.
+    Words that join objects, and punctuation but quotes, belong to none; nor do a few verbs that stand between two, as in "a dog wearing
+    sunglasses". No dictionary is asked: other verbs, as in "a dog chases cats", are not known from nouns, and of "a black and white
+    cat" the first colour is a phrase of its own.
 
     Args:
         said: the words of a prompt.
@@ -43,12 +45,11 @@ def noun_phrases(said: Sequence[str]) -> list[list[int]]:
     words = [word.lower() for word in said]
     found: list[list[int]] = [[]]
     for place, word in enumerate(words):
-        if word in JOINS or _pauses(words, place):
+        named = any(not names_nothing(words[n]) for n in found[-1])
+        if word in JOINS or (word in _VERBS and named) or _pauses(words, place):
             found.append([])
             continue
-        naming = [words[n] for n in found[-1] if not names_nothing(words[n])]
-        verb = len(naming) > 1 and _PARTICIPLE.fullmatch(words[place - 1])
-        if naming and (verb or word in DETERMINERS):
+        if word in DETERMINERS and named:
             found.append([])
         found[-1].append(place)
     return [phrase for phrase in found if phrase]
