@@ -13,7 +13,7 @@ from torch import nn
 import p2p_helpers as p2p
 from p2p_helpers.paths import data_folder
 from p2p_helpers.toyland import load_reader
-from p2p_helpers.toyland.training import transformer
+from p2p_helpers.toyland.training import diffusion, transformer
 from p2p_helpers.toyland.training.decoder import Critic
 from p2p_helpers.toyland.training.fit import fit, generators, learning_rate
 from p2p_helpers.toyland.training.muon import Muon
@@ -159,3 +159,21 @@ def test_the_transformer_is_trained_and_loads(tmp_path, monkeypatch):
     )
     word = "text_model.embeddings.token_embedding.weight"
     assert (known[word].float() - trained[word].float()).abs().max() < 0.1
+
+
+def test_the_unet_is_trained_and_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "save_samples", lambda *arguments: None)
+    config = config_of()
+    config["diffusion"] |= {"batch_size": 4, "steps": 2}
+    config["eye"] |= {"batch_size": 4, "steps": 1}
+    diffusion.diffusion(config, tmp_path, "cpu")
+    pipe = p2p.load_pipeline(tmp_path / "pipeline", device="cpu")
+    result = p2p.edit(pipe, "a cat", "a dog", seed=0, steps=1, guidance_scale=1.0, progress=False)
+    assert result.image.size == (128, 128)
+    before, after = (
+        load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        for folder in (data_folder("toyland") / "pipeline", tmp_path / "pipeline")
+    )
+    assert before.keys() == after.keys()  # nothing of the projection
+    moved = max((before[key].float() - after[key].float()).abs().max() for key in before)
+    assert 0 < moved < 0.1

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
 from ...pipelines import _DTYPE
-from ..reader import truth
+from ..reader import Reader, truth
 from ..render import object_masks, render
 from ..world import SIZE, scene_at
 
@@ -86,6 +87,21 @@ def latents(vae: AutoencoderKL, split: str, count: int, out: Path, device: str =
             codes = [vae.encode(b).latent_dist.mode().half().cpu() for b in batches]
         part = path.with_suffix(".part.npy")
         np.save(part, torch.cat(codes).numpy())
+        part.rename(path)
+    return torch.from_numpy(np.load(path))
+
+
+def features(reader: Reader, split: str, count: int, out: Path, side: int) -> Tensor:
+    """What a reader thinks of a split's first renders, float16 (picture, width, side, side), kept in `out`."""
+    path = out / f"features-{split}-{side}-{count}.npy"
+    if not path.exists():
+        data, found = pictures(split, count, out), []
+        with torch.no_grad():
+            for i in range(0, count, 32):
+                seen = reader.local(reader.stem(to_tensor(data[i : i + 32])))
+                found.append(F.adaptive_avg_pool2d(seen, side).half())
+        part = path.with_suffix(".part.npy")
+        np.save(part, torch.cat(found).numpy())
         part.rename(path)
     return torch.from_numpy(np.load(path))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -24,8 +26,9 @@ from ..tokenizer import MAX_TOKENS, write_tokenizer
 from ..world import caption, scene_at, vocabulary
 from .autoencoder import crop_origins
 from .captions import Captions, mixed
-from .data import FLOAT32, latents, save_grid, truths
+from .data import FLOAT32, features, latents, save_grid, truths
 from .fit import fast_dtype, fit, generators
+from .reader import trained_reader
 
 
 def new_tokenizer(config: dict, out: Path) -> CLIPTokenizer:
@@ -111,6 +114,17 @@ def trained_vae(config: dict, out: Path, device: str) -> AutoencoderKL:
     return vae
 
 
+def halfway(unet: UNet2DConditionModel) -> Callable[[], Tensor]:
+    """A function that gives what the UNet held at its middle size in this thread's last run, (picture, width, row, column)."""
+    seen = threading.local()  # workers run the same UNet side by side
+
+    def keep(module, arguments, output):
+        seen.hidden = output[0] if isinstance(output, tuple) else output.sample
+
+    unet.down_blocks[1].attentions[-1].register_forward_hook(keep)
+    return lambda: seen.hidden
+
+
 class Batches:
     """What the training steps read: latents, captions and where the objects are."""
 
@@ -186,7 +200,9 @@ def diffusion(config: dict, out: Path, device: str):
 
     Loss weights are min-SNR with γ = 5 (Hang et al. 2023, arXiv 2303.09556); some captions are dropped for classifier-free
     guidance (Ho & Salimans 2022). With little noise, where only detail is left, two steps of three look at crops around
-    objects (Patch Diffusion, arXiv 2304.12526): a quarter of the price.
+    objects (Patch Diffusion, arXiv 2304.12526): a quarter of the price. On whole pictures what the UNet holds half-way is led
+    towards a reader's features of the clean picture, so that it learns earlier which object is which (REPA; Yu et al. 2024, arXiv
+    2410.06940); the projection between them is left away at the end.
     """
     settings = config["diffusion"]
     vae = trained_vae(config, out, device)
@@ -201,11 +217,16 @@ def diffusion(config: dict, out: Path, device: str):
     pipe = new_pipeline(config, tokenizer, vae)
     if settings["start"]:
         start_from(pipe, settings["start"], settings.get("start_without", ()))
-    model = (
-        nn.ModuleDict({"text_encoder": pipe.text_encoder, "unet": pipe.unet})
-        .train()
-        .requires_grad_(True)
+    count = config["scenes"]
+    eye = trained_reader(config["eye"], count, out, "eye", device)  # not the one that judges
+    wanted = features(eye, "train", count, out, pipe.unet.config["sample_size"] // 2)
+    width, held_width = wanted.shape[1], pipe.unet.config["block_out_channels"][1]
+    projection = nn.Sequential(
+        nn.Conv2d(held_width, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1)
     )
+    hidden = halfway(pipe.unet)
+    parts = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "projection": projection}
+    model = nn.ModuleDict(parts).train().requires_grad_(True)
     model.to(device, memory_format=torch.channels_last)
     if device == "cpu":  # a third of the UNet's time is its fused attention's way back
         pipe.unet.set_attn_processor(AttnProcessor())
@@ -215,8 +236,10 @@ def diffusion(config: dict, out: Path, device: str):
     weight = snr.clamp(max=settings["min_snr_gamma"]) / snr  # for noise prediction
     dtype = fast_dtype(device)
 
-    def errors(clean: Tensor, held: Tensor, t: Tensor, embedding: Tensor, noise_rng) -> Tensor:
-        """Weighted squared error of each picture, (picture,)."""
+    def errors(
+        clean: Tensor, held: Tensor, t: Tensor, embedding: Tensor, noise_rng, whole=None
+    ) -> Tensor:
+        """Weighted squared error of each picture, (picture,); for whole ones, whose numbers are given, and how far from the reader's."""
         clean = clean.to(device)
         noise = torch.randn(clean.shape, generator=noise_rng).to(device)
         noisy = scheduler.add_noise(clean, noise, t).to(memory_format=torch.channels_last)
@@ -224,11 +247,16 @@ def diffusion(config: dict, out: Path, device: str):
             device.split(":")[0], dtype or torch.bfloat16, enabled=dtype is not None
         ):
             guess = model["unet"](noisy, t, embedding).sample
+            led = None if whole is None else model["projection"](hidden())
         error = (guess.float() - noise).square().mean(1)  # (picture, row, column)
         # Objects are a small part of a picture and most of what a caption says. They weigh more where little noise leaves no doubt
         # about where they are; with much noise the weight would teach the model to expect objects everywhere.
         stress = 1 + settings["object_weight"] * held.to(device) * alphas[t, None, None].sqrt()
-        return weight[t] * (stress * error).mean((1, 2))
+        wrong = weight[t] * (stress * error).mean((1, 2))
+        if led is None:
+            return wrong
+        alike = F.cosine_similarity(led.float(), wanted[whole].to(device).float(), dim=1)
+        return wrong + settings["align_weight"] * (1 - alike.mean((1, 2)))
 
     def loss_at(step: int, worker: int) -> Tensor:
         rng, noise_rng = generators(settings, step, worker)
@@ -247,12 +275,13 @@ def diffusion(config: dict, out: Path, device: str):
             total = total + errors(clean, held, t[:few], embedding[:few], noise_rng).sum()
         rest = choice[few:]
         clean, held = batches.codes[rest].float(), batches.holds[rest]
-        total = total + errors(clean, held, t[few:], embedding[few:], noise_rng).sum()
+        total = total + errors(clean, held, t[few:], embedding[few:], noise_rng, rest).sum()
         return total / count
 
     def assemble(average: nn.ModuleDict) -> StableDiffusionPipeline:
+        trained = {name: average[name] for name in ("text_encoder", "unet")}
         return StableDiffusionPipeline(
-            **{**pipe.components, **average}, requires_safety_checker=False
+            **{**pipe.components, **trained}, requires_safety_checker=False
         )
 
     def sample(average: nn.ModuleDict, path: Path):

@@ -45,7 +45,7 @@ def trained_reader(settings: dict, scenes: int, out: Path, name: str, device: st
         )
         fate = rng.random()
         if fate < settings["damaged"]:
-            scene = scene_at("train", int(i))
+            scene = scene_at("train", i)
             masks = object_masks(scene)
             k = int(rng.integers(len(masks)))
             if masks[k].sum() > 64:
@@ -60,7 +60,7 @@ def trained_reader(settings: dict, scenes: int, out: Path, name: str, device: st
     def loss_at(step: int, worker: int) -> Tensor:
         rng, noise = generators(settings, step, worker)
         choice = rng.integers(len(data), size=settings["batch_size"] // settings["workers"])
-        shown = [one(i, rng) for i in choice]
+        shown = [one(int(i), rng) for i in choice]
         batch = to_tensor(np.stack([picture for picture, _, _ in shown]), device)
         right = {key: value[choice].to(device) for key, value in answers.items()}
         right["objects"] = torch.stack([objects for _, objects, _ in shown]).to(device)
