@@ -15,7 +15,7 @@ from .conftest import float64_texts
 CAT, DOG, SNOWMAN = "a cat on the beach", "a dog on the beach", "a snowman on the beach"
 BUTTERFLY = "a butterfly on the beach"  # three tokens, where a snowman has two and a cat one
 NIGHT = "a watercolor painting of a cat on the beach at night"
-COLD = 1e-4  # of the latent's standard deviation
+COLD = 2e-4  # of the latent's standard deviation; rounding differs between processors
 STEPS = 20
 
 
@@ -121,7 +121,7 @@ def double(toyland):
     ],
 )
 def test_a_whole_run_equals_the_equations(request, name, numbers, steps, self_size, pixels, limit):
-    """In float32 to 1e-4, after twenty steps that each amplify rounding; in float64 nothing is left to amplify."""
+    """In float32 to 2e-4, after twenty steps that each amplify rounding; in float64 nothing is left to amplify."""
     pipe = request.getfixturevalue(numbers)
     source, target, change, equation, schedule = CASES[name]
     change = change | p2p.Reweight(

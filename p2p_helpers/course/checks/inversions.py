@@ -48,8 +48,8 @@ def check_frugal(
 ) -> str:
     """Exercise 06.2.
 
-    A null-text inversion at guidance 4 or more, within 1 dB of the ceiling, in at most `limit`
-    optimiser steps.
+    A null-text inversion at guidance 4 or more, within 1.5 dB of the ceiling, in at most `limit`
+    optimiser steps. (A good start ends 1.0 dB below it, a little more or less by the processor, a poor one 2.4.)
     """
     of_kind(inversion, Inversion, "Give what p2p.invert returned.")
     need(
@@ -76,7 +76,7 @@ def check_frugal(
     )
     short = ceiling - inversion.psnr
     need(
-        short < 1,
+        short < 1.5,
         f"The picture comes back {short:.1f} dB below the ceiling. Could the optimisation start "
         "from a better place?",
     )
