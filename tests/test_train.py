@@ -147,12 +147,16 @@ def test_pictures_that_look_apart_are_apart_and_small_errors_count_little():
     assert far(0) == 0 and far(0.01) < far(1) / 100
 
 
+def loads_and_edits(folder):
+    pipe = p2p.load_pipeline(folder, device="cpu")
+    result = p2p.edit(pipe, "a cat", "a dog", seed=0, steps=1, guidance_scale=1.0, progress=False)
+    assert result.image.size == (128, 128)
+
+
 def test_the_transformer_is_trained_and_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(transformer, "save_samples", lambda *arguments: None)
     transformer.transformer(config_of(steps=2), tmp_path, "cpu")
-    pipe = p2p.load_pipeline(tmp_path / "transformer-pipeline", device="cpu")
-    result = p2p.edit(pipe, "a cat", "a dog", seed=0, steps=1, guidance_scale=1.0, progress=False)
-    assert result.image.size == (128, 128)
+    loads_and_edits(tmp_path / "transformer-pipeline")
     known, trained = (
         load_file(folder / "text_encoder" / "model.safetensors")
         for folder in (data_folder("toyland") / "pipeline", tmp_path / "transformer-pipeline")
@@ -167,9 +171,7 @@ def test_the_unet_is_trained_and_loads(tmp_path, monkeypatch):
     config["diffusion"] |= {"batch_size": 4, "steps": 2}
     config["eye"] |= {"batch_size": 4, "steps": 1}
     diffusion.diffusion(config, tmp_path, "cpu")
-    pipe = p2p.load_pipeline(tmp_path / "pipeline", device="cpu")
-    result = p2p.edit(pipe, "a cat", "a dog", seed=0, steps=1, guidance_scale=1.0, progress=False)
-    assert result.image.size == (128, 128)
+    loads_and_edits(tmp_path / "pipeline")
     before, after = (
         load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
         for folder in (data_folder("toyland") / "pipeline", tmp_path / "pipeline")

@@ -96,10 +96,11 @@ def features(reader: Reader, split: str, count: int, out: Path, side: int) -> Te
     path = out / f"features-{split}-{side}-{count}.npy"
     if not path.exists():
         data, found = pictures(split, count, out), []
+        device = str(next(reader.parameters()).device)
         with torch.no_grad():
             for i in range(0, count, 32):
-                seen = reader.local(reader.stem(to_tensor(data[i : i + 32])))
-                found.append(F.adaptive_avg_pool2d(seen, side).half())
+                seen = reader.local(reader.stem(to_tensor(data[i : i + 32], device)))
+                found.append(F.adaptive_avg_pool2d(seen, side).half().cpu())
         part = path.with_suffix(".part.npy")
         np.save(part, torch.cat(found).numpy())
         part.rename(path)

@@ -220,9 +220,9 @@ def diffusion(config: dict, out: Path, device: str):
     count = config["scenes"]
     eye = trained_reader(config["eye"], count, out, "eye", device)  # not the one that judges
     wanted = features(eye, "train", count, out, pipe.unet.config["sample_size"] // 2)
-    width, held_width = wanted.shape[1], pipe.unet.config["block_out_channels"][1]
+    width, own = wanted.shape[1], pipe.unet.config["block_out_channels"][1]
     projection = nn.Sequential(
-        nn.Conv2d(held_width, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1)
+        nn.Conv2d(own, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1)
     )
     hidden = halfway(pipe.unet)
     parts = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "projection": projection}
