@@ -69,8 +69,10 @@ def whole_number(name: str, value: object, least: int, most: int, advice: str) -
     return int(value)  # type: ignore[call-overload]
 
 
-def finite_number(name: str, value: object, most: float, advice: str) -> float:
-    """A number between −most and most.
+def finite_number(
+    name: str, value: object, most: float, advice: str, least: float | None = None
+) -> float:
+    """A number from `least`, or −most when it is not given, to `most`.
 
     Raises:
         InputError: it is something else; `advice` ends the message.
@@ -80,10 +82,11 @@ def finite_number(name: str, value: object, most: float, advice: str) -> float:
         number = float(value) if real else math.nan  # type: ignore[arg-type]
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number) or abs(number) > most:
+    least = -most if least is None else least
+    if not least <= number <= most:
+        limits = f"{least:g} to {most:g}".replace("-", "−")
         raise InputError(
-            f"{name}={shown(value)}: it must be a finite number from −{most:g} to {most:g}. "
-            f"{advice}"
+            f"{name}={shown(value)}: it must be a finite number from {limits}. {advice}"
         )
     return number
 

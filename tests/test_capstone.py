@@ -196,3 +196,17 @@ def test_a_page_that_lacks_something(result, random_pipe):
             check_handin(page)
     with pytest.raises(NotYet, match="not the page yet"):
         check_handin(p2p.Page("", ""))
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"said": "A dog in place of the cat."}, "said='A dog"),
+        ({"said": dict.fromkeys(PARTS)}, "give a text under each heading"),
+        ({"author": None}, "author=None"),
+    ],
+)
+def test_a_page_of_no_texts_is_said(result, random_pipe, more, says):
+    with pytest.raises(p2p.InputError, match=says):
+        page_of(result, random_pipe, **more)

@@ -127,7 +127,11 @@ def test_the_command_line_with_a_model(address, tmp_path, capsys):
 
 
 def test_numbers_of_workers_that_cannot_be(address, tmp_path):
-    for wrong, said in (({"gpus": 1}, "has 0 GPUs"), ({"workers": 0}, "workers=0")):
+    for wrong, said in (
+        ({"gpus": 1}, "has 0 GPUs"),
+        ({"gpus": -1}, "gpus=-1"),
+        ({"workers": 0}, "workers=0"),
+    ):
         with pytest.raises(p2p.InputError, match=said):
             run_jobs(jobs_of(1, 1), tmp_path, ray=address, worker=Sleeping, **wrong)
 

@@ -269,6 +269,7 @@ def test_files_that_hold_no_maps(maps, tmp_path):
         (lambda maps: maps["cat"].refine((64, 64), power=0.5), "power=0.5"),
         (lambda maps: maps["cat"].overlay(np.zeros((8, 8, 3), np.uint8)), "picture is needed"),
         (lambda maps: maps["cat"].overlay(maps["cat"].image(), "a"), "strength='a'"),
+        (lambda maps: maps["cat"].overlay(maps["cat"].image(), -0.5), "from 0 to 1"),
         (lambda maps: maps["cat"].mask("a"), "threshold='a'.*share"),
         (lambda maps: maps["cat"].mask([0.1, 0.2]), "share"),
         (lambda maps: maps["cat"].mask(2), "threshold=2.*share"),

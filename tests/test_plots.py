@@ -1,6 +1,8 @@
 """Figures say what they show, and wrong input is explained."""
 
 import io
+import math
+import re
 
 import numpy as np
 import pytest
@@ -222,10 +224,14 @@ def test_a_removal_is_shown_with_the_prompt_that_it_leaves(tokenizer):
 
 
 @pytest.mark.usefixtures("untyped")
-@pytest.mark.parametrize("columns", [0, 1.5, "all"])
-def test_a_gallery_has_columns(columns):
-    with pytest.raises(p2p.InputError, match=f"columns={columns!r}"):
-        p2p.gallery([GREY], columns=columns)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("columns", value) for value in (0, 1.5, "all")]
+    + [("width", value) for value in (0, -3.0, math.nan, 900, "9 in")],
+)
+def test_a_gallery_has_columns_and_a_width(name, value):
+    with pytest.raises(p2p.InputError, match=re.escape(f"{name}={value!r}")):
+        p2p.gallery([GREY], **{name: value})
 
 
 @pytest.mark.usefixtures("untyped")
@@ -301,6 +307,7 @@ def test_a_grid_names_its_rows_and_columns(recorded):
 def test_one_picture_is_a_gallery_and_numbers_are_names(recorded):
     assert len(p2p.gallery(GREY).axes) == 1
     assert titles(p2p.gallery([GREY, LIGHT], [0.2, 0.8])) == ["0.2", "0.8"]
+    assert titles(p2p.gallery([GREY, LIGHT], map(str, (1, 2)))) == ["1", "2"]
     figure = figures.grid([[GREY, LIGHT]], np.array([0.5]), np.array([1, 2]))
     assert titles(figure) == ["1", "2"] and figure.axes[0].texts[0].get_text() == "0.5"
     assert len(map_figures.word_maps(recorded).axes) == 7

@@ -110,8 +110,7 @@ def room_for(gpus: float, all_gpus: float, cores: float) -> int:
     Raises:
         InputError: a number that cannot be, or more GPUs than there are.
     """
-    if finite_number("gpus", gpus, MOST, "0.5 puts two workers on one GPU.") < 0:
-        raise InputError(f"gpus={gpus}: take 0.5 for two workers on one GPU, or 0 for none.")
+    finite_number("gpus", gpus, MOST, "0.5 puts two workers on one GPU, 0 takes none.", least=0)
     if gpus > 1 and gpus != int(gpus):
         raise InputError(
             f"gpus={gpus:g}: Ray gives a worker a part of one GPU, or whole ones. Take 0.5, or {int(gpus)}."

@@ -106,10 +106,18 @@ def handin(
         truth: what the edit should have given, where that is known.
 
     Raises:
-        InputError: no result of `edit`, or code whose text Python cannot find.
+        InputError: no result of `edit`, code whose text Python cannot find, or words that are no texts.
     """
     if not isinstance(result, EditResult):
         raise InputError(f"{shown(result)} is no result. Give what p2p.edit returned.")
+    if not isinstance(author, str):
+        raise InputError(f"author={shown(author)}: give a name, e.g. 'Ada Lovelace'.")
+    if not isinstance(said, Mapping) or not all(
+        isinstance(one, str) for part in said.items() for one in part
+    ):
+        raise InputError(
+            f"said={shown(said)}: give a text under each heading, e.g. {{{PARTS[0]!r}: 'A dog in place of the cat.'}}."
+        )
     text = code if isinstance(code, str) else _source(code)
     pictures = [(result.before, f"before: {result.source_prompt}")]
     pictures += [

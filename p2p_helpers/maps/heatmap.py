@@ -295,7 +295,9 @@ class Heatmap:
         from ..view.figures import picture
 
         image = picture(image)
-        strength = finite_number("strength", strength, 1, "0 shows the picture, 1 the map alone.")
+        strength = finite_number(
+            "strength", strength, 1, "0 shows the picture, 1 the map alone.", 0
+        )
         heat = self.upsample((image.height, image.width))
         heat = (heat / heat.max().clamp(min=1e-8)).numpy()
         colours = Image.fromarray((colormaps[HEAT](heat)[..., :3] * 255).astype(np.uint8))

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..masks import mask_picture
-from ..values import shown, whole_number
+from ..values import finite_number, shown, whole_number
 
+MOST_INCHES = 100
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
 
@@ -105,7 +106,11 @@ def blank(rows: int, columns: int, width: float, beside: float = 0.0) -> tuple[F
     """A figure of square panels without axes, (rows, columns), with so many inches beside them.
 
     Nothing is left behind in pyplot.
+
+    Raises:
+        InputError: the figure cannot be as wide.
     """
+    width = finite_number("width", width, MOST_INCHES, "It is in inches; 9 is usual.", 1 + beside)
     size = (width - beside) / columns
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, rows * size * 1.16), layout="constrained", squeeze=False
@@ -118,12 +123,12 @@ def blank(rows: int, columns: int, width: float, beside: float = 0.0) -> tuple[F
 
 def gallery(
     images: Sequence[Image.Image] | Image.Image,
-    titles: Sequence[object] | None = None,
+    titles: Iterable[object] | None = None,
     *,
     columns: int = 4,
     width: float = 9.0,
-    colours: Sequence[str] | None = None,
-    masks: Sequence[Tensor | np.ndarray | None] | None = None,
+    colours: Iterable[str] | None = None,
+    masks: Iterable[Tensor | np.ndarray | None] | None = None,
 ) -> Figure:
     """Pictures in a grid, each under its title.
 
@@ -137,12 +142,12 @@ def gallery(
             is paler, and a line goes around the rest.
 
     Raises:
-        InputError: no picture, no columns, or another number of titles, masks or colours than of pictures.
+        InputError: no picture, no columns, no such width, or another number of titles, masks or colours than of pictures.
     """
     images = pictures(images)
-    titles = [""] * len(images) if titles is None else titles
-    masks = [None] * len(images) if masks is None else masks
-    colours = ["black"] * len(images) if colours is None else colours
+    titles = [""] * len(images) if titles is None else list(titles)
+    masks = [None] * len(images) if masks is None else list(masks)
+    colours = ["black"] * len(images) if colours is None else list(colours)
     if not images or not len(titles) == len(masks) == len(colours) == len(images):
         raise InputError(
             f"{len(images)} pictures, {len(titles)} titles, {len(masks)} masks and {len(colours)} colours; give at least one "
@@ -191,7 +196,7 @@ def grid(
         notes: what stands under each picture, small.
 
     Raises:
-        InputError: rows and columns do not fit the pictures.
+        InputError: rows and columns do not fit the pictures, or no such width.
     """
     names, heads = list(map(str, rows)), list(map(str, columns))
     fits = len(images) == len(names) and all(len(row) == len(heads) for row in images)
