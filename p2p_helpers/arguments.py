@@ -298,7 +298,7 @@ def check_arguments(pipe, arguments: dict[str, Any]):
         )
     _check_pictures(pipe, arguments)
     _check_sides(pipe, arguments)
-    _check_latents(pipe, arguments.get("latents"))
+    _check_latents(pipe, arguments.get("latents"), arguments.get("height"), arguments.get("width"))
 
 
 def _check_pictures(pipe, arguments: dict[str, Any]):
@@ -341,8 +341,8 @@ def _check_sides(pipe, arguments: dict[str, Any]):
             )
 
 
-def _check_latents(pipe, latents):
-    """Refuse what are no latents of the model, as its pipeline takes them."""
+def _check_latents(pipe, latents, height: int | None, width: int | None):
+    """Refuse what are no latents of the model, as its pipeline takes them, or those of another size."""
     if latents is None:
         return
     channels = pipe.vae.config.latent_channels
@@ -350,7 +350,18 @@ def _check_latents(pipe, latents):
     place = 1 if like.dim() == 4 else 2  # of the channels; packed ones come last
     kind = isinstance(latents, torch.Tensor) and latents.is_floating_point()
     if kind and latents.dim() == like.dim() and latents.shape[place] == like.shape[place]:
-        return
+        if height is None or width is None:
+            if place == 1:  # they say their size themselves
+                return
+            height = width = pipe.default_sample_size * pipe.vae_scale_factor
+        sides = height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+        wanted = family_of(pipe).packed(torch.zeros(1, channels, *sides)).shape[1:]
+        if latents.shape[1:] == wanted:
+            return
+        raise InputError(
+            f"latents={tuple(latents.shape)} do not fit height={height}, width={width}, whose latents are {(1, *wanted)}. "
+            "Give the height and width that they are of, or draw latents of that size."
+        )
     shape = (
         f"(1, {like.shape[1]}, height, width), in latent pixels"
         if place == 1

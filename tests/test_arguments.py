@@ -81,6 +81,10 @@ EDITS = {  # arguments of edit → what the message says
     "latents of one row": ({"latents": torch.zeros(8, 16, 16)}, "\\(1, 8, height, width\\)"),
     "latents of another model": ({"latents": torch.zeros(1, 4, 16, 16)}, "\\(1, 8, height"),
     "latents of whole numbers": ({"latents": torch.zeros(1, 8, 16, 16).int()}, "a float tensor"),
+    "latents of another size": (
+        {"latents": torch.zeros(1, 8, 16, 16), "height": 128, "width": 160},
+        "\\(1, 8, 16, 16\\) do not fit height=128, width=160.*\\(1, 8, 16, 20\\)",
+    ),
     "latents as text": ({"latents": "noise"}, "latents='noise'.*seed draws it"),
     "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
 }

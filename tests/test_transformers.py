@@ -927,6 +927,23 @@ def test_a_size_that_the_pipeline_would_round_is_refused(kind, tmp_path):
     assert result.image.size == (128, 128)
 
 
+@pytest.mark.parametrize("kind", ["sd3", "flux", "chroma"])
+def test_latents_have_the_size_that_is_made(kind, tmp_path):
+    pipe = build(kind, tmp_path)
+    given = {**size(pipe), **extra(pipe), "steps": 1, "progress": False}
+    latents = family_of(pipe).packed(torch.randn(1, pipe.vae.config.latent_channels, 16, 24))
+    fits = given | {"height": 128, "width": 192}
+    assert p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **fits).image.size == (192, 128)
+    with pytest.raises(p2p.InputError, match="do not fit height=128, width=128"):
+        p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **given)
+    del given["height"], given["width"]
+    if latents.dim() == 3:  # packed ones do not say their sides
+        with pytest.raises(p2p.InputError, match="Give the height and width that they are of"):
+            p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **given)
+    else:
+        assert p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **given).image.size == (192, 128)
+
+
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
 def test_a_flow_whose_noise_the_seed_does_not_decide_is_warned_of(kind, tmp_path):
     pipe = build(kind, tmp_path)
