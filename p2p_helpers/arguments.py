@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 import math
@@ -158,14 +157,6 @@ def check_stages(stages: Sequence[Sequence[Stage]]):
         )
 
 
-def check_callback(callback):
-    """Refuse what cannot be called."""
-    if callback is not None and not callable(callback):
-        raise InputError(
-            f"callback={shown(callback)}: give a function of (pipe, step, timestep, tensors) that returns the tensors."
-        )
-
-
 def check_generator(generator):
     """Refuse what is no generator."""
     if isinstance(generator, (list, tuple)):
@@ -224,7 +215,9 @@ def check_schedule(pipe, steps: int):
             InputWarning,
             stacklevel=4,
         )
-    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler = type(pipe.scheduler).from_config(
+        config
+    )  # a copy would hold what a session has changed
     most = scheduler.config.get("num_train_timesteps", steps)
     why = f"the model was trained with {most} times"
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from pathlib import Path
 
@@ -80,7 +79,6 @@ def _read(image: Image.Image) -> str:
     )
 
 
-@functools.lru_cache(maxsize=1)
 def _captioner(model: str, device: str):
     """An image-to-text model with its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor

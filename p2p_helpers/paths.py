@@ -1,5 +1,9 @@
-"""Where the package's data lies: beside the code in an installed wheel, at the top of a checkout."""
+"""Where the package's data lies, beside the code in an installed wheel and at the top of a checkout; and files that appear whole."""
 
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ModelError
@@ -20,3 +24,21 @@ def data_folder(name: str) -> Path:
         f"The data folder {name!r} is missing. Looked in {places[0]} and {places[1]}. "
         "Reinstall the package, or run from a complete checkout of the repository."
     )
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write in a path's place, which it takes at the end of the block. After an error what stood there is as it was.
+
+    Raises:
+        OSError: it cannot take the place.
+    """
+    part = path.parent / f".{secrets.token_hex(8)}.part"  # a name that no other writer has
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

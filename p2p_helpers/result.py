@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from .attention.families import family_of
+from .attention.families import bare, family_of
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .errors import InputError
@@ -31,7 +31,7 @@ class Origin:
         guidance_scale, negative_prompt: with which the source was made.
         state: of a generator that was given in a seed's place, before the run, and its device.
         arguments: other arguments of the pipeline.
-        model: the network that made it.
+        model: the network that made it, without torch.compile's wrapper.
         schedule: the scheduler's class and configuration.
         tuning: the adapters and FreeU that acted.
     """
@@ -50,7 +50,7 @@ class Origin:
     def check(self, pipe):
         """Raises InputError if another network or scheduler is in place now, or other adapters."""
         what = ""
-        if self.model() is not family_of(pipe).model(pipe):
+        if self.model() is not bare(family_of(pipe).model(pipe)):
             what = "another pipeline"
         elif self.inversion is None and self.schedule != schedule_of(pipe):
             what = "another scheduler"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from .arguments import as_blend, check_callback
-from .attention.families import family_of
+from .arguments import as_blend
+from .attention.families import bare, family_of
 from .blend import LocalBlend, check_words
 from .edits.edit import Edit
 from .edits.layout import placements
@@ -20,6 +20,7 @@ from .prompts.words import Phrase
 from .request import Request, checked
 from .result import EditResult, Origin, schedule_of
 from .running import PLACING, Before, Planned, check_layers, run
+from .values import check_callback
 
 
 def edit(
@@ -93,7 +94,7 @@ def edit(
             the pipeline ignores.
     """
     local_blend, record = as_blend(local_blend), as_record(record)
-    check_callback(callback)
+    check_callback(callback, "(pipe, step, timestep, tensors) that returns the tensors")
     request = checked(
         pipe,
         source,
@@ -193,7 +194,7 @@ def _result(
             negative_prompt=request.made_with[1],
             state=request.state,
             arguments=request.of_source(pipe),
-            model=weakref.ref(family_of(pipe).model(pipe)),
+            model=weakref.ref(bare(family_of(pipe).model(pipe))),
             schedule=schedule_of(pipe),
             tuning=tuning(pipe),
         ),

@@ -38,7 +38,9 @@ class Planned:
     recorders: dict[Record, Recorder]
     callback: Callable | None
     placed: Sequence[Placed | None]  # for each target
-    latents: list[Tensor] = field(default_factory=list)  # of all prompts, after every step
+    latents: list[Tensor] = field(
+        default_factory=list
+    )  # of the source and the first target, after every step
     size: tuple[int, int] = (0, 0)  # of the latent
     finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
 
@@ -55,7 +57,7 @@ class Planned:
         ]
 
     def trajectory(self, row: int) -> Tensor:
-        """One prompt's latents after every step, (step, …), on the CPU."""
+        """The latents of the source (row 0) or the first target (row 1) after every step, (step, …), on the CPU."""
         return torch.stack([step[row] for step in self.latents]).cpu()
 
     def picture(self, row: int, image: Image.Image) -> Before:
@@ -172,7 +174,7 @@ def _after_step(session: Session, plan: Planned) -> Callable:
                     f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not."
                 )
             tensors = {**tensors, **changed}
-        plan.latents.append(tensors["latents"].clone())
+        plan.latents.append(tensors["latents"][:2].clone())
         plan.finite.append(tensors["latents"].isfinite().all())  # read once, after the run
         return tensors
 

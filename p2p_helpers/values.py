@@ -91,6 +91,12 @@ def finite_number(
     return number
 
 
+def check_callback(callback: object, takes: str):
+    """Refuse what cannot be called; `takes` says what it is called with. Raises InputError."""
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback={shown(callback)}: give a function of {takes}.")
+
+
 def file_path(name: str, value: object, example: str = "cat.safetensors") -> Path:
     """A path that the user named, with `~` for the home folder.
 

@@ -127,6 +127,7 @@ def test_edit_explains(random_pipe, name):
         (lambda pipe: p2p.invert(pipe, PICTURE, CAT, steps="50"), "steps='50'"),
         (lambda pipe: p2p.invert(pipe, PICTURE, CAT, guidance_scale="7"), "guidance_scale='7'"),
         (lambda pipe: p2p.invert(pipe, PICTURE, CAT, checkpoint=3), "checkpoint=3"),
+        (lambda pipe: p2p.invert(pipe, PICTURE, CAT, callback=3), "callback=3.*the step's number"),
         (lambda pipe: p2p.Inversion.load(None), "path=None"),
         (lambda pipe: p2p.show(PICTURE), "not an Image"),
         (lambda pipe: p2p.show([PICTURE]), "gallery"),

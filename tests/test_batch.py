@@ -21,7 +21,6 @@ import p2p_helpers as p2p
 from p2p_helpers import memory
 from p2p_helpers.batch import Job, Worker, read_jobs, results, run_jobs, store
 from p2p_helpers.batch.cluster import room_for, share_of
-from p2p_helpers.inversion import files
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
@@ -84,6 +83,7 @@ BAD = {
     "[1]": "A job is a JSON object",
     '{"source": "a cat", "target": "a dog", "colour": 1}': "has no colour. It may have: target",
     '{"target": "a dog"}': "give the source's prompt",
+    '{"source": "", "target": "a dog"}': "empty",
     '{"source": "a cat", "target": "a dog", "edit": "Swap()"}': "'Swap' is none of",
     '{"source": "a cat", "target": "a dog", "edit": ["Replace()", "Refine()"]}': "2 edits for 1",
     '{"source": "a cat", "target": "a dog", "steps": 0}': "steps=0",
@@ -217,10 +217,13 @@ def test_one_bad_job_does_not_spoil_the_call_it_shares(tmp_path, monkeypatch):
 
 def test_calls_are_halved_where_memory_runs_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 16) or run())
-    inner = Sleeping.edit
+    inner, large = Sleeping.edit, []
 
     def small(self, source, targets, edits, **more):
+        assert not any(one() is not None for one in large)  # no failed call still fills the memory
         if len(targets) > 3:
+            held = torch.zeros(1)
+            large.append(weakref.ref(held))
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inner(self, source, targets, edits, **more)
 
@@ -662,7 +665,7 @@ def test_a_disk_that_is_full_before_an_inversion_is_kept_ends_the_run(
     monkeypatch.setattr(Worker, "load", lambda self, model, device: toyland)
     photo = next(iter(photos().values()))
     given = {"source": photo.prompt, "picture": photo.path, "steps": 1, "method": "ddim"}
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(p2p.BatchError, match="No space left"):
         run_jobs([Job(target=photo.prompt, edit="Refine()", **given)], tmp_path)
     assert not list(results(tmp_path))

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 import p2p_helpers as p2p
-from p2p_helpers.inversion import files
 
 from .pipelines import build
 
@@ -123,7 +122,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(made, tmp_path, monkey
 
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, name, full)
+            patch.setattr(os, name, full)
             with pytest.raises(p2p.InversionError, match="cannot be written.*No space left"):
                 made["exact"].save(path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -134,7 +133,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(made, tmp_path, monkey
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             made["exact"].save(path)
     assert path.read_bytes() == before
@@ -172,7 +171,7 @@ def test_writers_at_once_do_not_meet(made, tmp_path, monkeypatch):
             assert go_on.wait(60)
         replace(part, whole)
 
-    monkeypatch.setattr(files.os, "replace", slow)
+    monkeypatch.setattr(os, "replace", slow)
     thread = threading.Thread(target=made["null-text"].save, args=(path,))
     thread.start()
     assert ready.wait(60)

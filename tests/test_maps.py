@@ -1,6 +1,7 @@
 """Recorded maps as Python's own containers and arrays, shares among words, and maps in a file."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -225,7 +226,7 @@ def test_loading_needs_no_model(maps, tmp_path):
     assert path.stat().st_size < 8e6
 
 
-def test_files_that_hold_no_maps(maps, tmp_path):
+def test_files_that_hold_no_maps(maps, tmp_path, monkeypatch):
     path = tmp_path / "maps.safetensors"
     with pytest.raises(p2p.InputError, match="cannot be read"):
         p2p.AttentionMaps.load(path)
@@ -241,7 +242,11 @@ def test_files_that_hold_no_maps(maps, tmp_path):
             p2p.AttentionMaps.load(path)
     with pytest.raises(p2p.InputError, match="cannot be written"):
         maps.save(tmp_path / "nowhere" / "maps.safetensors")
-    assert not list(tmp_path.glob("**/*.part"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            maps.save(path)
+    assert not list(tmp_path.glob("**/.*.part"))
     save_file({"x": torch.zeros(1)}, path, {"attention maps": '{"format": 3, "columns": [1]}'})
     with pytest.raises(p2p.InputError, match="never released"):
         p2p.AttentionMaps.load(path)

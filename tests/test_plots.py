@@ -320,6 +320,8 @@ def test_one_picture_is_a_gallery_and_numbers_are_names(recorded):
         (lambda r: p2p.show(StableDiffusionPipelineOutput([GREY], None)), "what edit.. gives"),
         (lambda r: p2p.gallery(r), "of a result take .image"),
         (lambda r: figures.grid([[r]], ["a"], ["b"]), "of a result take .image"),
+        (lambda r: map_figures.self_components(r, r.source, count=0), "count=0.*6 are usual"),
+        (lambda r: map_figures.self_components(r, r.source, count=900), "count=900.*1 to 256"),
         (lambda r: p2p.slider([r, r], [1, 2], "steps"), "of a result take .image"),
         (lambda r: p2p.difference(r, r.image), "of a result take .image"),
         (lambda r: map_figures.word_maps(r.image), "Recorded maps are needed"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -48,11 +49,19 @@ def tiny(random_pipe):
     unet = UNet2DConditionModel(
         sample_size=4, in_channels=8, out_channels=8, cross_attention_dim=128, **block, **blocks
     )
+    scheduler = DDIMScheduler.from_config(random_pipe.scheduler.config)
     pipe = StableDiffusionPipeline(
-        **{**random_pipe.components, "unet": unet}, requires_safety_checker=False
+        **{**random_pipe.components, "unet": unet, "scheduler": scheduler},
+        requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def inverted_tiny(tiny):
+    picture = Image.new("RGB", (32, 32), "red")
+    return p2p.invert(tiny, picture, CAT, steps=2, method="direct", progress=False)
 
 
 def state(pipe) -> dict:
@@ -213,16 +222,93 @@ def being_edited(pipe):
         thread.join()
 
 
-def test_of_two_threads_the_second_is_refused(tiny):
-    """And the first one's picture is what it is alone."""
+@pytest.mark.parametrize(
+    "scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler]
+)
+def test_of_two_threads_the_second_is_refused(tiny, monkeypatch, scheduler):
+    """And the first one's picture is what it is alone, also under a scheduler that remembers earlier steps."""
+    monkeypatch.setattr(tiny, "scheduler", scheduler.from_config(tiny.scheduler.config))
     alone = p2p.edit(tiny, CAT, DOG, steps=3, progress=False)
     with being_edited(tiny) as found:
-        for run in (*WAYS, lambda pipe: pipe(CAT, num_inference_steps=1)):
+        for run in (*WAYS, lambda pipe: pipe(CAT, num_inference_steps=5)):
             with pytest.raises(p2p.AttentionControlError, match="edited in another thread.*Wait"):
                 run(tiny)
     other = np.asarray(found[0].image).astype(int)  # another thread may add up in another order
     np.testing.assert_allclose(other, np.asarray(alone.image).astype(int), atol=1)
     edit(tiny)  # and now it is free
+
+
+def test_what_another_thread_is_refused_leaves_a_recording_as_it_is(tiny):
+    """An edit asks the scheduler how many steps it has before it is refused."""
+    refused = []
+
+    def other():
+        for run in (*WAYS, lambda pipe: pipe(CAT, num_inference_steps=5)):
+            try:
+                run(tiny)
+            except p2p.AttentionControlError as error:
+                refused.append(error)
+
+    def meddle(pipe, step, timestep, tensors):
+        if step == 2:
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+        return tensors
+
+    found = []
+    for between in ({}, {"callback_on_step_end": meddle}):
+        with p2p.record(tiny) as maps:
+            run = {"num_inference_steps": 6, "output_type": "latent", **between}
+            found.append(tiny(CAT, generator=torch.Generator().manual_seed(0), **run).images)
+        assert maps.steps == 6
+    assert len(refused) == len(WAYS) + 1
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+
+
+def test_a_recording_goes_on_in_another_thread(tiny):
+    """One run after the other; the last one counts."""
+    with p2p.record(tiny) as maps:
+        tiny(CAT, num_inference_steps=1)
+        thread = threading.Thread(target=tiny, args=(DOG,), kwargs={"num_inference_steps": 2})
+        thread.start()
+        thread.join()
+        assert maps.prompts == [DOG] and maps.steps == 2
+        tiny(CAT, num_inference_steps=3)
+    assert maps.prompts == [CAT] and maps.steps == 3
+
+
+def test_a_session_is_of_one_pipeline_and_not_of_its_model(tiny, inverted_tiny):
+    """Where two pipelines share a model, the other one's scheduler would be changed."""
+    other = StableDiffusionPipeline.from_pipe(tiny)
+    before = tiny.scheduler, other.scheduler
+    with p2p.record(tiny):
+        with inverted_tiny.sampling(tiny):
+            assert tiny.scheduler is not before[0]
+        refused = pytest.raises(p2p.AttentionControlError, match="being recorded already")
+        with refused, inverted_tiny.sampling(other):
+            pass
+    assert (tiny.scheduler, other.scheduler) == before
+
+
+def test_a_result_goes_on_with_its_model_compiled(tiny, monkeypatch):
+    result = p2p.edit(tiny, CAT, DOG, steps=1, progress=False)
+    monkeypatch.setattr(tiny, "unet", torch.compile(tiny.unet))
+    result.origin.check(tiny)
+    monkeypatch.setattr(tiny, "unet", UNet2DConditionModel.from_config(tiny.unet.config))
+    with pytest.raises(p2p.InputError, match="made with another pipeline"):
+        result.origin.check(tiny)
+
+
+def test_ones_own_handler_of_ctrl_c_gets_the_frame(tiny, monkeypatch):
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(frame))
+    try:
+        with p2p.record(tiny):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [type(frame).__name__ for frame in seen] == ["frame"]
 
 
 def test_edits_in_two_threads_on_two_pipelines(tiny, random_pipe):

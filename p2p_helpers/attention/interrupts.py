@@ -54,13 +54,14 @@ class Interrupts:
             signal.raise_signal(signal.SIGINT)
 
     def _handle(self, number: int, frame: FrameType | None):
-        while frame is not None:
-            if frame.f_code in _shielded:
+        outer = frame
+        while outer is not None:
+            if outer.f_code in _shielded:
                 self.waiting = True
                 return
-            frame = frame.f_back
+            outer = outer.f_back
         if self._before is not None:
-            self._before(number, None)
+            self._before(number, frame)
 
 
 P, T = ParamSpec("P"), TypeVar("T")

@@ -39,6 +39,11 @@ class Run:
         for mark in marks:
             mark.clear()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the model has been called, and more turns are to come."""
+        return self.size is not None and not self._ended
+
     def before_call(self, args: tuple, kwargs: dict) -> Tensor | None:
         """Set the marks for the model's next call. Gives the rows that have to run, or None for all."""
         family, session = self.session.family, self.session

@@ -141,7 +141,7 @@ class Session(Changes):
         observers: Sequence[Observer] = (),
         known: Tensor | None = None,
     ):
-        """Begin a run of the pipeline with so many prompts, source first. In `record` there may be several, one by one.
+        """Begin a run of the pipeline with so many prompts, source first, in this thread. In `record` there may be several, one by one.
 
         Args:
             plan: what the edits ask for.
@@ -180,13 +180,18 @@ class Session(Changes):
 
     # What happens in a run.
 
+    def check_thread(self):
+        """Refuse another thread than that of the last run, before it changes anything."""
+        if threading.get_ident() != self.thread:
+            raise AttentionControlError(
+                f"This pipeline is being {self.doing} in another thread, and runs here, too. Wait until that has ended. "
+                "(Pipelines that share a scheduler cannot run side by side, either.)"
+            )
+
     def _call(self, *args, **kwargs):
         """In the place of the model's call."""
         self._interrupts.check()
-        if threading.get_ident() != self.thread:
-            raise AttentionControlError(
-                f"This pipeline is being {self.doing} in another thread, and runs here, too. Wait until that has ended."
-            )
+        self.check_thread()
         for change in self.changes:
             args, kwargs = change(args, kwargs)
         if self.run is None:
@@ -254,7 +259,7 @@ def joined(pipe, doing: str) -> Iterator[Session]:
         AttentionControlError: as `Session`.
     """
     owner = vars(bare(family_of(pipe).model(pipe))).get(_OWNER)
-    if owner is not None and owner.thread == threading.get_ident():
+    if owner is not None and owner.pipe is pipe and owner.thread == threading.get_ident():
         with owner.within():
             yield owner
     else:

@@ -24,9 +24,9 @@ def call_back(session, after_step: AfterStep):
 
 
 def follow(session):
-    """Count the turns of a pipeline that somebody else calls, without a callback of ours."""
+    """Keep other threads from the scheduler, and count the turns of a pipeline that somebody else calls, without a callback of ours."""
     scheduler = session.pipe.scheduler
-    if session.calls_back or getattr(scheduler.step, "session", None) is session:
+    if getattr(scheduler.set_timesteps, "session", None) is session:
         return
     step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
@@ -40,9 +40,12 @@ def follow(session):
 
     @functools.wraps(set_timesteps)
     def begun(*args, **kwargs):
-        session.step = session.calls = 0
+        session.check_thread()
+        if not session.calls_back:
+            session.step = session.calls = 0
         return set_timesteps(*args, **kwargs)
 
-    counted.session = session  # type: ignore[attr-defined]
-    session.set(scheduler, "step", counted)
+    begun.session = session  # type: ignore[attr-defined]
     session.set(scheduler, "set_timesteps", begun)
+    if not session.calls_back:
+        session.set(scheduler, "step", counted)

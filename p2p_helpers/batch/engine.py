@@ -199,18 +199,23 @@ class Worker:
         while waiting:
             call = self._next(waiting)
             owners = {target.job.name: target.job for target in call}
+            failure: Exception | None = None
             try:
                 self._call(source, call, known)
             except Exception as error:  # whatever a job does to a library: its row says it
                 self._check_run(error)
-                if is_of_memory(error) and len(call) > 1:
+                failure = error
+            if failure is not None:
+                if is_of_memory(failure) and len(call) > 1:
                     self.most = len(call) // 2
+                    failure.__traceback__ = None  # whose frames hold what filled the memory
                     torch.cuda.empty_cache()
                     continue
                 waiting = [target for target in waiting if target.job.name not in owners]
                 if len(owners) == 1:
-                    yield self._failed(call[0].job, error)
+                    yield self._failed(call[0].job, failure)
                 else:  # one spoils it for all, so each is tried alone
+                    failure.__traceback__ = None
                     for job in owners.values():
                         yield from self._blended(source, [job], known)
                 continue

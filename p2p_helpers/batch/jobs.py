@@ -66,7 +66,8 @@ class Job:
             raise InputError(
                 f"A job's edit has no mask, and {masked[0]!r} has one. Leave it out, or make this edit with p2p_helpers.edit()."
             )
-        check_prompts([self.source or "from the inversion", *prompts], self.negative_prompt)
+        source = "from the inversion" if self.source is None else self.source
+        check_prompts([source, *prompts], self.negative_prompt)
         guidance = 1.0 if self.guidance_scale is None else self.guidance_scale
         check_numbers(guidance, 1 if self.steps is None else self.steps)
         if self.seed is not None:  # Python's own numbers, as JSON has them

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InversionError
+from ..paths import whole
 
 FORMAT = 2  # 1 had no number, no hashes of its fields, and facts as texts
 SAID = "p2p_helpers"  # the entry of a file's metadata that says what the file holds, as JSON
@@ -60,20 +58,13 @@ def write(path: Path, kind: str, tensors: Mapping[str, Tensor], said: Mapping):
     hashes = {name: _hash(tensor) for name, tensor in tensors.items()}
     hashes[SAID] = hashlib.sha256(text.encode()).hexdigest()
     content = save(tensors, {SAID: text, HASHES: json.dumps(hashes)})
-    part = path.parent / f".{secrets.token_hex(8)}.part"  # a name that no other writer has
     try:
-        with open(part, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_bytes(content)
     except (OSError, ValueError) as error:
         raise InversionError(
             f"{path} cannot be written: {error}. A file that stood there before is as it was. Give another name or folder, or make room."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def read(path: Path, kind: str) -> Stored:

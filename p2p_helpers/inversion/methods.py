@@ -19,7 +19,7 @@ from ..attention.session import Session
 from ..errors import AttentionControlError, InputError, InversionError, PromptError
 from ..prompts.weights import warn_of_weights
 from ..prompts.words import as_read, warn_of_unknown_words, words
-from ..values import MOST_GUIDANCE, file_path, finite_number, shown, whole_number
+from ..values import MOST_GUIDANCE, check_callback, file_path, finite_number, shown, whole_number
 from .artefact import METHODS, Inversion
 from .files import check_folder
 from .fingerprint import fingerprint
@@ -102,7 +102,7 @@ def invert(
             guidance scale of 1 or less, a scheduler without betas, a checkpoint of another run, a
             damaged one, or one that cannot be written, latents or a null text that are no numbers.
         InputError: `steps` or `inner_steps` below 1, more steps than the model was trained with, a
-            guidance scale that is no number, no picture.
+            guidance scale that is no number, no picture, a callback that cannot be called.
         PromptError: the prompt is empty or too long.
         AttentionControlError: no diffusers pipeline, one whose attention is not known, or one that is in use.
 
@@ -113,6 +113,7 @@ def invert(
     _check_pipeline(pipe)
     method = method_of(pipe, method)
     _check_choices(method, init, steps, inner_steps)
+    check_callback(callback, "the step's number")
     _check_prompt(pipe, prompt)
     guidance_scale = _guidance(pipe, method, guidance_scale)
     pixels = _pixels(pipe, image)

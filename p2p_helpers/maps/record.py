@@ -227,6 +227,8 @@ def record(pipe, record: Record | None = None) -> Iterator[AttentionMaps]:
 
         @functools.wraps(pipe.check_inputs)
         def check_inputs(*args, **kwargs):  # a pipeline calls it once, first, in every run
+            if session.run is not None and session.run.under_way:
+                session.check_thread()
             follow(session)  # the scheduler may be another by now
             fresh.append(True)
             return check(*args, **kwargs)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InputError
+from ..values import whole_number
 from .heatmap import FROM_0, position
 
 
@@ -26,8 +27,16 @@ class SelfAttention:
     def components(self, count: int = 6) -> Float[Tensor, "component row column"]:
         """The parts of the layout: the first right singular vectors of A minus its row mean.
 
+        Args:
+            count: how many, at most as many as there are pixels.
+
+        Raises:
+            InputError: no such number of components.
+
         Reference: Hertz et al. 2022 (arXiv 2208.01626), Figure 4.
         """
+        most = len(self.matrix)
+        count = whole_number("count", count, 1, most, f"The map has {most} pixels; 6 are usual.")
         centred = self.matrix - self.matrix.mean(1, keepdim=True)
         found = torch.linalg.svd(centred, full_matrices=False).Vh[:count]
         # A singular vector's sign means nothing: make its peak positive.

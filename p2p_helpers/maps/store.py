@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..paths import whole
 from ..prompts.offsets import with_offsets
 from ..prompts.several import Tokenizers, parts_of
 from ..values import first_line
@@ -89,12 +88,10 @@ def save(maps: AttentionMaps, path: Path):
         "counts": maps.counts,
         "level_layers": maps.level_layers,
     }
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # a name that no other writer has
     try:
-        save_file(tensors, unfinished, {"attention maps": json.dumps(about)})
-        os.replace(unfinished, path)
+        with whole(path) as part:
+            save_file(tensors, part, {"attention maps": json.dumps(about)})
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise InputError(
             f"{path} cannot be written: {first_line(error)}. Give a file in a folder that is there."
         ) from error

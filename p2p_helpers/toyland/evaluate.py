@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..attention.session import joined
 from ..blend import LocalBlend
 from ..edits.edit import Edit
 from ..edits.words import Replace, Reweight
 from ..errors import SceneError
+from ..inversion.methods import usual_guidance
 from ..metrics import psnr
 from ..paths import data_folder
 from .counterfactual import EDITS, Counterfactual, counterfactual, swap
@@ -219,21 +221,16 @@ def generate(
     pipe, prompts: list[str], steps: int = 30, guidance_scale: float | None = None
 ) -> list[Image.Image]:
     """One picture for each prompt; prompt number i gets seed i."""
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(disable=True)
-    scale = (
-        pipe.tokenizer.init_kwargs["guidance_scale"] if guidance_scale is None else guidance_scale
-    )
+    scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     images = []
-    for i in range(0, len(prompts), 16):
-        generators = [torch.Generator().manual_seed(j) for j in range(i, min(i + 16, len(prompts)))]
-        images += pipe(
-            prompts[i : i + 16],
-            num_inference_steps=steps,
-            guidance_scale=scale,
-            generator=generators,
-        ).images
-    pipe.set_progress_bar_config(**before)
+    with joined(pipe, "sampled") as session:
+        session.quiet()
+        for i in range(0, len(prompts), 16):
+            some = prompts[i : i + 16]
+            generators = [torch.Generator().manual_seed(i + j) for j in range(len(some))]
+            images += pipe(
+                some, num_inference_steps=steps, guidance_scale=scale, generator=generators
+            ).images
     return images
 
 

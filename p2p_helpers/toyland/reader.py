@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..paths import data_folder
+from ..values import first_line
 from .world import BACKGROUNDS, HUES, OBJECTS, SIZE, Scene
 
 CELL = 8  # pixels
@@ -176,8 +178,14 @@ def load_reader(folder: Path | None = None) -> Reader:
     """The reader that came with the package, ready to `read`, or the one in another folder.
 
     Raises:
-        FileNotFoundError: the folder holds no reader.safetensors.
+        ModelError: the folder holds no reader.safetensors, or not this reader's.
     """
-    reader = Reader()
-    reader.load_state_dict(load_file((folder or data_folder("toyland")) / "reader.safetensors"))
+    reader, file = Reader(), (folder or data_folder("toyland")) / "reader.safetensors"
+    try:
+        reader.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{file} cannot be read: {first_line(error)} Give the folder of a reader that was trained, or leave it out for the one "
+            "that came with the package."
+        ) from error
     return reader.eval()

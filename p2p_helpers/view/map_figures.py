@@ -141,6 +141,15 @@ def self_components(
     """The parts that self-attention sees.
 
     The picture and the first principal components of its mean self-attention map.
+
+    Args:
+        maps: a result's, or the result itself.
+        image: the picture of the prompt.
+        prompt: its number, 0 for the source.
+        count: of the components.
+
+    Raises:
+        InputError: no such prompt, or no such number of components.
     """
     parts = maps_of(maps).of(prompt).self_attention.components(count)
     figure, axes = blank(1, count + 1, 10)
