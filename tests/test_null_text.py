@@ -79,7 +79,7 @@ def _invert_and_die(folder, moment: str, number: int):
     callback = wrapped(lambda step: None) if moment == "callback" else None
     if moment in ("fsync", "replace", "after replace"):
         name = moment.removeprefix("after ")
-        setattr(files.os, name, wrapped(getattr(os, name)))
+        setattr(os, name, wrapped(getattr(os, name)))
     pipe = build_it(folder / "tokenizer")
     if moment == "unet":
         pipe.unet.register_forward_pre_hook(wrapped(lambda *args: None))
@@ -137,7 +137,7 @@ def test_interrupted_while_it_writes_what_stood_there_stays(
             raise KeyboardInterrupt
         replace(*args)
 
-    monkeypatch.setattr(files.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         p2p.invert(pipe, PICTURE, PROMPT, checkpoint=tmp_path / "c", **RUN)
     assert all(p.requires_grad for p in pipe.unet.parameters())

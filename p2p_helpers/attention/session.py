@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import AttentionControlError
 from .changes import Changes
-from .families import bare, family_of
+from .families import family_of
+from .family import bare
 from .intercept import leave_modes, mark_of, modes
 from .interrupts import Interrupts, block, shielded
 from .observe import Observer

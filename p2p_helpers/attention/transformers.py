@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from ..errors import AttentionControlError
 from ..prompts.several import Tokenizers, sized
+from .family import Family, bare
 from .layers import Kind, Layer, Segment
-from .rows import first_row, narrowed, other_rows
+from .rows import other_rows
 
 
-class Transformer:
+class Transformer(Family):
     """What the transformers have in common. One text is read by a sequence of tokens, and by all blocks."""
 
     flow = True
-    optimises_null = False
     MODELS: tuple[type[nn.Module], ...] = ()
     KINDS: Mapping[str, Kind] = {"attn": "joint"}  # of a block's attentions, by their names
     LEVEL = 1  # how often the latent's sides are halved: patches are two of its pixels wide
     ORDER: tuple[Segment, ...] = ()
-    # What may have one row for each latent in a call of one of the models.
-    ROWS: tuple[str, ...] = (
+    SAMPLE = "hidden_states"
+    ROWS = (
         "hidden_states",
         "encoder_hidden_states",
         "pooled_projections",
@@ -53,7 +53,7 @@ class Transformer:
 
     def knows(self, pipe) -> bool:
         model = getattr(pipe, "transformer", None)
-        return isinstance(getattr(model, "_orig_mod", model), self.MODELS)
+        return model is not None and isinstance(bare(model), self.MODELS)
 
     def model(self, pipe) -> nn.Module:
         return pipe.transformer
@@ -85,28 +85,6 @@ class Transformer:
             )
             found[layer] = module
         return found
-
-    def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        return args[0] if args else kwargs["hidden_states"]
-
-    def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-        sample = self.sample(args, kwargs)
-        return sample.shape[-2], sample.shape[-1]
-
-    def tokens(self, args: tuple, kwargs: Mapping[str, Any]) -> int:
-        return kwargs["encoder_hidden_states"].shape[1]
-
-    def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int | None:
-        return first_row(pipe, rows, prompts)
-
-    def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        return latents
-
-    def packed(self, pictures: Tensor) -> Tensor:
-        return pictures
-
-    def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
-        return narrowed(args, kwargs, self.ROWS, keep, rows)
 
 
 def longest(pipe, arguments: Mapping[str, Any]) -> int:

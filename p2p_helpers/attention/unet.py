@@ -11,25 +11,22 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
     XFormersAttnProcessor,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import AttentionControlError
 from ..prompts.several import sized
+from .family import Family
 from .layers import Kind, Layer
-from .rows import first_row, narrowed
 
 # These compute the same as AttnProcessor2_0 and differ only in how they save memory.
 EQUIVALENT = (AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor)
 
 
-class UNet:
+class UNet(Family):
     """Stable Diffusion 1.x, 2.x, XL and their relatives: `UNet2DConditionModel` with self- and cross-attention."""
 
-    flow = False
     optimises_null = True
-
-    # What may have one row for each latent in a call of the UNet. Positional arguments are the latents, the timestep and
-    # the text, in this order.
+    SAMPLE = "sample"
     ROWS = (
         "sample",
         "encoder_hidden_states",
@@ -95,9 +92,6 @@ class UNet:
             )
         return "cross" if module.is_cross_attention else "self"
 
-    def sample(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        return args[0] if args else kwargs["sample"]
-
     def size(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, int]:
         sample = self.sample(args, kwargs)
         if sample.dim() != 4:
@@ -105,23 +99,11 @@ class UNet:
                 f"The model got latents {tuple(sample.shape)}; one picture for each prompt has (row, channel, height, "
                 "width). Pipelines that make videos, such as AnimateDiff, cannot be controlled."
             )
-        return sample.shape[-2], sample.shape[-1]
+        return super().size(args, kwargs)
 
     def tokens(self, args: tuple, kwargs: Mapping[str, Any]) -> int:
-        text = args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
-        return text.shape[1]
-
-    def prompts_first_row(self, pipe, rows: int, prompts: int, call: int) -> int:
-        return first_row(pipe, rows, prompts)
-
-    def unpacked(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        return latents
-
-    def packed(self, pictures: Tensor) -> Tensor:
-        return pictures
-
-    def narrowed(self, args: tuple, kwargs: dict, keep: Tensor, rows: int) -> tuple[tuple, dict]:
-        return narrowed(args, kwargs, self.ROWS, keep, rows)
+        # Positional arguments are the latents, the timestep and the text, in this order.
+        return args[2].shape[1] if len(args) > 2 else super().tokens(args, kwargs)
 
 
 class DeepFloydIF(UNet):

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..attention.families import bare, family_of
+from ..attention.families import family_of
+from ..attention.family import bare
 from .weights import COMPILED, adapters, digests, own_weights
 
 ENCODERS = [(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")]
