@@ -26,7 +26,7 @@ from .known import begins_with_picture
 from .prompts.words import check_readable, words
 from .result import EditResult
 from .stages import Stage
-from .values import MOST_GUIDANCE, PICTURES, finite_number, shown, whole_number
+from .values import FILES, MOST_GUIDANCE, finite_number, shown, whole_number
 
 # The pipeline's arguments that edit() sets itself, and what to do instead.
 OURS = {
@@ -68,7 +68,7 @@ def check_pipeline(pipe):
 
 def check_source(source):
     """Refuse what is no source."""
-    if isinstance(source, str) and Path(source).suffix.lower() in (".safetensors", *PICTURES):
+    if isinstance(source, str) and Path(source).suffix.lower() in FILES:
         raise InputError(
             f"source={shown(source)} is a file's name, and no prompt. Give Inversion.load({shown(source)}) for an inversion; for a "
             "picture invert(pipe, load_image(file, pipe), prompt)."
@@ -170,7 +170,7 @@ def check_generator(generator):
 
 
 def check_prompts(prompts: Sequence[str], negative_prompt):
-    """Refuse empty prompts, half characters, and a negative prompt that is no text."""
+    """Refuse empty prompts, half characters, files' names, and a negative prompt that is no text."""
     if negative_prompt is not None and not isinstance(negative_prompt, str):
         raise InputError(
             f"negative_prompt={shown(negative_prompt)}: it is one text for all prompts."

@@ -12,7 +12,7 @@ from .errors import InputError
 
 MOST_GUIDANCE = 1000.0  # far above what any model bears; float16 ends at 65 504
 MOST_WEIGHT = 1000.0
-PICTURES = (
+PICTURES = (  # how their files end
     ".png",
     ".jpg",
     ".jpeg",
@@ -21,7 +21,11 @@ PICTURES = (
     ".bmp",
     ".tif",
     ".tiff",
-)  # how their files end
+    ".ppm",
+    ".avif",
+    ".heic",
+)
+FILES = (".safetensors", *PICTURES)  # that are easily given in a prompt's place
 
 
 def shown(value: object) -> str:

@@ -369,6 +369,26 @@ def test_what_a_run_would_ignore_is_refused(tmp_path, given, says):
         run_jobs(jobs_of(1), tmp_path, **given)
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"jobs": "jobs.jsonl"}, r"jobs='jobs.jsonl': give a list.*read_jobs\(file\)"),
+        ({"jobs": Path("jobs.jsonl")}, "jobs=PosixPath.*read_jobs"),
+        ({"jobs": jobs_of(1)[0]}, "jobs=a Job: give a list of jobs"),
+        ({"jobs": None}, "jobs=None"),
+        ({"jobs": [{"source": "a cat", "target": "a dog"}]}, r"'a dog'} is no job.*Job\(source"),
+        ({"jobs": ["a cat"]}, "'a cat' is no job"),
+        ({"model": None}, "model=None: give its name or folder"),
+        ({"model": torch.nn.Identity()}, "model=an Identity.*every worker loads it"),
+        ({"ray": True}, "ray=True: give the address"),
+    ],
+)
+def test_what_is_no_batch_is_refused(tmp_path, given, says):
+    with pytest.raises(p2p.InputError, match=says):
+        run_jobs(**{"jobs": jobs_of(1), "out": tmp_path, "worker": Sleeping, **given})
+
+
 def test_another_process_that_was_faster_is_not_overwritten(tmp_path):
     place = store.Store(tmp_path)
     first = place.write({"name": "abc", "error": None, "by": 1}, {})
@@ -415,18 +435,35 @@ def test_results_can_be_read_while_a_job_is_tried_again(tmp_path):
     assert list(rows) == []
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_folder_without_a_row_is_written_anew(tmp_path, gone):
+def test_half_a_character_is_kept_and_a_row_that_is_gone_is_named(tmp_path):
     place = store.Store(tmp_path)
-    half = place.folder("abc") / "half.png"
-    half.parent.mkdir(parents=True)
-    half.touch()
-    if gone:
-        shutil.rmtree(half.parent)
     place.write({"name": "abc", "error": None, "said": "\ud83d"}, {})
-    assert place.row("abc")["said"] == "\ud83d" and not half.exists()
+    assert place.row("abc")["said"] == "\ud83d"
     with pytest.raises(store.Gone, match="xyz"):
         place.write_table(["abc", "xyz"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_row_that_is_damaged_is_named(tmp_path, text):
+    sleeping(jobs_of(2), tmp_path)
+    row = next(tmp_path.glob("??/*/row.json"))
+    row.write_text(text)
+    for use in (
+        lambda: sleeping(jobs_of(2), tmp_path),
+        lambda: sleeping(jobs_of(2), tmp_path, retry=True),
+        lambda: list(results(tmp_path)),
+    ):
+        with pytest.raises(p2p.BatchError, match=f"{row} is damaged. Remove its folder"):
+            use()
+    shutil.rmtree(row.parent)
+    assert sleeping(jobs_of(2), tmp_path).now == 1
+
+
+def test_results_of_no_folder_are_said(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("nowhere", "file"):
+        with pytest.raises(p2p.InputError, match=f"There is no folder .*{place}.*run_jobs"):
+            list(results(tmp_path / place))
 
 
 def test_a_job_that_a_gpu_dies_of_is_given_up(tmp_path, monkeypatch):
@@ -689,9 +726,10 @@ def test_another_model_does_not_mix_with_the_results_of_one(tmp_path, monkeypatc
 
 def test_a_note_of_the_model_that_a_crash_left_empty_is_said(tmp_path):
     sleeping(jobs_of(1), tmp_path)
-    (tmp_path / "model.json").write_text("")
-    with pytest.raises(p2p.BatchError, match="model.json is damaged"):
-        sleeping(jobs_of(2), tmp_path)
+    for text in ("", "[]"):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(p2p.BatchError, match="model.json is damaged, so nobody knows"):
+            sleeping(jobs_of(2), tmp_path)
 
 
 def test_what_becomes_of_a_job_does_not_hang_on_its_company(toyland, tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_a_page_that_lacks_something(result, random_pipe):
         ({"result": same}, "What did the edit change"),
         ({"code": "p2p.edit("}, "is no Python"),
         ({"code": "p2p.invert(1)"}, "never calls edit"),
-        ({"said": {}}, f"The text under “{first}” is missing"),
+        ({"said": SAID | {first: " "}}, f"The text under “{first}” is missing"),
         ({"said": SAID | {first: "A boat."}}, "there are 2 words"),
         ({"said": dict.fromkeys(PARTS, SAID[first])}, "are the same"),
         ({"said": {k: re.sub(r"\d", "", v) for k, v in SAID.items()}}, "no number"),
@@ -204,9 +204,37 @@ def test_a_page_that_lacks_something(result, random_pipe):
     [
         ({"said": "A dog in place of the cat."}, "said='A dog"),
         ({"said": dict.fromkeys(PARTS)}, "give a text under each heading"),
+        ({"said": {}}, f"said has the headings {', '.join(PARTS)}; '{PARTS[0]}' is missing"),
+        ({"said": SAID | {"Where it failed": "Nowhere."}}, "'Where it failed' is none of them"),
         ({"author": None}, "author=None"),
+        ({"author": " "}, "author=' ': give a name"),
+        ({"code": ""}, "The text of '' cannot be found"),
+        ({"truth": variant("Ada")}, "truth=a Counterfactual: give a picture"),
+        ({"truth": np.zeros((8, 8, 3), np.uint8)}, "ndarray: give a picture"),
+        ({"truth": "true.png"}, "truth='true.png'"),
     ],
 )
-def test_a_page_of_no_texts_is_said(result, random_pipe, more, says):
+def test_a_page_that_would_not_be_whole_is_said(result, random_pipe, more, says):
     with pytest.raises(p2p.InputError, match=says):
         page_of(result, random_pipe, **more)
+
+
+def test_a_page_names_the_pipeline_that_made_the_result(result, toyland):
+    with pytest.raises(p2p.InputError, match="was made with another pipeline"):
+        page_of(result, toyland)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_a_page_wants_a_pipeline(result):
+    with pytest.raises(p2p.AttentionControlError, match="is no diffusers pipeline"):
+        page_of(result, "toyland")
+
+
+def test_a_page_of_several_targets_names_all_of_them(random_pipe):
+    prompts = "a dog on the beach", "a fox on the beach"
+    edits = [p2p.Replace(), p2p.Replace(cross_steps=0.5)]
+    several = p2p.edit(random_pipe, "a cat on the beach", prompts, edits, steps=2, progress=False)
+    page = page_of(several, random_pipe).page
+    for number, (prompt, edit) in enumerate(zip(prompts, edits, strict=True), 1):
+        assert f"<th>target {number}</th><td>{prompt}</td>" in page
+        assert f"<th>edit {number}</th><td>{edit!r}</td>" in page

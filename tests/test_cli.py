@@ -140,6 +140,9 @@ def test_maps_are_a_figure(p2p_says):
         (["maps", "a cat", "--guidance", "nan"], "guidance_scale=nan"),
         (["maps", "a cat", "--steps", "2000"], "trained with 1000 times"),
         (["maps", " "], "prompt is empty"),
+        (["maps", "fox.png"], "'fox.png' is a file's name, and no prompt"),
+        (["maps", "fox.safetensors"], "is a file's name"),
+        (["edit", "a cat", "dog.png"], "'dog.png' is a file's name"),
     ],
 )
 def test_errors_are_messages_and_the_exit_code_is_1(p2p_says, arguments, says):

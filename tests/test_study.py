@@ -158,8 +158,6 @@ def test_what_is_no_study_is_refused(tmp_path):
         study(comparisons(1, ("good",)), tmp_path)
     with pytest.raises(p2p.InputError, match="the same methods"):
         study([*comparisons(1), *comparisons(1, ("good", "worse"))], tmp_path)
-    with pytest.raises(p2p.InputError, match="give a picture"):
-        study([Comparison("x", {"a": "a.png", "b": "b.png"})], tmp_path)
     with pytest.raises(p2p.InputError, match="no study"):
         study_results(tmp_path)
     study(comparisons(), tmp_path)
@@ -172,6 +170,54 @@ def test_what_is_no_study_is_refused(tmp_path):
         (tmp_path / "votes-me.json").write_text("[]")
         (tmp_path / file).unlink()
     study(comparisons(5), tmp_path)
+
+
+BLACK = Image.new("RGB", (16, 16))
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("x", [BLACK, BLACK]), "edits=.*by their names"),
+        (("x", {1: BLACK, 2: BLACK}), "edits=.*by their names"),
+        (({"a": BLACK, "b": BLACK}, BLACK), "what=.*say in words"),
+        (("x", {"a": "a.png", "b": "b.png"}), "'a' of 'x' is 'a.png'; give a picture"),
+        (("x", {"a": BLACK, "b": [BLACK]}), "'b' of 'x' is .*; give a picture"),
+        (("x", {"a": BLACK, "b": BLACK}, "before.png"), "source='before.png': give the picture"),
+    ],
+)
+def test_what_is_no_comparison_is_refused(given, says):
+    with pytest.raises(p2p.InputError, match=says):
+        Comparison(*given)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    "given", [comparisons(1)[0], "study.json", None, [{"a": BLACK, "b": BLACK}]]
+)
+def test_a_study_is_of_a_list_of_comparisons(tmp_path, given):
+    with pytest.raises(p2p.InputError, match="comparisons=.*give a list of Comparison"):
+        study(given, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_study_is_made_once_more_and_keeps_its_votes(folder, text):
+    store(folder, votes(folder, "me", lambda a, b: "good"))
+    found = study_results(folder)
+    (folder / "key.json").write_text(text)
+    for use in (lambda: study_results(folder), lambda: serve(folder, port=0)):
+        with pytest.raises(p2p.InputError, match="key.json is damaged. Make the study"):
+            use()
+    study(comparisons(), folder)
+    assert study_results(folder) == found
+
+
+def test_votes_that_cannot_be_read_are_said(folder):
+    (folder / "votes.sqlite").write_text("no database" * 100)
+    for use in (lambda: study_results(folder), lambda: serve(folder, port=0)):
+        with pytest.raises(p2p.InputError, match="votes.sqlite cannot be read: .*Take a copy"):
+            use()
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.batch import Job
 from p2p_helpers.prompts.split import split
 from p2p_helpers.prompts.words import as_read, phrases, warn_of_unknown_words
 
@@ -261,6 +263,23 @@ def test_half_a_character_is_refused_before_the_run(random_pipe):
         p2p.edit(random_pipe, "a cat", "a dog", negative_prompt="\ud83d", progress=False)
     with p2p.record(random_pipe), pytest.raises(p2p.PromptError, match="half"):
         random_pipe("a cat\ud83d", num_inference_steps=1)
+
+
+@pytest.mark.parametrize("name", ["fox.png", "photos/My Fox.JPEG", "fox.safetensors", "fox.heic"])
+def test_a_files_name_is_no_prompt(random_pipe, tokenizer, name):
+    black = Image.new("RGB", (128, 128))
+    for use in (
+        lambda: p2p.edit(random_pipe, "a cat", name, progress=False),
+        lambda: p2p.edit(random_pipe, "a cat", "a dog", negative_prompt=name, progress=False),
+        lambda: p2p.invert(random_pipe, black, name, progress=False),
+        lambda: p2p.words(tokenizer, name),
+        lambda: Job(source=name, target="a dog"),
+        lambda: Job(source="a cat", target=name),
+    ):
+        with pytest.raises(p2p.PromptError, match=f"{name}' is a file's name, and no prompt"):
+            use()
+    with p2p.record(random_pipe), pytest.raises(p2p.PromptError, match="a file's name"):
+        random_pipe(name, num_inference_steps=1)
 
 
 @settings(max_examples=100, deadline=None)

@@ -167,7 +167,7 @@ def read_jobs(path: str | Path) -> Iterator[Job | Refused]:
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
-    file = file_path("jobs", path)
+    file = file_path("jobs", path, "jobs.jsonl")
     if not file.is_file():
         raise InputError(f"There is no file {file}. Give one with a job, as JSON, on each line.")
     try:

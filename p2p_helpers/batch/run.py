@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..pipelines import EMBEDDED, best_device
+from ..values import shown
 from .engine import Worker
 from .jobs import Job, Refused
 from .rows import row_of
@@ -75,10 +76,22 @@ def run_jobs(
         worker: the class that does the jobs.
 
     Raises:
-        ModelError, InputError: as `Worker`. InputError: Ray is not installed or not reached; a device is given for a cluster, or
-            workers or gpus without one.
-        BatchError: the results cannot be written, or a GPU answers no more. What is finished is kept.
+        ModelError, InputError: as `Worker`. InputError: what is no job, no name of a model or no address; Ray is not installed or
+            not reached; a device is given for a cluster, or workers or gpus without one.
+        BatchError: the results cannot be written, an earlier one is damaged, or a GPU answers no more. What is finished is kept.
     """
+    if isinstance(jobs, (str, Path)) or not isinstance(jobs, Iterable):
+        raise InputError(
+            f"jobs={shown(jobs)}: give a list of jobs, or those of a file: read_jobs(file)."
+        )
+    if not isinstance(model, (str, Path)):
+        raise InputError(
+            f"model={shown(model)}: give its name or folder, as to load_pipeline(); every worker loads it itself."
+        )
+    if ray is not None and not isinstance(ray, str):
+        raise InputError(
+            f'ray={shown(ray)}: give the address of a cluster, or "auto" for this machine\'s.'
+        )
     if ray is not None and device is not None:
         raise InputError(
             f"device={device!r} is for this machine. On a cluster Ray gives every worker its GPU: take gpus=1, or gpus=0 for none."
@@ -145,7 +158,11 @@ class _Plan:
     _seen: set[str] = field(default_factory=set)
 
     def add(self, store: Store, job: Job | Refused):
-        """One more job; a job that is asked for twice is done once."""
+        """One more job; a job that is asked for twice is done once. Raises InputError for what is none."""
+        if not isinstance(job, (Job, Refused)):
+            raise InputError(
+                f"{shown(job)} is no job. Make one with Job(source=..., target=...), or read a file of them with read_jobs(file)."
+            )
         self.names.append(job.name)
         if job.name in self._seen:
             return

@@ -20,6 +20,8 @@ from ..values import file_path
 MODEL, TABLE, ROW = "model.json", "results.jsonl", "row.json"
 PARTS, BEGUN, INVERSIONS = "parts", "begun", "inversions"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNREAD = ". Remove its folder; the same command then makes that job again."
+UNKNOWN = ", so nobody knows of which model these results are. Remove it if you know, or give another folder."
 STALE = 3600  # seconds after which what a killed run left is removed
 
 
@@ -35,7 +37,7 @@ class Store:
     """
 
     def __init__(self, out: str | Path):
-        self.out = file_path("out", out).absolute()
+        self.out = file_path("out", out, "results").absolute()
         try:
             for name in (PARTS, BEGUN, INVERSIONS):
                 (self.out / name).mkdir(parents=True, exist_ok=True)
@@ -60,8 +62,8 @@ class Store:
         return (self.folder(name) / ROW).exists()
 
     def row(self, name: str) -> dict:
-        """What is said of a finished job."""
-        return json.loads((self.folder(name) / ROW).read_text(encoding="utf-8"))
+        """What is said of a finished job. Raises BatchError if that is damaged."""
+        return _read(self.folder(name) / ROW, UNREAD)
 
     def failed(self, name: str) -> bool:
         """Whether a job is finished with an error."""
@@ -116,7 +118,7 @@ class Store:
             for file in [*part.iterdir(), part]:
                 _to_disk(file)
             place.parent.mkdir(exist_ok=True)
-            self._put(part, place)
+            os.rename(part, place)
             _to_disk(place.parent)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -125,16 +127,6 @@ class Store:
             raise self._unwritten(error) from error
         return dict(row)
 
-    def _put(self, part: Path, place: Path):
-        """Rename a folder to its place, where an older version may have left half of one when it was killed."""
-        try:
-            os.rename(part, place)
-        except OSError:
-            if self.has(place.name) or not place.exists():
-                raise
-            self.forget(place.name)
-            os.rename(part, place)
-
     def model(self) -> dict:
         """What is remembered of the model of these results; nothing before the first.
 
@@ -142,12 +134,7 @@ class Store:
             BatchError: the file is damaged.
         """
         file = self.out / MODEL
-        try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        except ValueError:
-            raise BatchError(
-                f"{file} is damaged, so nobody knows of which model these results are. Remove it if you know, or give another folder."
-            ) from None
+        return _read(file, UNKNOWN) if file.exists() else {}
 
     def check_model(self, name: str, facts: Mapping):
         """Remember the model of these results.
@@ -248,6 +235,17 @@ class Store:
         )
 
 
+def _read(file: Path, advice: str) -> dict:
+    """A file of one entry. Raises BatchError with this advice if it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BatchError(f"{file} is damaged{advice}")
+    return found
+
+
 def _line(row: Mapping) -> bytes:
     """A row as JSON; half a character, which no encoding takes, as JSON's own escape for it."""
     text = json.dumps(row, ensure_ascii=False, default=str)
@@ -279,10 +277,17 @@ def results(out: str | Path) -> Iterator[dict]:
 
     Each has "name", "job", "error" (None, or its kind and message), "folder", "pictures" (files in
     it), "metrics" (for each target) and "provenance".
+
+    Raises:
+        InputError: there is no such folder.
+        BatchError: a row is damaged.
     """
-    for file in sorted(file_path("out", out).glob(f"??/*/{ROW}")):
+    place = file_path("out", out, "results")
+    if not place.is_dir():
+        raise InputError(f"There is no folder {place}. Give the one that run_jobs() wrote to.")
+    for file in sorted(place.glob(f"??/*/{ROW}")):
         try:
-            text = file.read_text(encoding="utf-8")
+            row = _read(file, UNREAD)
         except FileNotFoundError:  # it is tried again
             continue
-        yield json.loads(text)
+        yield row

@@ -187,7 +187,7 @@ def _measured(
     """The measures of every finished job: those of an earlier call with the same mask, or new ones, which are kept."""
     networks = measure.facts()
     earlier = [row for row in _rows(store.out / MEASURED) if row["networks"] == networks]
-    known = {(row["job"], row["key"], row["mask"]): row for row in earlier if "mask" in row}
+    known = {(row["job"], row["key"], row["mask"]): row for row in earlier}
     for (method, key), job in jobs.items():
         finished = store.row(job.name)
         if finished["error"] is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ..arguments import check_pipeline
 from ..errors import InputError, SceneError
 from ..provenance import model_facts, settings_of
 from ..result import EditResult
@@ -103,22 +104,26 @@ def handin(
         code: the function that made the result, whose text is shown, or the text itself.
         said: the author's text under each of the four headings of `PARTS`.
         pipe: the pipeline that made the result; the page names its model and its packages.
-        truth: what the edit should have given, where that is known.
+        truth: the picture that the edit should have given, where that is known.
 
     Raises:
-        InputError: no result of `edit`, code whose text Python cannot find, or words that are no texts.
+        InputError: no result of `edit`, or one of another pipeline; no author; code whose text Python cannot find; other headings,
+            or words that are no texts; a truth that is no picture.
+        AttentionControlError: `pipe` is no pipeline.
     """
     if not isinstance(result, EditResult):
         raise InputError(f"{shown(result)} is no result. Give what p2p.edit returned.")
-    if not isinstance(author, str):
+    check_pipeline(pipe)
+    if result.origin is not None:
+        result.origin.check(pipe)
+    if not isinstance(author, str) or not author.strip():
         raise InputError(f"author={shown(author)}: give a name, e.g. 'Ada Lovelace'.")
-    if not isinstance(said, Mapping) or not all(
-        isinstance(one, str) for part in said.items() for one in part
-    ):
+    _check_said(said)
+    text = _text_of(code)
+    if truth is not None and not isinstance(truth, Image.Image):
         raise InputError(
-            f"said={shown(said)}: give a text under each heading, e.g. {{{PARTS[0]!r}: 'A dog in place of the cat.'}}."
+            f"truth={shown(truth)}: give a picture, as task.pictures[1] of task = variant(name), or leave it out."
         )
-    text = code if isinstance(code, str) else _source(code)
     pictures = [(result.before, f"before: {result.source_prompt}")]
     pictures += [
         (image, f"after: {prompt}")
@@ -126,7 +131,7 @@ def handin(
     ]
     if truth is not None:
         pictures.append((truth, "what it should have given"))
-    title = f"{result.source_prompt} → {result.target_prompts[0]}"
+    title = f"{result.source_prompt} → {' / '.join(result.target_prompts)}"
     body = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(author)}</p>",
         figures(pictures, width=220),
@@ -138,9 +143,24 @@ def handin(
     return Handin(page, title, 900, author=author, code=text, said=dict(said), result=result)
 
 
-def _source(code: Callable) -> str:
+def _check_said(said: object):
+    """Refuse what is no text for each of the four headings."""
+    if not isinstance(said, Mapping) or not all(isinstance(one, str) for one in said.values()):
+        raise InputError(
+            f"said={shown(said)}: give a text under each heading, e.g. {{{PARTS[0]!r}: 'A dog in place of the cat.'}}."
+        )
+    wrong = [f"{shown(one)} is none of them" for one in said if one not in PARTS]
+    wrong += [f"{one!r} is missing" for one in PARTS if one not in said]
+    if wrong:
+        raise InputError(f"said has the headings {', '.join(PARTS)}; {wrong[0]}.")
+
+
+def _text_of(code: Callable | str) -> str:
+    """A function's text, or the text that was given."""
+    if isinstance(code, str) and code.strip():
+        return code
     try:
-        return textwrap.dedent(inspect.getsource(code)).strip()
+        return textwrap.dedent(inspect.getsource(code)).strip()  # type: ignore[arg-type]
     except (OSError, TypeError) as error:
         raise InputError(
             f"The text of {shown(code)} cannot be found: {error}. Define the function in a cell of "
@@ -149,7 +169,12 @@ def _source(code: Callable) -> str:
 
 
 def _settings(result: EditResult, pipe) -> dict[str, object]:
-    said = {key: value for key, value in settings_of(result, 0).items() if value is not None}
+    each = [settings_of(result, number) for number in range(len(result.images))]
+    said = {key: value for key, value in each[0].items() if value is not None}
+    if len(each) > 1:
+        for name in ("target", "edit"):
+            del said[name]
+            said |= {f"{name} {number}": one[name] for number, one in enumerate(each, 1)}
     inversion = result.origin and result.origin.inversion
     if inversion is not None:
         said["inversion"] = f"{inversion.method}, reconstruction {inversion.psnr:.1f} dB"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 from ..errors import PromptError, UnknownWordWarning
-from ..values import shown
+from ..values import FILES, shown
 from .offsets import tokens_and_spans
 from .several import parts_of, readers
 from .split import Span, added_tokens, owners, spelling, split
@@ -26,9 +27,13 @@ class Word(NamedTuple):
 
 
 def check_readable(prompt: str):
-    """Refuse what is no text, and half a character, which no tokenizer takes."""
+    """Refuse what is no text, a file's name, and half a character, which no tokenizer takes."""
     if not isinstance(prompt, str):
         raise PromptError(f"{shown(prompt)} is no prompt. Give a text, e.g. 'a cat on the beach'.")
+    if Path(prompt).suffix.lower() in FILES:
+        raise PromptError(
+            f"{shown(prompt)} is a file's name, and no prompt. Say in words what the picture shows."
+        )
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -64,7 +69,7 @@ def words(tokenizer, prompt: str) -> list[Word]:
 
     Raises:
         PromptError: the prompt has more tokens than the model has positions; names the words that
-            would fall off. Or it has half a character in it.
+            would fall off. Or it is a file's name, or has half a character in it.
     """
     return words_and_spans(tokenizer, prompt)[0]
 
@@ -145,7 +150,7 @@ def as_read(pipe, tokenizer, prompts: Sequence[str], clean_caption: bool = True)
     small letters, and clean a caption where they are not told otherwise.
 
     Raises:
-        PromptError: a prompt has half a character in it.
+        PromptError: a prompt is a file's name, or has half a character in it.
     """
     for prompt in prompts:
         check_readable(prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..result import EditResult
-from ..values import file_path
+from ..values import file_path, shown
 from ..view.html import url
 
 PAGE, KEY, VOTES = "index.html", "key.json", "votes.sqlite"
@@ -29,11 +29,33 @@ class Comparison:
         what: what the edit was meant to do, e.g. “a cat on the beach → a dog on the beach”.
         edits: method → its picture, or the `EditResult` whose first picture it is.
         source: the picture before; a result's own when not given, of an inversion the real one.
+
+    Raises:
+        InputError: no words, no methods' names, or something else than pictures.
     """
 
     what: str
     edits: Mapping[str, Image.Image | EditResult]
     source: Image.Image | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.what, str):
+            raise InputError(
+                f"what={shown(self.what)}: say in words what the edit was meant to do."
+            )
+        if not isinstance(self.edits, Mapping) or not all(isinstance(n, str) for n in self.edits):
+            raise InputError(
+                f"edits={shown(self.edits)}: give the methods by their names, e.g. {{'direct': result, 'ddim': other}}."
+            )
+        for method, one in self.pictures.items():
+            if not isinstance(one, Image.Image):
+                raise InputError(
+                    f"{method!r} of {self.what!r} is {shown(one)}; give a picture or an EditResult."
+                )
+        if self.source is not None and not isinstance(self.source, Image.Image):
+            raise InputError(
+                f"source={shown(self.source)}: give the picture before, e.g. load_image(file), or leave it out."
+            )
 
     @property
     def pictures(self) -> dict[str, Image.Image]:
@@ -67,9 +89,14 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
         the page's path.
 
     Raises:
-        InputError: nothing to compare, other methods in one comparison than in another, no pictures,
-            a folder with votes of another study, or one that cannot be written.
+        InputError: nothing to compare, no list of comparisons, other methods in one comparison than in
+            another, a folder with votes of another study, or one that cannot be written.
     """
+    several = list(comparisons) if isinstance(comparisons, Iterable) else [None]
+    if not all(isinstance(one, Comparison) for one in several):
+        raise InputError(
+            f"comparisons={shown(comparisons)}: give a list of Comparison(...), also where there is one."
+        )
     methods = _methods(comparisons)
     items = []
     for number, one in enumerate(comparisons):
@@ -86,7 +113,7 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
     said = json.dumps([question, items], sort_keys=True).encode()
     name = hashlib.sha256(said).hexdigest()[:16]
     key = {"study": name, "items": [item.pop("methods") for item in items]}
-    place = file_path("folder", folder)
+    place = file_path("folder", folder, "swaps")
     try:
         return _written(place, key, {"study": name, "question": question, "items": items})
     except OSError as error:
@@ -98,19 +125,42 @@ def study(comparisons: Sequence[Comparison], folder: str | Path, question: str =
 def _written(place: Path, key: dict, data: dict) -> Path:
     """Write a study's page and its key; gives the page's path."""
     place.mkdir(parents=True, exist_ok=True)
-    old = place / KEY
     votes = (place / VOTES).exists() or any(place.glob(DOWNLOADED))
-    if (
-        votes
-        and old.exists()
-        and json.loads(old.read_text(encoding="utf-8"))["study"] != key["study"]
-    ):
+    if votes and _other(place, key):
         raise InputError(f"{place} holds the votes of another study. Take another folder.")
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     text = json.dumps(data).replace("<", "\\u003c")
     (place / PAGE).write_text(page.replace("/*DATA*/null", text), encoding="utf-8")
-    old.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+    (place / KEY).write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
     return place / PAGE
+
+
+def read_key(place: Path) -> dict:
+    """A study's name, and what its pictures are.
+
+    Raises:
+        InputError: the folder holds no study, or a damaged one.
+    """
+    file = place / KEY
+    if not file.is_file():
+        raise InputError(f"{place} holds no study. Make one with p2p_helpers.study().")
+    try:
+        key = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        key = None
+    if not isinstance(key, dict) or not {"study", "items"} <= key.keys():
+        raise InputError(
+            f"{file} is damaged. Make the study there once more, of the same comparisons; its votes are kept."
+        )
+    return key
+
+
+def _other(place: Path, key: dict) -> bool:
+    """Whether a folder holds another study than this; what is damaged is made anew."""
+    try:
+        return read_key(place)["study"] != key["study"]
+    except InputError:
+        return False
 
 
 def _methods(comparisons: Sequence[Comparison]) -> list[str]:
@@ -126,10 +176,4 @@ def _methods(comparisons: Sequence[Comparison]) -> list[str]:
                 f"{one.what!r} compares {', '.join(one.edits)}, the first one {', '.join(methods)}. "
                 "All must compare the same methods."
             )
-        for method, picture in one.pictures.items():
-            if not isinstance(picture, Image.Image):
-                raise InputError(
-                    f"{method!r} of {one.what!r} is {type(picture).__name__}; give a picture or an "
-                    "EditResult."
-                )
     return methods

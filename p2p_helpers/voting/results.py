@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..values import file_path
-from .make import DOWNLOADED, KEY
+from .make import DOWNLOADED, read_key
 from .server import read, stored
 
 if TYPE_CHECKING:
@@ -103,14 +103,12 @@ def study_results(folder: str | Path) -> StudyResults:
     """What the votes in a study's folder say: those that a server stored, and downloaded `votes-….json`.
 
     Raises:
-        InputError: no study, no votes, a file that holds none of this study's, or SciPy is not installed.
+        InputError: no study or a damaged one, no votes, a file that holds none of this study's, or SciPy is not installed.
     """
-    place = file_path("folder", folder)
+    place = file_path("folder", folder, "swaps")
     if importlib.util.find_spec("scipy") is None:
         raise InputError('The results of a study need SciPy: pip install "p2p-helpers[study]".')
-    if not (place / KEY).exists():
-        raise InputError(f"{place} holds no study.")
-    key = json.loads((place / KEY).read_text(encoding="utf-8"))
+    key = read_key(place)
     rows = {row[1:5]: row for row in stored(place) if row[0] == key["study"]}
     for file in sorted(place.glob(DOWNLOADED)):
         for vote in _downloaded(file):

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ..errors import InputError
-from .make import KEY, PAGE, VOTES
+from .make import PAGE, VOTES, read_key
 
 MOST_BYTES = 1_000_000  # of one request: thousands of votes
 CHOICES = ("left", "right", "same")
@@ -43,7 +43,7 @@ def read(vote: Mapping, key: Mapping) -> tuple:
 
 def store(folder: Path, votes: Iterable[Mapping]) -> int:
     """Store votes, each once; those of a page that sends them again change nothing. Gives how many were read."""
-    key = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    key = read_key(folder)
     rows = [read(vote, key) for vote in votes]
     with closing(sqlite3.connect(folder / VOTES, timeout=30)) as base, base:
         base.execute("pragma journal_mode=wal")
@@ -54,12 +54,18 @@ def store(folder: Path, votes: Iterable[Mapping]) -> int:
 
 
 def stored(folder: Path) -> list[tuple]:
-    """All rows of a folder's votes."""
-    if not (folder / VOTES).exists():
+    """All rows of a folder's votes. Raises InputError where they cannot be read."""
+    file = folder / VOTES
+    if not file.exists():
         return []
-    with closing(sqlite3.connect(folder / VOTES, timeout=30)) as base:
-        base.execute(TABLE)
-        return base.execute("select * from votes").fetchall()
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as base:
+            base.execute(TABLE)
+            return base.execute("select * from votes").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{file} cannot be read: {error}. Take a copy of it that can, or move it away to begin without its votes."
+        ) from error
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,10 +108,10 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> ThreadingH
     """A server for a study, which `serve_forever` runs.
 
     Raises:
-        InputError: the folder holds no study; the host or the port cannot be used.
+        InputError: the folder holds no study, or a damaged one; the host or the port cannot be used.
     """
-    if not (folder / KEY).exists():
-        raise InputError(f"{folder} holds no study. Make one with p2p_helpers.study().")
+    read_key(folder)
+    stored(folder)  # now: a vote that cannot be stored is lost
     handler = type("Handler", (_Handler,), {"folder": folder})
     try:
         return ThreadingHTTPServer((host, port), handler)

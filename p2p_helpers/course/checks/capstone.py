@@ -113,7 +113,7 @@ def check_handin(page: Handin) -> str:
         "It is not the page yet. Make it with handin(author, result, code, said, pipe).",
     )
     need(
-        page.author.strip().casefold() not in ("", EXAMPLE.casefold()),
+        page.author.strip().casefold() != EXAMPLE.casefold(),
         "The page does not say whose it is.",
     )
     need(
