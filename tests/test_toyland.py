@@ -317,6 +317,19 @@ def test_what_is_kept_is_measured_where_nothing_should_change(monkeypatch):
     assert (judged["seen"], judged["edits"]) == (0, 1)
 
 
+def test_a_painted_picture_is_edited_in_its_kinds_own_way_or_another(monkeypatch):
+    (case,) = painted_cases(1, "swap")
+    seen = []
+    for where in ("inversion.methods.invert", "run.edit"):
+        monkeypatch.setattr(f"p2p_helpers.{where}", lambda *a, **more: seen.append((a, more)))
+    for change, made in ((None, case.edit), (evaluate.NO_CONTROL, evaluate.NO_CONTROL)):
+        evaluate.edit_painted("pipe", case, change, steps=3)
+        (inverted, how), ((_, _, target, edit), more) = seen[-2:]
+        assert inverted == ("pipe", case.pictures[0], case.source)
+        assert (how["method"], how["steps"]) == ("direct", 3)
+        assert (target, edit, more["local_blend"]) == (case.target, made, case.local_blend)
+
+
 def test_two_boxes_overlap_by_their_intersection_over_their_union():
     assert layout.overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert layout.overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
