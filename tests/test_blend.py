@@ -10,7 +10,7 @@ from PIL import Image
 import p2p_helpers as p2p
 from p2p_helpers.attention.layers import Layer, map_level
 from p2p_helpers.attention.observe import Geometry
-from p2p_helpers.blend import BlendRun
+from p2p_helpers.blend import BlendRun, restored
 from p2p_helpers.masks import as_mask
 
 CAT, DOG, FOX = "a cat on the beach", "a dog on the beach", "a fox on the beach"
@@ -155,6 +155,14 @@ def test_a_blend_that_never_begins_leaves_an_inverted_picture_alone(random_pipe)
     np.testing.assert_array_equal(np.asarray(blended.image), np.asarray(plain.image))
 
 
+def test_a_restored_picture_has_a_soft_edge_as_wide_as_a_latent_pixel():
+    white, black = (Image.new("RGB", (128, 128), name) for name in ("white", "black"))
+    left = torch.zeros(16, 16, dtype=torch.bool)
+    left[:, :8] = True
+    row = np.asarray(restored(white, black, left))[64, :, 0]
+    assert (row[:48] == 0).all() and (row[80:] == 255).all() and len(np.unique(row)) > 2
+
+
 def test_the_start_is_rounded_down(tokenizer):
     """As in the authors' code: half of seven steps is three."""
     layers = [Layer("down.0", "cross", "down", 0, 4)]
@@ -166,24 +174,31 @@ def test_the_start_is_rounded_down(tokenizer):
     assert blended_in == [False] * 3 + [True] * 4
 
 
-def test_the_original_mask_by_hand(tokenizer):
-    """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size."""
+@pytest.mark.parametrize("exclude", [(), "beach"])
+def test_the_original_mask_by_hand(tokenizer, exclude):
+    """One bright pixel of the source's word and one of the target's: each widened to 3×3, united, up to the latent's size.
+
+    A bright pixel of a word to leave out is not widened.
+    """
     layers = [
         Layer(f"{part}.{level}", "cross", part, level, 4)
         for part in ("down", "mid", "up")
         for level in (0, 1)
     ]
-    run = BlendRun(p2p.LocalBlend(("cat", "dog")), tokenizer, [CAT, DOG], 8)
+    blend = p2p.LocalBlend(("cat", "dog"), exclude=exclude)
+    run = BlendRun(blend, tokenizer, [CAT, DOG], 8)
     run.begin(Geometry(layers, (32, 32), 2, 32, 1, torch.device("cpu")))
     assert [layer.name for layer in layers if run.watches(layer, 0)] == ["down.1", "up.1"]
     maps = torch.zeros(2, 4, 256, 32)
     maps[0, :, 16 * 5 + 5, 2] = 1.0  # cat at row 5, column 5
     maps[1, :, 16 * 10 + 12, 2] = 0.5  # dog at row 10, column 12; its own maximum counts
     maps[1, :, 0, 3] = 9.0  # another word
+    maps[0, :, 16 * 5 + 5, 5] = 1.0  # beach, where the cat is
     run.see(layers[1], maps @ run.columns, torch.zeros(1, dtype=torch.long))
     mask = run.mask(torch.zeros(2, 8, 32, 32))[0]
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[8:14, 8:14] = expected[18:24, 22:28] = True
+    expected[10:12, 10:12] = not exclude
     assert (mask == expected).all()
 
 

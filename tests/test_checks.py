@@ -100,6 +100,11 @@ def test_boxes_exercise():
 
 def test_open_swap_exercise():
     F = torch.nn.functional.scaled_dot_product_attention
+
+    def by_hand(qs, ks, qt, kt, v, M):
+        e = (qs @ ks.T / 8**0.5).exp()
+        return e / e.sum(1, keepdim=True) @ M @ v
+
     assert check_open_swap(
         lambda qs, ks, qt, kt, v, M: F(qs[None], ks[None], (M @ v)[None])[0]
     ).startswith("✓")
@@ -114,6 +119,7 @@ def test_open_swap_exercise():
             (lambda qs, ks, qt, kt, v, M: (qs @ ks.T / 8**0.5).softmax(-1) @ M @ v,),
             "a map was written down",
         ),
+        ((by_hand,), "a map was written down"),
     )
 
 
@@ -234,6 +240,8 @@ def test_local_edit_exercise():
     black, grey = (Image.new("RGB", (128, 128), (v,) * 3) for v in (0, 40))
     cells = np.zeros((16, 16), bool)
     cells[4:8] = True
+    half = cells.copy()
+    half[:, :8] = True
     spot = np.asarray(black).copy()
     spot[32:64] = 200
     pair = ("a car", "a red car")
@@ -269,6 +277,7 @@ def test_local_edit_exercise():
             ),
             "100% of the picture",
         ),
+        (answer(Image.fromarray(spot), ("car", "red"), mask=torch.tensor(half)), "50% of the pict"),
         (answer(black, ("car", "red"), target="a red car at night"), "prompts"),
     )
 
@@ -398,6 +407,25 @@ def test_counterfactual_exercise():
     )
 
 
+def test_a_counterfactual_needs_an_inversion_that_gives_the_picture_back(toyland):
+    fox = photos()["fox-forest"].edits[0]
+    before = np.asarray(fox.pictures[0])
+    ceiling = autoencoder_psnr(toyland, [fox.pictures[0]])
+    reading = load_reader().read([fox.pictures[1]])[0]
+
+    def answer(short):
+        """With an inversion so many dB below the ceiling."""
+        off = 255 * 10 ** (-(ceiling - short) / 20)
+        decoded = np.where(before < 128, before + off, before - off).round().astype(np.uint8)
+        pivot, curve = torch.zeros(21, 4, 1, 1), torch.zeros(0, 10)
+        given = ("direct", fox.source, 20, 4.0, pivot, None, curve, before, decoded, {})
+        inversion = p2p.Inversion(*given)
+        return fox.pictures[1], fox, reading, 0.01, inversion, toyland
+
+    assert check_counterfactual(*answer(0.5)).startswith("✓")
+    refused(check_counterfactual, (answer(3), "3.. dB below the ceiling"))
+
+
 def test_put_back_exercise():
     assert check_put_back(lambda z, pivot, i: torch.cat([pivot[i + 1 : i + 2], z[1:]])).startswith(
         "✓"
@@ -496,7 +524,7 @@ def test_shift_matrix_exercise():
         check_shift_matrix,
         ([lambda cells, shift: torch.eye(cells)], "A shift of 1 makes"),
         ([left], "moves to the left"),
-        ([lambda cells, shift: torch.eye(3)], "3"),
+        ([lambda cells, shift: torch.eye(3)], r"5 cells gave \(3, 3\)"),
         ([lambda cells, shift: torch.eye(cells).roll(shift, 0)], "it should be"),
         ([lambda cells, shift: torch.ones(2)], "a row and a column"),
     )
@@ -511,7 +539,7 @@ def test_fill_exercise():
         check_fill,
         ([lambda left, right, n: torch.full((n,), (left + right) / 2)], "mean of its two"),
         ([lambda left, right, n: torch.linspace(left, right, n)], "mean of its two"),
-        ([lambda left, right, n: torch.zeros(n + 2)], "got"),
+        ([lambda left, right, n: torch.zeros(n + 2)], r"hole of 1 cells got \(3,\) values"),
     )
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import re
 import subprocess
 import sys
 import threading
@@ -159,15 +158,6 @@ def test_every_link_leads_somewhere(pages, site, address):
             if not (site / target).is_file() or (anchor and anchor not in pages[target]["ids"]):
                 broken.append((name, link))
     assert broken == []
-
-
-def test_all_notebooks_lead_to_binder_and_colab_or_none(pages):
-    hosts = ("https://mybinder.org/", "https://colab.research.google.com/")
-    leading = {
-        name for name, facts in pages.items() if any(a.startswith(hosts) for a in facts["links"])
-    }
-    notebooks = {name for name in pages if re.match(r"notebooks/\d\d_", name)}
-    assert not leading or leading >= notebooks
 
 
 def test_every_image_is_shown_and_has_a_text_alternative(pages):

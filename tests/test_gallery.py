@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import p2p_helpers as p2p
 from p2p_helpers.batch import Job, read_jobs
 from p2p_helpers.cli.app import app
-from p2p_helpers.view.gallery_page import examples, write_gallery
+from p2p_helpers.view.gallery_page import _said, examples, write_gallery
 
 SWAP = {"source": "a cat on the beach", "seed": 3, "steps": 1, "target": "a dog on the beach"}
 NIGHT = {**SWAP, "target": ["a cat on the beach at night"] * 2, "edit": "Refine()"}
@@ -39,6 +39,13 @@ def test_the_page_has_every_picture_and_marks_what_is_new(tmp_path):
     assert "p2p_helpers" in data["made"] and "torch" in data["made"]
     figure = Image.open(out / "gallery.png")
     assert min(figure.size) > 700  # three rows of three
+
+
+def test_a_line_says_the_edit_and_its_blend():
+    settings = {"edit": "Replace()", "local_blend": None}
+    assert _said(settings) == "Replace()"
+    blended = {**settings, "local_blend": "LocalBlend(('cat',))"}
+    assert _said(blended) == "Replace(), LocalBlend(('cat',))"
 
 
 @pytest.mark.parametrize("model", ["toyland", "toyland-transformer", "owner/name"])

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_the_models_size(toyland):
     assert p2p.load_image(np.asarray(PICTURE) / 255).size == (80, 60)
     assert p2p.load_image(Image.new("RGB", (20_000, 1)), toyland).size == (128, 128)
     assert p2p.load_image(Image.new("RGB", (1, 1)), toyland).size == (128, 128)
+
+
+def test_a_models_pictures_may_be_wider_than_high():
+    config = SimpleNamespace(sample_size=(16, 24))
+    pipe = SimpleNamespace(vae_scale_factor=8, unet=SimpleNamespace(config=config))
+    assert p2p.load_image(PICTURE, pipe).size == (192, 128)
+
+
+def test_floats_are_rounded_to_the_nearest_grey_level():
+    assert p2p.load_image(np.full((1, 1), 0.999)).getpixel((0, 0)) == (255, 255, 255)
+    assert p2p.load_image(np.full((1, 1), 0.1)).getpixel((0, 0)) == (26, 26, 26)
 
 
 @pytest.mark.parametrize(

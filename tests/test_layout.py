@@ -1,7 +1,6 @@
 """Layout edits: where objects go, by geometry alone, on pipelines, and with each other."""
 
 import functools
-import itertools
 import operator
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.attention.layers import Layer
+from p2p_helpers.attention.phases import Wish
 from p2p_helpers.edits.edit import Composition
 from p2p_helpers.edits.layout import placements, without
 from p2p_helpers.layout import Continuation, Layout, Placed, signals, widened, without_specks
 from p2p_helpers.masks import on_latent
-from p2p_helpers.placing import others_of
+from p2p_helpers.placing import composed, others_of
 from p2p_helpers.request import checked
 from p2p_helpers.stages import runs_of, stages_of
 from p2p_helpers.toyland import photos
@@ -116,6 +118,9 @@ def test_an_object_that_leaves_takes_nothing_of_its_neighbour():
         layout = Layout([edit], [cat], [[dog]])
         assert layout.old[cat > 0].all() and not layout.old[dog > 0].any()
         assert torch.equal(layout.others, dog > 0)
+    rim = cat + 0.3 * blob(slice(4, 12), slice(8, 10))  # its word looks at the dog a little
+    moved = Layout([p2p.Move("cat", dy=0.25)], [rim], [[dog]])
+    assert moved.new[0][8:, 2:8].all() and not moved.new[0][:, 8:].any()
     both = Layout([p2p.Remove("cat"), p2p.Remove("dog")], [cat, dog], [[dog], [cat]])
     assert both.old[cat + dog > 0].all() and not both.others.any()
 
@@ -145,6 +150,24 @@ def test_a_moved_object_takes_its_cells_along():
     assert not twice.left.any() and not twice.old.any()
     gone = Layout([p2p.Remove("cat")], [map_])
     assert not gone.new[0].any() and torch.equal(gone.left, gone.old)
+
+
+def test_only_what_the_source_lends_moves_and_the_targets_own_stays():
+    layout = Layout([p2p.Move("cat", dx=0.5)], [blob(slice(5, 9), slice(2, 6))])
+    wish = Wish((torch.eye(8), torch.eye(8)), 0.0, layout=layout)
+    layer = Layer("down.0", "cross", "down", 0, 4)
+    lent, own = wish.terms(layer, (16, 16), 0, 1)
+    assert lent.queries is layout.matrix((16, 16)) and own.queries == "same"
+
+
+def test_a_smaller_object_is_smooth():
+    """Of black and white lines grey ones are made."""
+    soft, lines = blob(slice(4, 12), slice(4, 12)), np.zeros((128, 128, 3), np.uint8)
+    lines[:, ::2] = 255
+    layout = Layout([p2p.Resize("cat", 0.6)], [soft])
+    whole, opaque = composed(Image.fromarray(lines), layout, [soft])
+    inside = pixels(whole)[pixels(opaque) == 255]
+    assert len(inside) > 1000 and ((inside > 10) & (inside < 245)).any()
 
 
 def test_a_resized_object_keeps_its_foot():
@@ -522,6 +545,16 @@ def test_img2img_begins_later_in_the_schedule(toyland):
     assert made[:, layout.new[0]].unique().tolist() == pytest.approx([a * 3 - a], abs=1e-5)
 
 
+def test_a_hole_is_filled_in_the_first_three_tenths_of_the_steps():
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(10)
+    layout = Layout([p2p.Remove("cat")], [blob(slice(5, 9), slice(4, 8))])
+    empty = Image.new("L", (8, 8))
+    placed = Placed(layout, torch.ones(10, 4, 16, 16), empty, empty)
+    made = [placed.after(torch.zeros(4, 16, 16), turn, scheduler) for turn in range(10)]
+    assert [bool(one[:, layout.left].any()) for one in made] == [True] * 2 + [False] * 8
+
+
 @pytest.mark.usefixtures("untyped")
 def test_masks_that_cannot_be(toyland):
     with pytest.raises(p2p.InputError, match="is empty"):
@@ -625,11 +658,17 @@ def test_a_place_outside_of_the_picture_is_refused(toyland):
 
 
 def test_how_much_of_the_picture_is_in_a_latent():
-    for scheduler in (DDIMScheduler(), EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler()):
+    """As much as the scheduler itself leaves of it, where it adds noise."""
+    picture, noise = torch.ones(1), torch.zeros(1)
+    for scheduler, noisy in [
+        (DDIMScheduler(), lambda s, t: s.add_noise(picture, noise, t)),
+        (DPMSolverMultistepScheduler(), lambda s, t: s.add_noise(picture, noise, t)),
+        (EulerDiscreteScheduler(), lambda s, t: s.add_noise(picture, noise, t)),
+        (FlowMatchEulerDiscreteScheduler(), lambda s, t: s.scale_noise(picture, t, noise)),
+    ]:
         scheduler.set_timesteps(5)
-        found = signals(scheduler)
-        assert len(found) == 5 and found[-1] == 1.0
-        assert all(0 <= a <= b <= 1 for a, b in itertools.pairwise(found))
+        left = [float(noisy(scheduler, t[None])) for t in scheduler.timesteps[1:]]
+        assert signals(scheduler) == pytest.approx([*left, 1.0], abs=1e-3)
 
 
 TWICE = "a red cat, a blue cat and a white cat on a sofa"

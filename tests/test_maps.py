@@ -122,6 +122,16 @@ def test_a_sharper_map_is_of_all_steps_layers_and_heads(maps, where):
             getattr(maps["cat"].at(**where), sharper)((128, 128))
 
 
+def test_a_map_of_the_target_is_spread_along_the_targets_own_pixels(toyland):
+    own_maps, run = p2p.Replace(self_steps=0.0), {**RUN, "steps": 1}
+    maps = p2p.edit(toyland, SOURCE, TARGET, own_maps, record=True, **run).maps
+    heat, own = maps.of(1)["snowman"], maps.of(1).self_attention
+    fused = heat.fused(own.shape).flatten()
+    spread = own.matrix @ ((fused - fused.min()) / (fused.max() - fused.min()))
+    spread = (spread - spread.min()) / (spread.max() - spread.min())
+    torch.testing.assert_close(heat.refine(own.shape).flatten(), spread, atol=1e-5, rtol=0)
+
+
 def test_numpy_and_matplotlib_take_a_map(maps):
     heat = maps["dog"]
     np.testing.assert_array_equal(np.asarray(heat), heat.numpy())

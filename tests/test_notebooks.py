@@ -79,12 +79,21 @@ def test_what_is_skipped_elsewhere_makes_nothing_that_other_cells_use(path):
         assert not lost, f"{lost} where nothing is skipped: {cell['source'][:80]}"
 
 
+def test_badges_stand_below_the_heading_and_replace_older_ones():
+    title = "# Word swap\n\nOne word changes.\n\nMore."
+    older = with_badges(title, "notebooks/02.ipynb", "owner/old")
+    badged = with_badges(older, "notebooks/02.ipynb", "owner/name")
+    heading, badges, rest = badged.split("\n\n", 2)
+    assert f"{heading}\n\n{rest}" == title
+    assert re.findall(r"\]\((https://.+?)\)", badges) == [
+        "https://colab.research.google.com/github/owner/name/blob/main/notebooks/02.ipynb",
+        "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/02.ipynb",
+    ]
+
+
 @each(COURSE)
 def test_its_front(path):
     (title, *_), (install, parameters, setup, *_) = cells(path), cells(path, "code")
-    here = f"notebooks/{path.name}"
-    if "Open in Colab" in title["source"]:  # as soon as the repository is published
-        assert title["source"] == with_badges(title["source"], here, SOURCE)
     for row in ("You will be able to", "You need", "Time", "Model"):
         assert f"| {row} |" in title["source"]
     assert (

@@ -18,6 +18,7 @@ from PIL import Image
 import p2p_helpers as p2p
 from benchmarks import null_text
 from p2p_helpers.inversion import files, methods
+from p2p_helpers.inversion import null_text as optimisation
 from p2p_helpers.toyland import photos
 
 from .pipelines import DDIM, build
@@ -181,6 +182,22 @@ def test_a_checkpoint_of_another_run_is_refused(pipe, tmp_path):
             p2p.invert(pipe, PICTURE, PROMPT, checkpoint=path, **RUN)
     finally:
         pipe.disable_freeu()
+
+
+def test_the_rate_falls_to_half_over_the_run(pipe, monkeypatch):
+    """And the tolerance rises to 10⁻³ of the latent's variance, for any number of steps."""
+    seen = []
+
+    def found(null, landed, target, inner, rate, tolerance):
+        seen.append((rate, tolerance))
+        return null, [0.0]
+
+    monkeypatch.setattr(optimisation, "_descend", found)
+    made = p2p.invert(pipe, PICTURE, PROMPT, **RUN)
+    variance = made.pivot[-1].var().item()
+    assert [rate for rate, _ in seen] == pytest.approx([0.01, 0.05 / 6, 0.04 / 6])
+    tolerances = [1e-5 * variance, (1e-5 + 1e-3 / 3) * variance, (1e-5 + 2e-3 / 3) * variance]
+    assert [tolerance for _, tolerance in seen] == pytest.approx(tolerances)
 
 
 WRONG = {

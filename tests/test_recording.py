@@ -197,6 +197,9 @@ def test_masks_pictures_and_refinement(result):
     assert heat.mask(0.8).sum() < heat.mask(0.2).sum()
     assert heat.mask(0.5, (128, 128)).shape == (128, 128)
     assert heat.image().size == (128, 128) and heat.overlay(result.source).size == (128, 128)
+    assert np.asarray(heat.overlay(result.source, 1.0)).max() > 200  # as bright as its maximum
+    grey = result.source.convert("L").convert("RGB")
+    np.testing.assert_array_equal(heat.overlay(result.source, 0), grey)
     assert heat._repr_png_()[:4] == b"\x89PNG"
     fine = heat.refine((64, 64))
     assert fine.shape == (64, 64) and fine.min() >= 0 and fine.max() <= 1
@@ -205,9 +208,13 @@ def test_masks_pictures_and_refinement(result):
 def test_self_attention(result):
     own = result.maps.self_attention
     torch.testing.assert_close(own.matrix.sum(1), torch.ones(256), atol=1e-4, rtol=0)
-    parts = own.components(5)
+    parts = own.components(40)
     flat = parts.flatten(1)
-    torch.testing.assert_close(flat @ flat.T, torch.eye(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(40), atol=1e-4, rtol=0)
+    assert flat.gather(1, flat.abs().argmax(1, keepdim=True)).min() > 0  # peaks, no holes
+    centred = own.matrix - own.matrix.mean(1, keepdim=True)
+    found = torch.linalg.svd(centred).Vh[:5]  # of later ones many are alike
+    torch.testing.assert_close((flat[:5] * found).sum(1).abs(), torch.ones(5), atol=1e-4, rtol=0)
     assert torch.equal(own.of(3, 4), own.matrix[3 * 16 + 4].reshape(16, 16))
 
 

@@ -9,10 +9,13 @@ from datetime import datetime
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import p2p_helpers as p2p
+from p2p_helpers.result import EditResult
 from p2p_helpers.toyland import photos
 from p2p_helpers.view.settings import Settings
+from p2p_helpers.view.shown import Shown
 from p2p_helpers.view.studio import Studio
 
 from .pipelines import build
@@ -48,6 +51,20 @@ def test_copied_python_makes_the_same_picture(studio, toyland, blend):
     np.testing.assert_array_equal(np.asarray(scope["result"].image), np.asarray(result.image))
     assert ("where it may change" in studio.pictures.value) == bool(blend)
     assert studio.bar.value == studio.bar.max == 8  # the target without control too
+
+
+def test_the_mask_that_is_shown_is_the_last_steps():
+    black = Image.new("RGB", (128, 128))
+    masks = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    masks[0, :, :, :8] = masks[1, :, :8] = True
+
+    def panel(masks):
+        """Of an edit with these masks."""
+        run = ("a cat", ["a dog"], [p2p.Replace()], 0, len(masks), 4.0, None)
+        result = EditResult(black, [black], *run, p2p.LocalBlend("cat"), masks)
+        return Shown(Settings(), None, result, []).panel()
+
+    assert panel(masks) == panel(masks[1:]) != panel(masks[:1])
 
 
 def test_a_word_that_occurs_twice_has_two_faders(studio, toyland):

@@ -120,6 +120,16 @@ def test_strengths_follow_bradley_and_terry(tmp_path):
     assert found["bad"] - found["worse"] == pytest.approx(np.log(2), abs=0.2)
 
 
+def test_a_tie_is_half_a_win_for_each(tmp_path):
+    """And every pair has half a win more each way than was voted."""
+    study(comparisons(1), tmp_path)
+    for voters, chosen in ((range(10), "good"), (range(10, 30), None)):
+        each = (votes(tmp_path, str(n), lambda a, b, chosen=chosen: chosen) for n in voters)
+        store(tmp_path, [vote for own in each for vote in own])
+    found = study_results(tmp_path).strengths
+    assert found["good"] - found["bad"] == pytest.approx(np.log(20.5 / 10.5), abs=1e-3)
+
+
 def test_votes_count_once_and_downloads_count_too(folder):
     mine = votes(folder, "me", lambda a, b: "bad")
     store(folder, mine)
@@ -127,6 +137,10 @@ def test_votes_count_once_and_downloads_count_too(folder):
     (folder / "votes-you.json").write_text(json.dumps(votes(folder, "you", lambda a, b: "good")))
     (folder / "votes-me.json").write_text(json.dumps(mine))
     assert (study_results(folder).votes, study_results(folder).voters) == (6, 2)
+    other = votes(folder, "me", lambda a, b: "good")
+    (folder / "votes-me.json").write_text(json.dumps(other))
+    (one,) = study_results(folder).preferences
+    assert (one.wins, one.losses) == (3, 3)  # the vote that was stored first counts
 
 
 @pytest.mark.usefixtures("untyped")

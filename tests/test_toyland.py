@@ -2,22 +2,24 @@
 
 import dataclasses
 import hashlib
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import CLIPTokenizer
 
 from p2p_helpers.errors import InputError, SceneError
-from p2p_helpers.toyland import sheets, world
+from p2p_helpers.toyland import evaluate, layout, sheets, world
 from p2p_helpers.toyland.counterfactual import EDITS
 from p2p_helpers.toyland.evaluate import painted_cases
-from p2p_helpers.toyland.reader import UNKNOWN, truth
+from p2p_helpers.toyland.reader import Reading, truth
 from p2p_helpers.toyland.render import object_masks, render
 from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
 from p2p_helpers.toyland.training.captions import Captions, mixed
@@ -168,7 +170,6 @@ def test_truth_names_what_the_masks_show():
         1 + OBJECTS.index("cat"),
         1 + OBJECTS.index("car"),
     }
-    assert UNKNOWN == 1 + len(OBJECTS)
 
 
 def test_damage_stays_near_the_object():
@@ -211,9 +212,135 @@ def test_a_blind_sheet_is_scored(tmp_path):
     assert sheets.score(key, [{}]) == {}
     with pytest.raises(InputError, match="2 pictures, and there are 1 answers"):
         sheets.score(key, [one, {"swaps": [["rabbit", 3]]}])
+
+
+def test_sheets_are_pages_of_sixteen_numbered_pictures(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda pen, place, s, **_: written.append(s))
     blank = Image.new("RGB", (SIZE, SIZE))
     sheets.draw([(blank, "car", "")] * 17, tmp_path, "swaps")
+    assert written == [str(number) for number in range(1, 18)]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["swaps-1.png", "swaps-2.png"]
+
+
+class Told:
+    """A reader that says snow of pictures that are `True`, and finds no objects."""
+
+    def read(self, pictures):
+        return [Reading([], "city", "plain", False, one is True, False) for one in pictures]
+
+
+def test_sheets_are_drawn_with_a_key_by_which_answers_are_scored(tmp_path, monkeypatch, capsys):
+    def made(pipe, count, steps):
+        assert (pipe, steps) == ("toyland", 3)
+        return [(Image.new("RGB", (SIZE, SIZE)), "car", "a car")] * count
+
+    monkeypatch.setattr("p2p_helpers.pipelines.load_pipeline", lambda name: name)
+    monkeypatch.setattr(sheets, "load_reader", lambda file: Told())
+    monkeypatch.setattr(sheets, "SHEETS", {"swaps": made})
+    sheets.main(["--count", "2", "--steps", "3", "--out", str(tmp_path)])
+    key = json.loads((tmp_path / "key.json").read_text())
+    assert key == {"swaps": [{"object": "car", "how": "a car", "reader": []}] * 2}
+    assert (tmp_path / "swaps-1.png").exists()
+    (tmp_path / "mine.json").write_text('{"swaps": [["Car", 3], ["boat", 2]]}')
+    sheets.main(["--out", str(tmp_path), "--score", str(tmp_path / "mine.json")])
+    assert json.loads(capsys.readouterr().out)["swaps"]["person"] == 0.5
+    assert json.loads((tmp_path / "answers.json").read_text())["key"] == key
+
+
+def test_snow_is_turned_down_phrase_by_phrase_and_weight_by_weight(monkeypatch):
+    """Where weights above 0.2 of the two words leave snow, and the preposition leaves none."""
+
+    def edited(pipe, source, targets, edits, **_):
+        assert set(targets) == {source} and "with falling snow" in source
+        left = [
+            (*edit.weights,) == ("falling snow",) and edit.weights["falling snow"] > 0.2
+            for edit in edits
+        ]
+        return SimpleNamespace(images=left)
+
+    monkeypatch.setattr("p2p_helpers.run.edit", edited)
+    shares = evaluate.judge_faders(None, Told(), 2)
+    none = dict.fromkeys(("1.0", "0.5", "0.0", "-2.0"), 0.0)
+    assert shares == {
+        "falling snow": {**none, "1.0": 1.0, "0.5": 1.0},
+        "with falling snow": none,
+    }
+
+
+def test_all_is_measured_and_reported(tmp_path, monkeypatch, capsys):
+    one = {"seen": 0.5, "overlap": None, "background": 20.0, "kept": 30.0, "edits": 4}
+    snow = {"falling snow": {"1.0": 1.0}, "with falling snow": {"1.0": 0.5}}
+    monkeypatch.setattr("p2p_helpers.pipelines.load_pipeline", lambda name: None)
+    for name, gives in [
+        ("load_reader", Told()),
+        ("generate", [None] * 12),
+        ("autoencoder_psnr", 35.0),
+        ("swap_cases", []),
+        ("painted_cases", []),
+        ("judge_swaps", one),
+        ("judge_painted", one),
+        ("judge_faders", snow),
+    ]:
+        monkeypatch.setattr(evaluate, name, lambda *_, gives=gives, **__: gives)
+    evaluate.main(["--scenes", "12", "--swaps", "1", "--out", str(tmp_path)])
+    figures = json.loads((tmp_path / "evaluation.json").read_text())
+    assert figures["generated"]["scenes"] == 12 and figures["autoencoder"] == 35.0
+    assert evaluate.report(figures) in capsys.readouterr().out
+
+
+def test_the_scenes_of_sheets_are_none_of_the_evaluations():
+    assert next(sheets.one_object_scenes(1)) == scene_at("test", sheets.FIRST, objects=1)
+
+
+def test_prompt_number_n_gets_seed_n(random_pipe, monkeypatch):
+    """However many of them there are in one call."""
+    seeds = []
+
+    def sampled(pipe, prompts, generator, **_):
+        seeds.extend(one.initial_seed() for one in generator)
+        return SimpleNamespace(images=prompts)
+
+    monkeypatch.setattr(type(random_pipe), "__call__", sampled)
+    prompts = [f"a cat {n}" for n in range(18)]
+    assert evaluate.generate(random_pipe, prompts, 1, 4.0) == prompts
+    assert seeds == [*range(18)]
+
+
+def test_what_is_kept_is_measured_where_nothing_should_change(monkeypatch):
+    (case,) = painted_cases(1, "swap")
+    before, true = (np.asarray(picture) for picture in case.pictures)
+    made = Image.fromarray(np.where(case.changed[..., None], before, true))
+    monkeypatch.setattr(evaluate, "edit_painted", lambda *_, **__: SimpleNamespace(image=made))
+    judged = evaluate.judge_painted(None, Told(), [case])
+    assert judged["kept"] == 60 > judged["truth"]
+    assert (judged["seen"], judged["edits"]) == (0, 1)
+
+
+def test_a_painted_picture_is_edited_in_its_kinds_own_way_or_another(monkeypatch):
+    (case,) = painted_cases(1, "swap")
+    seen = []
+    for where in ("inversion.methods.invert", "run.edit"):
+        monkeypatch.setattr(f"p2p_helpers.{where}", lambda *a, **more: seen.append((a, more)))
+    for change, made in ((None, case.edit), (evaluate.NO_CONTROL, evaluate.NO_CONTROL)):
+        evaluate.edit_painted("pipe", case, change, steps=3)
+        (inverted, how), ((_, _, target, edit), more) = seen[-2:]
+        assert inverted == ("pipe", case.pictures[0], case.source)
+        assert (how["method"], how["steps"]) == ("direct", 3)
+        assert (target, edit, more["local_blend"]) == (case.target, made, case.local_blend)
+
+
+def test_two_boxes_overlap_by_their_intersection_over_their_union():
+    assert layout.overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert layout.overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert layout.overlap((0, 0, 2, 2), (2, 0, 4, 2)) == 0
+
+
+def test_behind_an_object_is_two_cells_away_from_it():
+    """One cell and its neighbours' neighbours, side by side, are thirteen cells."""
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[64:72, 64:72] = True
+    assert layout.behind(mask).sum() == SIZE**2 - 13 * 64
 
 
 @pytest.mark.parametrize("kind", EDITS)

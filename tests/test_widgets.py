@@ -95,12 +95,12 @@ def test_a_pixel_names_its_words_by_mouse_and_by_keyboard(page, result):
     page.mouse.move(box["x"] + box["width"] * 1.5 / 16, box["y"] + box["height"] * 2.5 / 16)
     assert page.inner_text("#said") == "Row 3, column 2 looks at:"
     shown = dict(line.rsplit("\n", 1) for line in page.locator(".bar").all_inner_texts())
-    for heat in (result.maps.start, result.maps["cat"], result.maps.of(0).padding):
-        if heat.name in shown:
-            assert float(shown[heat.name].split()[0]) == pytest.approx(
-                100 * heat.numpy()[2, 1], abs=0.5
-            )
-    assert len(shown) >= 5
+    maps = result.maps.of(0)
+    wanted = {heat.name: heat for heat in (maps.start, *maps.words, maps.end, maps.padding)}
+    assert shown.keys() == wanted.keys()
+    for name, heat in wanted.items():
+        share = float(shown[name].split()[0])
+        assert share == pytest.approx(100 * heat.numpy()[2, 1], abs=0.5), name
     page.locator("#picture").focus()
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#said") == "Row 3, column 3 looks at:"
