@@ -14,6 +14,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
 )
 from diffusers.utils import logging
 from PIL import Image
@@ -161,10 +162,12 @@ def test_words_alone_are_a_local_blend(random_pipe):
 def test_a_result_says_what_its_own_pictures_were_made_with(random_pipe):
     pipe = copy.copy(random_pipe)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    first = edit(pipe, timesteps=[900, 500, 100], guidance_scale=3.0, negative_prompt="a dog")
+    how = {"timesteps": [900, 500, 100], "height": 64, "width": 96}
+    first = edit(pipe, guidance_scale=3.0, negative_prompt="a dog", **how)
     assert first.steps == 3
     again = p2p.edit(pipe, first, DOG, guidance_scale=9.0, negative_prompt="a fox", progress=False)
     source, target = settings_of(again), settings_of(again, 0)
+    assert (source["height"], source["width"]) == (target["height"], target["width"]) == (64, 96)
     assert (source["guidance_scale"], source["negative_prompt"]) == (3.0, "a dog")
     assert (target["guidance_scale"], target["negative_prompt"]) == (9.0, "a fox")
     assert settings_of(p2p.edit(pipe, again, DOG, progress=False))["guidance_scale"] == 3.0
@@ -311,6 +314,16 @@ def test_latents_that_are_no_numbers_are_an_error(random_pipe):
 
     with pytest.raises(p2p.InputError, match="from step 2 of 3 on.*too large"):
         edit(random_pipe, steps=3, callback=spoil)
+
+
+def test_latents_that_overflow_in_float16_are_said_as_such(random_pipe):
+    def spoil(pipe, step, timestep, tensors):
+        return {"latents": torch.full_like(tensors["latents"], torch.inf)}
+
+    half = {k: copy.deepcopy(v) for k, v in random_pipe.components.items()}
+    pipe = StableDiffusionPipeline(**half, requires_safety_checker=False).to(torch.float16)
+    with pytest.raises(p2p.InputError, match="overflow in float16: load it with dtype"):
+        edit(pipe, callback=spoil)
 
 
 def test_zero_terminal_snr_with_noise_prediction_is_named(random_pipe):

@@ -21,6 +21,8 @@ import p2p_helpers as p2p
 from p2p_helpers import memory
 from p2p_helpers.batch import Job, Worker, read_jobs, results, run_jobs, store
 from p2p_helpers.batch.cluster import room_for, share_of
+from p2p_helpers.batch.run import own_device
+from p2p_helpers.metrics import psnr
 from p2p_helpers.provenance import read_png
 from p2p_helpers.toyland import photos
 
@@ -62,7 +64,13 @@ def test_numpys_numbers_are_numbers():
 def test_jobs_share_a_source_and_not_a_name():
     one, two = jobs_of(2)
     assert one.group == two.group and one.name != two.name
-    assert one.group != Job(source="source 0", target="target 0", seed=1).group
+    for of_the_source in (
+        {"seed": 1},
+        {"steps": 1},
+        {"guidance_scale": 1.0},
+        {"negative_prompt": "snow"},
+    ):
+        assert one.group != Job(source="source 0", target="target 0", **of_the_source).group
     assert one.name != Job(source="source 0", target="target 0", local_blend="cat").name
 
 
@@ -207,6 +215,16 @@ def test_a_poisoned_job_is_a_row_and_the_rest_goes_on(tmp_path):
     assert sleeping(jobs, tmp_path, retry=True).now == 1
 
 
+def test_targets_of_one_call_share_its_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 16) or run())
+    job, before = Job(source="a cat", target=list("abcdefghijklmnopq")), time.perf_counter()
+    run_jobs([job], tmp_path, worker=Slow)
+    passed = time.perf_counter() - before
+    (row,) = results(tmp_path)
+    assert [one["targets_in_call"] for one in row["metrics"]] == [1] + [16] * 16
+    assert 2 * Slow.seconds < sum(one["seconds"] for one in row["metrics"]) + 0.01 < passed + 0.02
+
+
 def test_one_bad_job_does_not_spoil_the_call_it_shares(tmp_path, monkeypatch):
     monkeypatch.setattr(Sleeping, "_measured", lambda self, run: setattr(self, "most", 8) or run())
     jobs = [*jobs_of(4), Job(source="source 0", target="poison"), *jobs_of(7)[4:]]
@@ -261,6 +279,7 @@ def test_how_many_targets_fit_follows_from_free_memory():
     assert memory.fitting(10 * gib, gib, 2, "cuda", 1.0) == 15  # 8 GiB, half a GiB a prompt
     assert memory.fitting(10 * gib, gib, 2, "cuda", 0.5) == 7
     assert memory.fitting(gib // 2, gib, 2, "cuda", 1.0) == 1
+    assert memory.fitting(10 * gib, gib, 2, "cpu", 1.0) == 9  # half of it
     assert memory.fitting(10 * gib, 0, 2, "cpu", 1.0) == memory.MOST
     assert memory.fitting(None, gib, 2, "mps", 1.0) == memory.UNMEASURED
 
@@ -397,7 +416,8 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed_after_an_hour(tmp_path):
-    old, new, mine = (tmp_path / "parts" / name for name in ("0123456789abcdef", "new", "mine"))
+    names = ("0123456789abcdef", "fedcba9876543210", "mine")
+    old, new, mine = (tmp_path / "parts" / name for name in names)
     for part in (old, new, mine):
         part.mkdir(parents=True)
         (part / "source.png").touch()
@@ -604,6 +624,22 @@ def test_a_launchers_processes_share_the_sources(tmp_path, monkeypatch):
     assert len(set(targets(tmp_path))) == len(targets(tmp_path)) == 8
 
 
+def test_a_launchers_processes_share_a_machines_memory_and_have_a_gpu_each(tmp_path, monkeypatch):
+    shares = []
+
+    class Sharing(Sleeping):
+        def facts(self):
+            shares.append(self.share)
+            return super().facts()
+
+    assert own_device("cuda") == "cuda"
+    for name, value in {"RANK": 5, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4, "WORLD_SIZE": 8}.items():
+        monkeypatch.setenv(name, str(value))
+    assert own_device("cuda") == "cuda:1"  # of the second machine
+    run_jobs(jobs_of(8, sources=8), tmp_path, worker=Sharing, device="cpu")
+    assert shares == [0.25]
+
+
 def test_processes_that_try_again_leave_each_others_results(tmp_path, monkeypatch):
     poison = [Job(source=f"source {n}", target="poison") for n in range(2)]
     assert sleeping(poison, tmp_path).failed == 2
@@ -655,7 +691,13 @@ def test_results_are_what_edit_gives_with_where_they_come_from(toyland, tmp_path
     assert p2p.read_edit(said["edit"]) == p2p.Replace() and said["model"].endswith("pipeline")
     assert swap["provenance"]["weights"]["float16"] and swap["provenance"]["package"]
     assert refined["pictures"] == ["source.png", "target-1.png", "target-2.png"]
-    assert {"psnr", "background_psnr", "seconds"} <= set(refined["metrics"][1])
+    source, target = (
+        np.asarray(p2p.load_image(tmp_path / refined["folder"] / name))
+        for name in ("source.png", "target-2.png")
+    )
+    said = refined["metrics"][1]
+    assert said["psnr"] == round(psnr(source, target), 3) and said["seconds"] > 0
+    assert said["background_psnr"] > said["psnr"] + 5  # the blend leaves what is no cat
     assert moved["error"] is None and len(moved["pictures"]) == 3
     alone = p2p.edit(
         toyland,
@@ -690,7 +732,13 @@ def test_a_picture_is_inverted_once_and_its_inversion_kept(toyland, tmp_path, mo
     assert (summary.before, summary.now, summary.failed) == (2, 1, 0)
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
     rows = list(results(tmp_path / "out"))
-    assert all("reconstruction_psnr" in row["metrics"][0] for row in rows)
+    before = np.asarray(p2p.load_image(photo.path))
+    for row in rows:
+        after = np.asarray(p2p.load_image(tmp_path / "out" / row["folder"] / "target-1.png"))
+        said = row["metrics"][0]
+        assert said["psnr"] == round(psnr(before, after), 3)  # of the photo, not of what came back
+        made = np.asarray(p2p.load_image(tmp_path / "out" / row["folder"] / "source.png"))
+        assert said["reconstruction_psnr"] == pytest.approx(psnr(before, made), abs=0.1)
 
 
 def test_a_disk_that_is_full_before_an_inversion_is_kept_ends_the_run(

@@ -114,6 +114,9 @@ def test_excluded_words_and_thresholds_only_take_away(toyland):
     stricter = blended(toyland, words=("cat", "dog"), threshold=0.6, steps=1).masks
     for smaller in (less, stricter):
         assert (plain | ~smaller).all() and smaller.sum() < plain.sum()
+    mostly = {"exclude": "beach", "exclude_threshold": 0.9}
+    fewer = blended(toyland, words=("cat", "dog"), **mostly, steps=1).masks
+    assert (fewer | ~less).all() and fewer.sum() > less.sum()  # takes away less of the picture
     outside = blended(toyland, exclude="cat", mask=np.ones((16, 16)), steps=1).masks
     assert 0 < outside.float().mean() < 1
 

@@ -174,6 +174,7 @@ def test_edit_rule_exercise():
         (lambda s, t, M, step, tau: s @ M, "At step 3 with τ = 3 it should be the target's own"),
         (lambda s, t, M, step, tau: s if step < tau else t, "step 0 with τ = 3"),
         (lambda s, t, M, step, tau: s @ M if step <= tau else t, "At step 3"),
+        (lambda s, t, M, step, tau: s @ M.T if step < tau else t, "M is turned about"),
         (lambda s, t, M, step, tau: t @ M if step < tau else s, "step 0"),
         (lambda s, t, M, step, tau: s[0], "became"),
         (changes, "has changed"),

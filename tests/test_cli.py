@@ -74,11 +74,13 @@ def test_an_edit_is_a_picture_that_says_how_it_was_made(p2p_says, toyland):
     prompts = ("a cat on the beach", "a dog on the beach")
     edit = "Replace(cross_steps=0.5)"
     code, said, _ = p2p_says(
-        "edit", *prompts, "-e", edit, "--seed", 3, "--steps", 2, "--blend", "dog"
+        *("edit", *prompts, "-e", edit, "--seed", 3, "--steps", 2, "--blend", "dog"),
+        *("--negative", "snow"),
     )
     assert code == 0 and said.split() == ["edited-source.png", "edited.png"]
     made = read_png("edited.png")
     assert (made["source"], made["target"]) == prompts and made["weights"]["float16"]
+    assert made["negative_prompt"] == "snow"
     again = p2p.edit(
         toyland,
         made["source"],
@@ -88,6 +90,7 @@ def test_an_edit_is_a_picture_that_says_how_it_was_made(p2p_says, toyland):
         seed=made["seed"],
         steps=made["steps"],
         guidance_scale=made["guidance_scale"],
+        negative_prompt=made["negative_prompt"],
         progress=False,
     )
     assert p2p.load_image("edited.png").tobytes() == again.image.tobytes()
@@ -106,9 +109,12 @@ def test_several_targets_have_an_edit_each(p2p_says):
 def test_a_photograph_is_described_inverted_and_edited(p2p_says):
     photo = next(iter(photos().values()))
     shutil.copy(photo.path, "photo.png")
-    code, said, _ = p2p_says("invert", "photo.png", "--method", "direct", "--steps", 2)
+    how = ("--method", "direct", "--steps", 2, "--guidance", 2)
+    code, said, _ = p2p_says("invert", "photo.png", *how)
     assert code == 0 and "It shows: " in said and "photo.safetensors: comes back with" in said
-    prompt = p2p.Inversion.load("photo.safetensors").prompt
+    found = p2p.Inversion.load("photo.safetensors")
+    prompt = found.prompt
+    assert found.guidance_scale == 2
     code, said, _ = p2p_says("edit", "photo.safetensors", f"{prompt} at night", "-e", "Refine()")
     said = read_png("edited.png")
     assert code == 0 and said["source"] == prompt and said["inversion"]["method"] == "direct"
@@ -119,7 +125,11 @@ def test_maps_are_a_figure(p2p_says):
     code, said, _ = p2p_says("maps", "a cat on the beach", "--steps", 2, "--out", "cat.png")
     assert code == 0 and said.strip() == "cat.png"
     assert read_png("cat.png")["source"] == "a cat on the beach"
-    assert p2p.load_image("cat.png").width > 500
+    usual = p2p.load_image("cat.png")
+    assert usual.width > 500
+    more = ("--steps", 2, "--out", "free.png", "--guidance", 1)
+    assert p2p_says("maps", "a cat on the beach", *more)[0] == 0
+    assert p2p.load_image("free.png").tobytes() != usual.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -187,5 +197,7 @@ def test_a_batch_with_a_bad_job_ends_with_3_and_goes_on(p2p_says, tmp_path):
     ]
     code, said, _ = p2p_says("batch", "jobs.jsonl")
     assert code == 3 and "0 jobs are done now, 3 were done before" in said
+    code, said, _ = p2p_says("batch", "jobs.jsonl", "--retry")
+    assert code == 3 and "1 jobs are done now, 2 were done before" in said
     (tmp_path / "jobs.jsonl").write_text(json.dumps(good))
     assert p2p_says("batch", "jobs.jsonl")[0] == 0

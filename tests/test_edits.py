@@ -54,9 +54,9 @@ def test_each_word_has_its_schedule(tokenizer):
     assert alpha[:, 1].tolist() == [1] * 5 + [0] * 4
     assert alpha[:, 2].tolist() == alpha[:, 3].tolist() == [0] * 2 + [1] * 7
     assert alpha[:, 5].tolist() == [0] * 9
-    rest = word_schedule(tokenizer, "a cat", {"cat": 0.0}, 3)
+    rest = word_schedule(tokenizer, "a cat", {"cat": 0.0}, 20)
     assert (
-        rest[:, 2].sum() == 0 and rest.sum() == 3 * 31
+        rest[:, 2].sum() == 0 and rest.sum() == 20 * 31
     )  # without a default the others are always lent, as in the authors' code
 
 
@@ -188,6 +188,7 @@ def test_of_the_self_schedules_the_last_that_is_said_counts():
     assert (p2p.Replace() | p2p.Reweight({}, self_size=1.0)).self_size == 1.0
     assert (p2p.InjectQK() | p2p.Reweight({})).self_schedule(10).sum() == 2
     assert (p2p.Refine() | p2p.Reweight({})).self_schedule(10).sum() == 4
+    assert not p2p.Move("cat", dx=0.2).self_schedule(10).any()  # the old layout would come back
     assert (p2p.Replace(layers="up") | p2p.Reweight({})).layers == ("up",)
     assert (p2p.Replace(layers="up") | p2p.Reweight({}, layers=["down"])).layers == ("down",)
     for layers in ([3], [""], ["up", None]):

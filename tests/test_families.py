@@ -191,6 +191,15 @@ def test_a_layer_that_makes_no_call_is_named_with_its_processor(random_pipe, hoo
         )
 
 
+def test_what_looks_at_places_of_objects_is_no_attention_to_text(random_pipe):
+    """GLIGEN's fusers, beside the layers of pixels and of text."""
+    pipe = tiny(random_pipe, attention_type="gated")
+    assert any("fuser" in name for name in pipe.unet.attn_processors)
+    assert {layer.name for layer in layers_of(pipe)} == {
+        name for name in pipe.unet.attn_processors if "fuser" not in name
+    }
+
+
 def test_animations_are_refused_at_the_first_call(random_pipe):
     torch.manual_seed(0)
     adapter = MotionAdapter(
@@ -204,6 +213,8 @@ def test_animations_are_refused_at_the_first_call(random_pipe):
     }
     pipe = AnimateDiffPipeline(**parts, unet=tiny(random_pipe).unet, motion_adapter=adapter)
     pipe.set_progress_bar_config(disable=True)
+    assert any("motion" in name for name in pipe.unet.attn_processors)
+    assert not any("motion" in layer.name for layer in layers_of(pipe))
     with pytest.raises(p2p.AttentionControlError, match="AnimateDiff"):
         p2p.edit(pipe, CAT, DOG, steps=1, num_frames=2, progress=False)
 
@@ -385,9 +396,12 @@ def test_a_pipelines_copy_may_be_edited_beside_it(random_pipe):
     np.testing.assert_array_equal(np.asarray(a.image), np.asarray(b.image))
 
 
-@pytest.mark.parametrize(("pixels", "injected"), [(9, True), (10, False)])
-def test_the_share_of_the_latents_side_is_rounded_up(pixels, injected):
-    """A quarter of 10 is 3, as a UNet's own layers have 3 × 3 pixels there."""
+@pytest.mark.parametrize(
+    ("size", "pixels", "injected"),
+    [((10, 10), 9, True), ((10, 10), 10, False), ((10, 20), 15, True), ((20, 10), 16, False)],
+)
+def test_the_share_of_the_latents_side_is_rounded_up(size, pixels, injected):
+    """A quarter of 10 is 3, as a UNet's own layers have 3 × 3 pixels there; of 20 it is 5."""
     wish = Wish(None, 0.25)
 
     class Grid(Layer):
@@ -396,4 +410,4 @@ def test_the_share_of_the_latents_side_is_rounded_up(pixels, injected):
 
     layer = Grid("mid_block.attn1", "self", "mid", 2, 1)
     assert halved(10, 10, 2) == (3, 3)
-    assert (wish.terms(layer, (10, 10), 0, 1) is not None) == injected
+    assert (wish.terms(layer, size, 0, 1) is not None) == injected

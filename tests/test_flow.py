@@ -51,13 +51,15 @@ def test_what_an_inversion_refuses_has_its_reason(pipe):
         ({"steps": 1001}, "trained with 1000 times.*Take fewer steps"),
         ({"method": "nul-text"}, "method='nul-text': methods are ddim, null-text"),
         ({"init": "nil"}, "init='nil': init is null or prompt"),
+        ({"image": photo().resize((136, 136))}, "sides must be multiples of 16"),
     ]
     if family_of(pipe).optimises_null:
         less = {"method": "null-text", "guidance_scale": 1.0}
         wrong.append((less, "guidance above 1 uses. Take method='direct'"))
     for arguments, says in wrong:
         with pytest.raises(p2p.InputError, match=says):
-            p2p.invert(pipe, photo(), **{"prompt": CAT, **arguments}, progress=False)
+            given = {"image": photo(), "prompt": CAT, **arguments}
+            p2p.invert(pipe, **given, progress=False)
 
 
 def test_where_there_is_a_null_text_it_is_optimised(pipe, tmp_path):

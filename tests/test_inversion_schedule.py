@@ -70,6 +70,14 @@ def test_an_inversion_has_its_own_sampler_whatever_is_set(pipe, made, edited, na
         assert pipe.scheduler is there
 
 
+def test_edits_of_an_inversion_go_on_whatever_is_set(pipe, made, edited):
+    first = p2p.edit(pipe, made["direct"], TARGET, progress=False)
+    with scheduled(pipe, *SCHEDULERS["Euler"]):
+        again = p2p.edit(pipe, first, TARGET, progress=False)
+    apart = np.asarray(again.image, int) - np.asarray(edited["direct"], int)
+    assert np.abs(apart).max() <= 1  # rounding: the source was known
+
+
 @pytest.mark.parametrize("name", ["PNDM", "Euler, Karras", "DPM++"])
 def test_inverted_under_another_scheduler_of_the_same_noise_it_is_the_same(pipe, made, name):
     with scheduled(pipe, *SCHEDULERS[name]):

@@ -485,41 +485,70 @@ def middle(seen):
     return np.argwhere(seen.cells)[:, 1].mean()
 
 
-def test_a_painted_picture_keeps_its_own_pixels_elsewhere(toyland):
-    photo = photos()["cat-snow"]
-    picture = p2p.load_image(photo.path, toyland)
-    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
-    result = p2p.edit(toyland, inversion, photo.prompt, p2p.Move("cat", dx=0.2), progress=False)
+PHOTO = photos()["cat-snow"]
+
+
+@pytest.fixture(scope="module")
+def painted(toyland):
+    """A painted picture, and its inversion."""
+    picture = p2p.load_image(PHOTO.path, toyland)
+    how = {"method": "direct", "steps": 4, "progress": False}
+    return picture, p2p.invert(toyland, picture, PHOTO.prompt, **how)
+
+
+def test_a_painted_picture_keeps_its_own_pixels_elsewhere(toyland, painted):
+    picture, inversion = painted
+    result = p2p.edit(toyland, inversion, PHOTO.prompt, p2p.Move("cat", dx=0.2), progress=False)
     same = (pixels(result.image) == pixels(picture)).all(-1)
     assert 0.2 < same.mean() < 1
 
 
+def test_a_move_keeps_what_the_words_have_made_of_a_painted_picture(toyland, painted):
+    """The night stays outside of where the cat is and was: the photo's day does not come back."""
+    night, move = f"{PHOTO.prompt} at night", p2p.Refine() | p2p.Move("cat", dx=0.2)
+    both, words = (
+        p2p.edit(toyland, painted[1], night, change, progress=False)
+        for change in (move, p2p.Refine())
+    )
+    sky = np.s_[:16]
+    assert np.abs(pixels(both.image)[sky] - pixels(words.image)[sky]).mean() < 2
+    assert np.abs(pixels(both.image)[sky] - pixels(painted[0])[sky]).mean() > 10
+
+
+def test_a_moved_object_stays_inside_of_the_blends_mask(toyland, painted):
+    """The mask ends in column 64; the decoder sees two latent pixels beyond it."""
+    picture, inversion = painted
+    left = np.zeros((128, 128), bool)
+    left[:, :64] = True
+    move, blend = p2p.Move("cat", dx=0.25), p2p.LocalBlend(mask=left)
+    run = {"local_blend": blend, "progress": False}
+    result = p2p.edit(toyland, inversion, PHOTO.prompt, move, **run)
+    assert (pixels(result.image)[:, 80:] == pixels(picture)[:, 80:]).all()
+    assert (pixels(result.image)[:, :64] != pixels(picture)[:, :64]).any()
+
+
 @pytest.mark.parametrize("edit", [p2p.Move("cat", dx=0.25), p2p.Duplicate("cat", dx=0.25)])
-def test_an_object_of_a_painted_picture_takes_its_own_pixels_along(toyland, edit):
-    photo = photos()["cat-snow"]
-    picture = p2p.load_image(photo.path, toyland)
-    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
-    result = p2p.edit(toyland, inversion, photo.prompt, edit, progress=False)
-    mask = pixels(Image.open(photo.path.with_suffix(".mask-cat.png"))) > 0
+def test_an_object_of_a_painted_picture_takes_its_own_pixels_along(toyland, painted, edit):
+    picture, inversion = painted
+    result = p2p.edit(toyland, inversion, PHOTO.prompt, edit, progress=False)
+    mask = pixels(Image.open(PHOTO.path.with_suffix(".mask-cat.png"))) > 0
     rows, columns = np.nonzero(mask[:, :96])
     moved = pixels(result.image)[rows, columns + 32]
     assert (moved == pixels(picture)[rows, columns]).all(-1).mean() > 0.6
 
 
-def test_a_mask_says_where_the_object_is(toyland):
-    photo = photos()["cat-snow"]
-    mask = Image.open(photo.path.with_suffix(".mask-cat.png"))
-    picture = p2p.load_image(photo.path, toyland)
-    inversion = p2p.invert(toyland, picture, photo.prompt, method="direct", steps=4, progress=False)
+def test_a_mask_says_where_the_object_is(toyland, painted):
+    mask = Image.open(PHOTO.path.with_suffix(".mask-cat.png"))
+    picture, inversion = painted
     move = p2p.Move("cat", dx=0.25, mask=mask)
-    result = p2p.edit(toyland, inversion, photo.prompt, move, progress=False)
+    result = p2p.edit(toyland, inversion, PHOTO.prompt, move, progress=False)
     rows, columns = np.nonzero((pixels(mask) > 0)[:, :96])
     moved = pixels(result.image)[rows, columns + 32]
     own = pixels(picture)[rows, columns]
     np.testing.assert_allclose(moved, own, atol=1, rtol=0)  # a soft edge may round otherwise
     sky = blob(slice(1, 4), slice(2, 6))  # on the latent's grid
     elsewhere = p2p.Move("cat", dx=0.25, mask=sky)
-    other = p2p.edit(toyland, inversion, photo.prompt, elsewhere, progress=False)
+    other = p2p.edit(toyland, inversion, PHOTO.prompt, elsewhere, progress=False)
     assert (pixels(other.image) != pixels(result.image)).any()
 
 

@@ -41,7 +41,10 @@ def test_an_object_has_a_box_and_moves_as_the_copied_python_does(studio, toyland
     [
         ({"dx": 0.25}, "    p2p.Move('cat', dx=0.25),"),
         ({"scale": 0.7}, "    p2p.Resize('cat', scale=0.7),"),
-        ({"kind": "duplicate", "dx": -0.25}, "    p2p.Duplicate('cat', dx=-0.25),"),
+        (
+            {"kind": "duplicate", "dx": -0.25, "scale": 0.6},
+            "    p2p.Duplicate('cat', dx=-0.25, scale=0.6),",
+        ),
         ({"kind": "remove"}, "    p2p.Remove('cat'),"),
     ],
     ids=str,
