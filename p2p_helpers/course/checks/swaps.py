@@ -57,7 +57,7 @@ def check_edit_rule(answer: Callable[..., Tensor]) -> str:
     """Exercise 02.2: the paper's Edit(A_s, A_t, t) for word swap, from both maps, M, the step and τ."""
     generator = torch.Generator().manual_seed(0)
     source, target = torch.rand(2, 6, 4, generator=generator).softmax(-1)
-    M = torch.eye(4)[[0, 2, 1, 3]]
+    M = torch.eye(4)[[1, 2, 0, 3]]  # not its own transpose
     kept = source.clone(), target.clone()
     for step, tau in ((0, 3), (2, 3), (3, 3), (9, 3), (0, 0)):
         made = numbers(given(answer, source, target, M, step, tau), target)
@@ -69,6 +69,10 @@ def check_edit_rule(answer: Callable[..., Tensor]) -> str:
         early = step < tau
         whose = "the source's map, lined up by M" if early else "the target's own map"
         right = source @ M if early else target
+        need(
+            not early or not torch.allclose(made, source @ M.T, atol=1e-5),
+            f"{case}: nearly: M is turned about. Its rows are source tokens.",
+        )
         need(torch.allclose(made, right, atol=1e-5), f"{case} it should be {whose}.")
         need(
             torch.equal(source, kept[0]) and torch.equal(target, kept[1]),
