@@ -342,6 +342,7 @@ def test_one_picture_is_a_gallery_and_numbers_are_names(recorded):
         (lambda r: figures.grid(r, ["a"], ["x"]), "images=an EditResult: give a list"),
         (lambda r: figures.grid([[r.image]], "a", 5), "rows='a': give a list"),
         (lambda r: figures.grid([[r.image]], ["a"], ["x"], notes=[5]), "notes=5: give a list"),
+        (lambda r: p2p.gallery("fox.png"), "not 'fox.png'"),
         (lambda r: p2p.gallery(r.image, 5), "titles=5: give a list"),
         (lambda r: p2p.gallery(r.image, "cat"), "titles='cat': give a list"),
         (lambda r: p2p.gallery(r.image, colours=["nocolour"]), "'nocolour' is no colour"),

@@ -237,7 +237,7 @@ def test_splits_never_mix():
     ranges = list(SPLITS.values())
     assert all(set(a).isdisjoint(b) for i, a in enumerate(ranges) for b in ranges[i + 1 :])
     assert scene_at("train", 0) != scene_at("validation", 0) != scene_at("test", 0)
-    with pytest.raises(InputError, match="from 0 to 999999. The train split"):
+    with pytest.raises(InputError, match="from 0 to 999999. Scenes of the train split"):
         scene_at("train", len(SPLITS["train"]))
 
 

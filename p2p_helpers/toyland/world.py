@@ -145,8 +145,8 @@ def of_kind(name: str, value: object, kind: type, example: str):
 
 def _each(name: str, given: object, kind: type) -> tuple:
     """Things that are all of a kind. Raises InputError for others, or for one that is in no list."""
-    example = f"({kind.__name__}(...),) for one: mind the comma"
-    found = listed(name, given, example)
+    example = f"{kind.__name__}(...)"
+    found = listed(name, given, f"e.g. ({example},), whose comma makes a tuple of one")
     for one in found:
         of_kind(name, one, kind, example)
     return tuple(found)
@@ -515,7 +515,7 @@ def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
         InputError: the index is outside its range, or another number of objects.
     """
     _known("split", split, SPLITS)
-    advice = f"The {split} split holds so many scenes."
+    advice = f"Scenes of the {split} split count from 0."
     index = whole_number("index", index, 0, len(SPLITS[split]) - 1, advice)
     return sample_scene(np.random.default_rng(SPLITS[split][index]), objects)
 

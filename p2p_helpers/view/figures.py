@@ -27,7 +27,7 @@ CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to
 
 def pictures(given) -> list[Image.Image]:
     """Pictures that a user gave, or one. Raises InputError for what is none."""
-    several = isinstance(given, Iterable) and not isinstance(given, Image.Image)
+    several = isinstance(given, Iterable) and not isinstance(given, (str, Image.Image))
     return [picture(one) for one in (given if several else [given])]
 
 
