@@ -11,8 +11,9 @@ from PIL import Image
 
 from .attention.families import family_of
 from .errors import InputError, ModelError, PromptError
+from .images import picture
 from .prompts.words import vocabulary, words
-from .values import first_line, shown
+from .values import first_line
 
 CAPTIONER = "Salesforce/blip-image-captioning-base"
 MOST_TOKENS = 60  # of a caption
@@ -36,17 +37,12 @@ def describe(image: Image.Image, pipe, *, model: str | Path = CAPTIONER) -> str:
             which its reader names nothing.
         ModelError: the image-to-text model cannot be loaded, or writes no caption of a picture alone.
     """
-    if not isinstance(image, Image.Image):
-        raise InputError(
-            f"A picture is needed, not {shown(image)}. Read a file with load_image(file, pipe)."
-        )
+    image = picture(image)
     # A copy: the pipeline may be at work in another thread.
     tokenizer = copy.deepcopy(family_of(pipe).tokenizer(pipe, {}))
     if vocabulary(tokenizer):
         return _read(image)
-    return _cut(
-        tokenizer, _captioned(image.convert("RGB"), str(model), str(pipe._execution_device))
-    )
+    return _cut(tokenizer, _captioned(image, str(model), str(pipe._execution_device)))
 
 
 def _read(image: Image.Image) -> str:

@@ -34,7 +34,7 @@ def load_image(
 
     Args:
         source: a file or its name, a PIL picture, or an array (height, width) or (height, width, 3
-            or 4), uint8 or 0…1. HEIC needs the plug-in pillow-heif.
+            or 4), uint8, uint16 or bool, or floats from 0 to 1. HEIC needs the plug-in pillow-heif.
         pipe: a pipeline with a UNet or a transformer, whose size is taken: its latent's times its
             autoencoder's factor.
         crop: the part to use, as left, top, right, bottom in pixels of the upright picture; all of
@@ -63,6 +63,21 @@ def load_image(
     if fit == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color="white")
+
+
+def picture(given) -> Image.Image:
+    """A PIL picture of the user's as `load_image` has it: upright, 8-bit sRGB, transparency laid on white.
+
+    Raises:
+        InputError: it is no PIL picture, or a damaged one.
+    """
+    if isinstance(given, Image.Image):
+        return rgb(_opened(given, given.width * given.height))
+    file = shown(str(given)) if isinstance(given, (str, Path)) else "file"
+    raise InputError(
+        f"A picture is needed, not {shown(given)}. Read a file or an array with load_image({file}, pipe). "
+        "Of a result take .image, .source or .images."
+    )
 
 
 def _whole(values, count: int) -> tuple[int, ...] | None:
@@ -158,10 +173,15 @@ def _formats() -> list[str]:
 def _file(source, name: str) -> Image.Image:
     """A file's picture, not decoded yet."""
     if not hasattr(source, "read"):
+        if not isinstance(source, (str, Path)):
+            raise ImageError(
+                f"source={shown(source)}: give the name of a file, a PIL picture, or an array (height, width, 3). Of a tensor "
+                "(3, height, width) with values from 0 to 1, tensor.permute(1, 2, 0).cpu().numpy() makes one."
+            )
         try:
             source = file_path("source", source, "cat.png")
         except InputError as error:
-            raise ImageError(f"{error} Or give a PIL picture or an array.") from None
+            raise ImageError(str(error)) from None
         if source.exists() and not source.is_file():  # a pipe would keep us waiting
             raise ImageError(
                 f"{name} cannot be read as a picture: it is no regular file. Give a picture's file."
@@ -198,9 +218,21 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
             f"The array has {array.shape[0]}×{array.shape[1]} pixels, more than {max_pixels:,}. "
             "Make it smaller first, or give max_pixels."
         )
-    if array.dtype != np.uint8:
-        real = np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
-        if not real or array.min() < 0 or array.max() > 1:
-            raise ImageError("An array that is not uint8 must hold finite floats from 0 to 1.")
-        array = (array * 255).round().astype(np.uint8)
-    return Image.fromarray(array)
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    white = {"bool": 1, "uint16": 65535}.get(array.dtype.name)
+    if white is None:
+        _check_shares(array)
+    return Image.fromarray((array * (255 / (white or 1))).round().astype(np.uint8))
+
+
+def _check_shares(array: np.ndarray):
+    """Refuse an array of other values than floats from 0 to 1."""
+    floats = np.issubdtype(array.dtype, np.floating)
+    if floats and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+        return
+    values = f" from {array.min():g} to {array.max():g}" if array.dtype.kind in "iuf" else ""
+    raise ImageError(
+        f"This array holds {array.dtype}{values}, and it is not said which value is white. Give uint8, uint16, bool, or finite floats from "
+        "0 to 1: array / 255 makes these where 255 is white, array / 65535 where 65535 is."
+    )

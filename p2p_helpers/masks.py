@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from .errors import InputError
+from .values import shown
 
 Mask: TypeAlias = Image.Image | np.ndarray | Tensor
 
@@ -30,8 +32,12 @@ def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
     What is transparent in a picture is not in the mask.
 
     Raises:
-        InputError: it is not one finite number for each pixel.
+        InputError: it is not one finite number for each pixel, or its range is neither 0…1 nor 0…255.
     """
+    if isinstance(given, (str, Path)):
+        raise InputError(
+            f"mask={shown(given)} is a file's name. Read it first: Image.open({shown(str(given))})."
+        )
     values = given.detach().float().cpu() if isinstance(given, Tensor) else given
     try:
         mask = np.asarray(_grey(values) if isinstance(values, Image.Image) else values)
@@ -42,7 +48,13 @@ def as_mask(given: Mask) -> Bool[np.ndarray, "height width"]:
             f"A mask is one finite number for each pixel, (height, width); this one has the shape {mask.shape}. "
             "Give a PIL picture or an array with 1 where the mask is and 0 elsewhere."
         )
-    return mask > (127.5 if mask.size and mask.max() > 1 else 0.5)
+    most = mask.max(initial=0)
+    if 1 < most <= 127.5:
+        raise InputError(
+            f"The mask has values from {mask.min():g} to {most:g}, and so nothing is in it: a mask is true above 0.5, or above 127.5 "
+            "where it goes above 1. Say which values you mean, e.g. mask == 2 or mask > 0."
+        )
+    return mask > (127.5 if most > 1 else 0.5)
 
 
 def _contents(holder) -> tuple[tuple[int, ...], bytes] | None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from . import arguments as given
 from .attention.families import family_of
 from .edits.edit import Edit
 from .errors import InputError
+from .images import picture
 from .inversion.artefact import Inversion
 from .inversion.methods import usual_guidance
 from .known import check_fixed, check_inversion, check_same, controls
@@ -102,6 +104,8 @@ class Request:
     def pipeline_arguments(self, pipe) -> dict[str, Any]:
         """What the pipeline is called with, but for our callback."""
         arguments, count = dict(self.arguments), len(self.prompts)
+        for name in {"image", "control_image"} & set(arguments):
+            arguments[name] = _seen(arguments[name])
         for name in _per_prompt(pipe):
             if name in arguments:
                 each = arguments[name]
@@ -124,6 +128,13 @@ class Request:
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
         }
+
+
+def _seen(given):
+    """PIL pictures as `load_image` has them, in lists too; anything else as it is."""
+    if isinstance(given, (list, tuple)):
+        return [_seen(one) for one in given]
+    return picture(given) if isinstance(given, Image.Image) else given
 
 
 def _per_prompt(pipe) -> list[str]:

@@ -80,6 +80,8 @@ def rgb(image: Image.Image) -> Image.Image:
         info, image = image.info, image.convert("RGB")
         image.info.update(info)
     image = _srgb(image).convert("RGB")
+    for taken_out in ("icc_profile", "gamma", "transparency"):
+        image.info.pop(taken_out, None)  # or it would be taken out a second time
     if alpha is None:
         return image
     white = Image.new("RGB", image.size, "white")

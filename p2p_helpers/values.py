@@ -95,6 +95,20 @@ def finite_number(
     return number
 
 
+def listed(name: str, given: object, what: str) -> list:
+    """The members of what a user gave; a text is one thing, and no list of letters.
+
+    Raises:
+        InputError: it has no members; `what` says what they are.
+    """
+    try:
+        if not isinstance(given, str):
+            return list(given)  # type: ignore[call-overload]
+    except TypeError:
+        pass
+    raise InputError(f"{name}={shown(given)}: give a list, {what}.")
+
+
 def check_callback(callback: object, takes: str):
     """Refuse what cannot be called; `takes` says what it is called with. Raises InputError."""
     if callback is not None and not callable(callback):

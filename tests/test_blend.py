@@ -1,5 +1,7 @@
 """Local blend: whose words, which masks, and the rest of the picture exactly as it was."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,24 @@ WHITE = np.full((128, 128), 255, np.uint8)
 )
 def test_pictures_of_every_mode_are_masks(picture, where):
     assert (np.abs(as_mask(picture).astype(int) - where).mean()) < 0.01
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        ("mask.png", r"file's name.*Image.open\('mask.png'\)"),
+        (Path("mask.png"), r"Image.open\('mask.png'\)"),
+        (np.array([[0, 2], [2, 0]]), "values from 0 to 2,.*mask == 2"),
+        (Image.fromarray(np.uint8([[0, 100]])), "values from 0 to 100"),
+        (torch.tensor([[-1.0, 1.5]]), "values from -1 to 1.5"),
+        (None, "one finite number for each pixel"),
+    ],
+    ids=str,
+)
+def test_what_is_no_mask_is_explained(mask, says):
+    with pytest.raises(p2p.InputError, match=says):
+        as_mask(mask)
 
 
 def test_a_mask_that_allows_nothing_is_refused_and_a_thin_one_allows_its_cells(toyland):

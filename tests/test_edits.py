@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ MORE = "a cat on the beach"
 )
 def test_schedules_as_published(schedule, steps, on):
     assert p2p.active_steps(schedule, steps).nonzero().flatten().tolist() == list(on)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("steps", ["4", -1, 0, 4.0, True, None])
+def test_steps_of_a_schedule_are_a_whole_number(steps):
+    with pytest.raises(p2p.InputError, match=re.escape(f"steps={steps!r}")):
+        p2p.active_steps(0.8, steps)
+    if steps is not None:
+        with pytest.raises(p2p.InputError, match=re.escape(f"of={steps!r}")):
+            p2p.active_steps(0.8, 4, of=steps)
 
 
 @many

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
 import p2p_helpers as p2p
+from p2p_helpers.toyland import load_reader, photos
+from p2p_helpers.view.map_figures import self_components
 
 COLOURS = np.zeros((60, 80, 3), np.uint8)
 COLOURS[:30, :40], COLOURS[:30, 40:], COLOURS[30:, :40], COLOURS[30:, 40:] = (
@@ -124,14 +128,29 @@ def test_floats_are_rounded_to_the_nearest_grey_level():
             "20000×20000 pixels|too large",
         ),
         (lambda folder: np.zeros((4, 4, 2), np.uint8), "shape"),
-        (lambda folder: np.full((4, 4), 300), "uint8"),
+        (lambda folder: np.full((4, 4), 300), "int64 from 300 to 300.*uint8"),
+        (lambda folder: np.full((4, 4), 255.0), "float64 from 255 to 255.*array / 255"),
+        (lambda folder: np.full((4, 4), -0.5), "float64 from -0.5"),
         (lambda folder: np.full((4, 4), np.nan), "finite"),
+        (lambda folder: np.full((4, 4), 1j), "complex128"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_picture_is_explained(tmp_path, make, says):
     with pytest.raises(p2p.ImageError, match=says):
         p2p.load_image(make(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "white"), [("bool", 1), ("uint8", 255), ("uint16", 65535)])
+def test_an_arrays_kind_says_what_is_white(kind, white):
+    for shape in ((2, 3), (2, 3, 3), (2, 3, 4)):
+        array = np.full(shape, white, kind)
+        array[0] = 0
+        array[..., 3:] = white  # opaque
+        seen = np.asarray(p2p.load_image(array))
+        assert seen.shape == (2, 3, 3) and (seen[0] == 0).all() and (seen[1] == 255).all()
+        shares = array.astype(float) / white
+        np.testing.assert_array_equal(seen, p2p.load_image(shares))
 
 
 @pytest.mark.parametrize(
@@ -227,6 +246,64 @@ def png(array, *chunks):
     return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
+def odd_pictures(folder):
+    """The same picture as files and programs hold it, each in another way than plain RGB."""
+    fox = Image.open(photos()["fox-forest"].path)
+    grey = np.asarray(fox.convert("L"))
+    yield Image.fromarray(grey.astype(np.uint16) * 257)
+    yield Image.fromarray((grey / 255).astype(np.float32))
+    cut = fox.convert("RGBA")
+    cut.putalpha(fox.getchannel("G"))
+    yield cut
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    yield Image.open(saved(fox, folder / "turned.jpg", exif=exif))
+    yield Image.open(saved(fox, folder / "wide.png", icc_profile=wide_gamut()))
+    sixteen = np.asarray(fox).astype(np.uint16) * 257
+    yield Image.open(png(sixteen, chunk(b"gAMA", struct.pack(">I", 100_000))))
+
+
+@pytest.fixture(scope="module")
+def recorded(toyland):
+    return p2p.edit(toyland, "a fox", "a cat", steps=1, record=True, progress=False)
+
+
+SEEN = {
+    "load_image": lambda image, pipe, result: p2p.load_image(image),
+    "invert": lambda image, pipe, result: (
+        p2p.invert(pipe, image, "a fox", method="ddim", steps=1, progress=False).pixels
+    ),
+    "edit": lambda image, pipe, result: (
+        p2p.edit(
+            StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False),
+            "a fox",
+            "a cat",
+            image=image,
+            steps=2,
+            progress=False,
+        ).image
+    ),
+    "the reader": lambda image, pipe, result: repr(load_reader().read([image])),
+    "difference": lambda image, pipe, result: p2p.difference(image, result.image),
+    "gallery": lambda image, pipe, result: p2p.gallery(image).axes[0].images[0].get_array(),
+    "slider": lambda image, pipe, result: p2p.slider([image] * 2, [0, 1], "x").page,
+    "explore": lambda image, pipe, result: p2p.explore(result.maps, [image] * 2).page,
+    "overlay": lambda image, pipe, result: result.maps["fox"].overlay(image, 0.5),
+    "self_components": lambda image, pipe, result: (
+        self_components(result, image).axes[0].images[0].get_array()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_every_function_sees_a_picture_as_load_image_does(tmp_path, toyland, recorded, name):
+    for odd in odd_pictures(tmp_path):
+        found, wanted = (
+            SEEN[name](image, toyland, recorded) for image in (odd, p2p.load_image(odd))
+        )
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_sixteen_bits_with_a_transparent_colour():
     grey = np.array([[0, 30_000], [65_535, 30_000]], np.uint16)
     seen = np.asarray(p2p.load_image(png(grey, chunk(b"tRNS", struct.pack(">H", 0)))))[..., 0]
@@ -309,5 +386,6 @@ SIZES = {
 def test_sizes_and_boxes_that_are_none(name):
     with pytest.raises(p2p.ImageError):
         p2p.load_image(PICTURE, **SIZES[name])
-    with pytest.raises(p2p.ImageError, match="give the name of a file"):
-        p2p.load_image(3)
+    for wrong in (3, [[0, 1]], torch.zeros(3, 8, 8)):
+        with pytest.raises(p2p.ImageError, match="give the name of a file.*tensor.permute"):
+            p2p.load_image(wrong)

@@ -588,9 +588,11 @@ def test_a_hole_is_filled_in_the_first_three_tenths_of_the_steps():
 def test_masks_that_cannot_be(toyland):
     with pytest.raises(p2p.InputError, match="is empty"):
         p2p.Move("cat", mask=np.zeros((128, 128)))
-    for wrong in (np.zeros((128, 128, 3)), "cat.png", [["a"]], [[1], [1, 2]]):
+    for wrong in (np.zeros((128, 128, 3)), [["a"]], [[1], [1, 2]]):
         with pytest.raises(p2p.InputError, match="one finite number for each pixel"):
             p2p.Remove("cat", mask=wrong)
+    with pytest.raises(p2p.InputError, match=r"Image.open\('cat.png'\)"):
+        p2p.Remove("cat", mask="cat.png")
     small = p2p.Resize("cat", 0.7, mask=np.ones((20, 20)))
     with pytest.raises(p2p.InputError, match=r"\(20, 20\).*\(128, 128\).*\(16, 16\)"):
         p2p.edit(toyland, CAT, CAT, small, steps=1, progress=False)

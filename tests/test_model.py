@@ -116,6 +116,39 @@ def test_psnr_of_known_errors():
         psnr(a, a, np.zeros((8, 8), bool))
 
 
+def test_psnr_takes_pictures_and_masks_as_they_come():
+    a = np.zeros((8, 8, 3), np.uint8)
+    b = a.copy()
+    b[:, :4] = 51
+    right = np.arange(8)[None] >= 4 + np.zeros((8, 1), int)
+    assert psnr(Image.fromarray(a), b) == psnr(a, Image.fromarray(b)) == psnr(a, b)
+    assert psnr(a, b, right) == psnr(a, b, right.astype(int)) == 60
+    assert psnr(a, b, Image.fromarray(~right)) == pytest.approx(13.979, abs=1e-3)
+
+
+BLACK = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ((np.ones((8, 8, 3)),), "not float64 arrays.*255"),
+        ((BLACK.astype(int),), "not int64"),
+        ((BLACK[:4],), r"\(8, 8, 3\) and \(4, 8, 3\)"),
+        ((BLACK[:1, :1],), "one size"),
+        ((BLACK[..., 0],), "one size"),
+        (("fox.png",), "load_image"),
+        ((torch.zeros(8, 8, 3),), "load_image"),
+        ((BLACK, np.ones((4, 8), bool)), r"mask is \(4, 8\)"),
+        ((BLACK, "mask.png"), "Image.open"),
+    ],
+)
+def test_psnr_refuses_what_has_no_such_number(others, says):
+    with pytest.raises(p2p.InputError, match=says):
+        psnr(BLACK, *others)
+
+
 @pytest.mark.parametrize(
     "part, rename",
     [

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from transformers import CLIPTokenizer
 
-from p2p_helpers.errors import InputError, SceneError
+from p2p_helpers.errors import InputError, ModelError, SceneError
 from p2p_helpers.toyland import evaluate, layout, sheets, world
-from p2p_helpers.toyland.counterfactual import EDITS
+from p2p_helpers.toyland.counterfactual import EDITS, counterfactual, swap
 from p2p_helpers.toyland.evaluate import painted_cases
-from p2p_helpers.toyland.reader import Reading, truth
+from p2p_helpers.toyland.reader import Reading, load_reader, truth
 from p2p_helpers.toyland.render import object_masks, render
 from p2p_helpers.toyland.tokenizer import MAX_TOKENS, write_tokenizer
 from p2p_helpers.toyland.training.captions import Captions, mixed
@@ -38,6 +38,7 @@ from p2p_helpers.toyland.world import (
     to_json,
 )
 
+RNG = np.random.default_rng(0)
 scenes = st.integers(0, 5000).map(lambda i: scene_at("test", i))
 
 
@@ -363,7 +364,7 @@ def test_splits_never_mix():
     ranges = list(SPLITS.values())
     assert all(set(a).isdisjoint(b) for i, a in enumerate(ranges) for b in ranges[i + 1 :])
     assert scene_at("train", 0) != scene_at("validation", 0) != scene_at("test", 0)
-    with pytest.raises(SceneError, match="train split holds scenes"):
+    with pytest.raises(InputError, match="from 0 to 999999. Scenes of the train split"):
         scene_at("train", len(SPLITS["train"]))
 
 
@@ -380,14 +381,62 @@ def test_a_scene_prints_itself():
         (lambda: Thing("cat", "red"), "takes a colour"),
         (lambda: Thing("car", "rad"), "Did you mean 'red'"),
         (lambda: Scene((Thing("cat"),), background="moon"), "no background 'moon'"),
-        (lambda: Scene((Thing("cat"),), night=2), "outside 0…1"),
+        (lambda: Scene((Thing("cat"),), night=2), "night=2 is outside 0…1"),
         (lambda: Scene(()), "one or two objects"),
         (lambda: Scene((Thing("cat"),)).replace(1, name="dog"), "no number 1"),
     ],
 )
 def test_impossible_scenes_are_explained(make, says):
-    with pytest.raises(SceneError, match=says):
+    with pytest.raises(InputError, match=says):
         make()
+
+
+FOX = Scene((Thing("fox"),))
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: counterfactual(FOX, "swap", 3), r"rng=3.*default_rng\(3\)"),
+        (lambda: counterfactual("a fox", "swap", RNG), "scene='a fox'.*scene_at"),
+        (lambda: counterfactual(FOX, 3, RNG), "the kinds of edit are swap"),
+        (lambda: swap(FOX, 3), "rng=3"),
+        (lambda: render("a fox"), "scene='a fox'.*scene_at"),
+        (lambda: caption(Thing("fox")), "scene=a Thing"),
+        (lambda: scene_at("test", 1, 5), "objects=5.*from 1 to 2"),
+        (lambda: scene_at("test", 1, 0), "objects=0"),
+        (lambda: scene_at("test", 1.5), "index=1.5.*from 0 to 99999"),
+        (lambda: scene_at("tests", 1), "Did you mean 'test'"),
+        (lambda: compose([("fox", None)] * 3, "forest"), "one or two objects, not 3"),
+        (lambda: compose([], "forest"), "one or two objects, not 0"),
+        (lambda: compose("fox", "forest"), r"words='fox'.*\('fox', None\)"),
+        (lambda: compose(["fox"], "forest"), r"words=\['fox'\].*\('fox', None\)"),
+        (lambda: compose([(["fox"], None)], "forest"), "no object \\['fox'\\]"),
+        (lambda: compose([("fox", None)], "forrest"), "Did you mean 'forest'"),
+        (lambda: compose([("fox", None)], "forest", seed=-1), "seed=-1.*from 0"),
+        (lambda: compose([("fox", None)], "forest", night="full"), "night='full'"),
+        (lambda: Scene(Thing("fox")), "things=a Thing.*comma"),
+        (lambda: Scene(("fox",)), "things='fox'.*Thing"),
+        (lambda: Scene((Thing("fox"),), extras=("fir",)), "extras='fir'.*Extra"),
+        (lambda: Scene((Thing("fox"),), horizon="high"), "horizon='high'"),
+        (lambda: Scene((Thing("fox"),), seed=0.5), "seed=0.5"),
+        (lambda: Thing("fox", x=40.5), "x=40.5"),
+        (lambda: Thing("fox", size="large"), "size='large'"),
+        (lambda: FOX.replace("fox", name="dog"), "no number 'fox'"),
+        (lambda: load_reader(3), "folder=3"),
+        (lambda: load_reader().read(Image.new("RGB", (SIZE, SIZE))), "images=an Image.*list"),
+        (lambda: load_reader().read(["fox.png"]), "'fox.png'.*load_image"),
+    ],
+)
+def test_what_toyland_cannot_use_is_explained(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+def test_a_reader_comes_from_a_folder_by_its_name(tmp_path):
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_reader(str(tmp_path))
 
 
 @settings(max_examples=20, deadline=None)

@@ -49,6 +49,8 @@ def test_the_page_is_small_and_alone(result):
     assert "srcdoc" in view._repr_html_()
     same = p2p.explore(result.maps, [result.source, result.image])
     assert same.page == view.page
+    turned = p2p.explore(result, [result.image, result.source])
+    assert turned.page == p2p.explore(result.maps, [result.image, result.source]).page != view.page
 
 
 def test_words_turned_to_the_negative_are_dark_and_tags_are_text(toyland):
@@ -176,3 +178,5 @@ def test_a_slider_needs_a_label_for_each_picture(result):
     for pictures, labels in (([result.image], [1]), ([result.image] * 2, [1])):
         with pytest.raises(p2p.InputError, match="one label for each"):
             p2p.slider(pictures, labels, "weight", result.source)
+    one, same = (p2p.slider(kind([result.image] * 2), kind([0, 1]), "x") for kind in (list, iter))
+    assert one.page == same.page

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..prompts.words import find_words
+from ..values import whole_number
 
 # A share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too.
 Interval = float | tuple[float, float]
@@ -32,8 +33,12 @@ def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bo
             self-attention.
 
     Raises:
-        InputError: outside 0…1, or an interval that ends before it begins.
+        InputError: outside 0…1, an interval that ends before it begins, or no such number of steps.
     """
+    steps = whole_number("steps", steps, 1, 100_000, "30 are usual.")
+    whole = steps + 1
+    if of is not None:
+        whole = whole_number("of", of, 1, 100_000, "Give the number of steps, or leave it out.")
     ends = schedule if isinstance(schedule, (tuple, list)) else (0.0, schedule)
     are_two = len(ends) == 2 and all(isinstance(end, numbers.Real) for end in ends)
     if not are_two or not 0 <= ends[0] <= ends[1] <= 1:
@@ -41,7 +46,6 @@ def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bo
             f"A schedule is a share of the steps: 0 ≤ start ≤ end ≤ 1, not {schedule!r}. 0.8 means "
             "the first 80 %."
         )
-    whole = steps + 1 if of is None else of
     step = torch.arange(steps)
     return (step >= int(ends[0] * whole)) & (step < int(ends[1] * whole))
 

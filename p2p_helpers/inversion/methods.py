@@ -17,6 +17,7 @@ from PIL import Image
 from ..attention.families import family_of
 from ..attention.session import Session
 from ..errors import AttentionControlError, InputError, InversionError, PromptError
+from ..images import picture
 from ..prompts.weights import warn_of_weights
 from ..prompts.words import as_read, warn_of_unknown_words, words
 from ..values import MOST_GUIDANCE, check_callback, file_path, finite_number, shown, whole_number
@@ -63,7 +64,7 @@ def invert(
     Args:
         pipe: a pipeline from text to image, as StableDiffusionPipeline, StableDiffusionXLPipeline,
             StableDiffusion3Pipeline and FluxPipeline; it is left as it was found.
-        image: RGB, of the size the pipeline makes (see `load_image`).
+        image: a PIL picture of the size that the pipeline makes; `load_image` gives it that size.
         prompt: what the picture shows.
         method: "null-text" for UNets when not given, "direct" for transformers and distilled UNets. Stable Diffusion 3 takes
             "direct", "null-text" and "negative-prompt"; Flux.1 and Chroma, whose guidance has no empty
@@ -246,21 +247,14 @@ def _guidance(pipe, method: str, guidance_scale: float | None) -> float:
 
 def _pixels(pipe, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """The picture's pixels, if the pipeline can make a picture of that size."""
-    if isinstance(image, (str, Path)):
-        raise InputError(
-            f"image={shown(str(image))} is a file's name. Read it first: load_image({shown(str(image))}, pipe)."
-        )
-    if not isinstance(image, Image.Image):
-        raise InputError(
-            f"A picture is needed, not {type(image).__name__}. Read a file with load_image(file, pipe)."
-        )
+    image = picture(image)
     # A transformer's pixels are two of the latent's wide.
     factor = pipe.vae_scale_factor * (1 if hasattr(pipe, "unet") else 2)
     if any(side % factor for side in image.size):
         raise InversionError(
             f"The picture is {image.size}; its sides must be multiples of {factor}. Use load_image(file, pipe)."
         )
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image)
 
 
 def _facts(pipe, prompt: str, pixels: UInt8[np.ndarray, "height width 3"], steps: int) -> dict:

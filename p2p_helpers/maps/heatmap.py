@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..images import picture
 from ..prompts.several import parts_of
 from ..values import finite_number, shown, whole_number
 
@@ -291,8 +292,6 @@ class Heatmap:
             InputError: it is no picture, or no such strength.
         """
         from matplotlib import colormaps
-
-        from ..view.figures import picture
 
         image = picture(image)
         strength = finite_number(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError, PromptError
 from ..prompts.words import Phrase, split_phrase
-from ..values import file_path, shown
+from ..values import file_path, shown, whole_number
 from .heatmap import POOLED, Heatmap, position
 from .one_prompt import OnePrompt
 from .self_attention import SelfAttention
@@ -123,7 +123,10 @@ class AttentionMaps:
         return min(self.by_head[layer].shape[1] for layer in layers)
 
     def spread_steps(self, count: int) -> list[int]:
-        """At most `count` of the recorded steps, evenly spread from the first to the last."""
+        """At most `count` of the recorded steps, evenly spread from the first to the last. Raises InputError for no such number."""
+        count = whole_number(
+            "count", count, 1, 1000, "It is how many steps are drawn; 6 are usual."
+        )
         last = self.steps - 1
         return sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
 

@@ -23,12 +23,15 @@ from .world import (
     BACKGROUNDS,
     COLOURABLE,
     OBJECTS,
+    RNG,
+    SCENE,
     SIZE,
     Scene,
     Thing,
     caption,
     from_json,
     kind_of,
+    of_kind,
     phrase_of,
 )
 
@@ -48,7 +51,10 @@ def swap(
 
     Raises:
         SceneError: nothing fits, as when no other object takes the old one's colour.
+        InputError: no scene, or no generator.
     """
+    of_kind("scene", scene, Scene, SCENE)
+    of_kind("rng", rng, np.random.Generator, RNG)
     i = int(rng.integers(len(scene.things)))
     taken = {t.name for t in scene.things}
     old = scene.things[i]
@@ -153,7 +159,10 @@ def counterfactual(scene: Scene, kind: str, rng: np.random.Generator) -> Counter
     Raises:
         SceneError: no such kind, or the scene does not allow it: nothing to recolour, leaves in an old photo, night already, no
             room for a second object.
+        InputError: no scene, or no generator.
     """
+    of_kind("scene", scene, Scene, SCENE)
+    of_kind("rng", rng, np.random.Generator, RNG)
 
     def need(true: bool, why: str):
         if not true:

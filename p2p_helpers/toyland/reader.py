@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
+from ..images import picture
 from ..paths import data_folder
-from ..values import first_line
+from ..values import file_path, first_line, listed
 from .world import BACKGROUNDS, HUES, OBJECTS, SIZE, Scene
 
 CELL = 8  # pixels
@@ -115,7 +116,8 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, images: list[Image.Image]) -> list[Reading]:
-        """What the reader sees in 128×128 pictures. Raises InputError for another size."""
+        """What the reader sees in 128×128 pictures. Raises InputError for another size, or what is no list of pictures."""
+        images = [picture(image) for image in listed("images", images, "of pictures")]
         for image in images:
             if image.size != (SIZE, SIZE):
                 raise InputError(
@@ -124,7 +126,7 @@ class Reader(nn.Module):
         readings = []
         device = next(self.parameters()).device
         for i in range(0, len(images), 64):
-            pixels = np.stack([np.asarray(image.convert("RGB")) for image in images[i : i + 64]])
+            pixels = np.stack([np.asarray(image) for image in images[i : i + 64]])
             batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             objects, colours, *whole = (answer.cpu() for answer in self(batch))
             names, background, style, night, snow, autumn = objects.argmax(1).numpy(), *whole
@@ -174,13 +176,15 @@ def truth(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray | int | float
     }
 
 
-def load_reader(folder: Path | None = None) -> Reader:
+def load_reader(folder: str | Path | None = None) -> Reader:
     """The reader that came with the package, ready to `read`, or the one in another folder.
 
     Raises:
+        InputError: what is no folder's name.
         ModelError: the folder holds no reader.safetensors, or not this reader's.
     """
-    reader, file = Reader(), (folder or data_folder("toyland")) / "reader.safetensors"
+    place = data_folder("toyland") if folder is None else file_path("folder", folder, "runs/reader")
+    reader, file = Reader(), place / "reader.safetensors"
     try:
         reader.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:

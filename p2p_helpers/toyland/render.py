@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ..paths import data_folder
-from .world import FLYING, HUES, SIZE, Extra, Scene, Thing
+from .world import FLYING, HUES, SCENE, SIZE, Extra, Scene, Thing, of_kind
 
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)  # pixel coordinates, (height, width)
 _GREY = np.asarray((0.299, 0.587, 0.114), np.float64)
@@ -485,7 +485,11 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
 
     Returns:
         the picture, RGB, 128×128; and the visible part of each object, bool (object, height, width).
+
+    Raises:
+        InputError: it is no scene.
     """
+    of_kind("scene", scene, Scene, SCENE)
     picture = backdrop(scene)
     for thing in scene.things:
         layer = _place(thing, scene.autumn)

@@ -11,10 +11,12 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
-from ..errors import SceneError
+from ..errors import InputError, SceneError
+from ..values import listed, shown, whole_number
 
 SIZE = 128  # pixels, both ways
 LATTICE = 8  # objects stand on this grid; one step is one latent pixel
@@ -112,6 +114,8 @@ EXTRAS = {
     "space": ("rock", "crater"),
 }
 
+SCENE = "scene_at('test', 0)"  # an example in messages
+RNG = "np.random.default_rng(3)"
 SPLITS = {
     "train": range(0, 1_000_000),
     "validation": range(1_000_000, 1_100_000),
@@ -125,10 +129,27 @@ def kind_of(name: str) -> str:
 
 
 def _known(kind: str, value: str, allowed) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         near = difflib.get_close_matches(str(value), list(allowed), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SceneError(f"Toyland has no {kind} {value!r}.{hint} It has: {', '.join(allowed)}.")
+        raise SceneError(
+            f"Toyland has no {kind} {shown(value)}.{hint} It has: {', '.join(allowed)}."
+        )
+
+
+def of_kind(name: str, value: object, kind: type, example: str):
+    """Refuse what is not of a kind. Raises InputError."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name}={shown(value)}: give a {kind.__name__}, e.g. {example}.")
+
+
+def _each(name: str, given: object, kind: type) -> tuple:
+    """Things that are all of a kind. Raises InputError for others, or for one that is in no list."""
+    example = f"{kind.__name__}(...)"
+    found = listed(name, given, f"e.g. ({example},), whose comma makes a tuple of one")
+    for one in found:
+        of_kind(name, one, kind, example)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,7 @@ class Thing:
 
     Raises:
         SceneError: a name or a colour this world does not have, or a place outside the picture.
+        InputError: a place or a size that is no whole number.
     """
 
     name: str
@@ -152,6 +174,8 @@ class Thing:
         if self.colour is not None:
             _known("object that takes a colour called", self.name, COLOURABLE)
             _known(f"colour of a {self.name}", self.colour, COLOURABLE[self.name])
+        for field in ("x", "y", "size"):
+            whole_number(field, getattr(self, field), -SIZE, 2 * SIZE, "It is in pixels.")
         if not (0 <= self.x <= SIZE and 0 < self.y <= SIZE + self.size and 8 <= self.size <= SIZE):
             raise SceneError(
                 f"x={self.x}, y={self.y}, size={self.size} is not in the picture: x is 0…{SIZE}, sizes are 8…{SIZE} pixels."
@@ -184,7 +208,8 @@ class Scene:
         seed: fixes every detail that is left (the hills' line, the flakes).
 
     Raises:
-        SceneError: a name the world does not have, or a strength outside 0…1.
+        SceneError: a name the world does not have, a strength outside 0…1, no object, or more than two.
+        InputError: a horizon or a seed that is no such whole number, or what is no list of objects.
     """
 
     things: tuple[Thing, ...]
@@ -200,19 +225,20 @@ class Scene:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "things", tuple(self.things))
-        object.__setattr__(self, "extras", tuple(self.extras))
+        object.__setattr__(self, "things", _each("things", self.things, Thing))
+        object.__setattr__(self, "extras", _each("extras", self.extras, Extra))
         _known("background", self.background, BACKGROUNDS)
         _known("style", self.style, STYLES)
         if not 1 <= len(self.things) <= 2:
             raise SceneError(f"A scene has one or two objects, not {len(self.things)}.")
         for name in ("night", "snow"):
-            if not 0 <= getattr(self, name) <= 1:
+            strength = getattr(self, name)
+            if not isinstance(strength, Real) or not 0 <= strength <= 1:
                 raise SceneError(
-                    f"{name}={getattr(self, name)} is outside 0…1; 0 means none, 1 means as much as there is."
+                    f"{name}={shown(strength)} is outside 0…1; 0 means none, 1 means as much as there is."
                 )
-        if not 8 <= self.horizon <= SIZE - 8:
-            raise SceneError(f"horizon={self.horizon} is outside 8…{SIZE - 8} pixels.")
+        whole_number("horizon", self.horizon, 8, SIZE - 8, "It is in pixels from the upper edge.")
+        _seed(self.seed)
 
     def replace(self, thing: int | None = None, **changes) -> Scene:
         """The same scene with something changed, the layout kept: the counterfactual whose render is the true edit.
@@ -229,9 +255,10 @@ class Scene:
         """
         if thing is None:
             return dataclasses.replace(self, **changes)
-        if not -len(self.things) <= thing < len(self.things):
+        whole = isinstance(thing, Integral) and not isinstance(thing, bool)
+        if not whole or not -len(self.things) <= thing < len(self.things):
             raise SceneError(
-                f"The scene has {len(self.things)} object(s); there is no number {thing}."
+                f"The scene has {len(self.things)} object(s); there is no number {shown(thing)}."
             )
         things = list(self.things)
         things[thing] = dataclasses.replace(things[thing], **changes)
@@ -258,6 +285,11 @@ class Scene:
         if self.night or self.snow:
             parts.append(f"  night {self.night:.2f}, falling snow {self.snow:.2f}")
         return "\n".join(parts)
+
+
+def _seed(seed: object) -> int:
+    """A seed of a scene. Raises InputError for what is none."""
+    return whole_number("seed", seed, 0, 2**63, "The same seed gives the same scene.")
 
 
 def _article(word: str) -> str:
@@ -290,7 +322,11 @@ def caption(scene: Scene) -> str:
     """The sentence that describes a scene.
 
     `[style] a [colour] object [and a …] <in|on …> [in autumn] [at night] [with falling snow]`
+
+    Raises:
+        InputError: it is no scene.
     """
+    of_kind("scene", scene, Scene, SCENE)
     return " ".join(text for _, text in phrases(scene))
 
 
@@ -329,6 +365,17 @@ def _bottom(stands: str, horizon: int, size: int, u: float) -> int:
     return int(np.clip(below + _even((8, 16), u), size, 120))
 
 
+def _pairs(words: object) -> list[tuple[str, str | None]]:
+    """The objects of a scene, each with its colour."""
+    example = "a (name, colour or None) for each object, e.g. [('fox', None), ('car', 'red')]"
+    found = listed("words", words, example)
+    if not all(isinstance(one, (tuple, list)) and len(one) == 2 for one in found):
+        raise InputError(f"words={shown(words)}: give a list, {example}.")
+    if not 1 <= len(found) <= 2:
+        raise SceneError(f"A scene has one or two objects, not {len(found)}.")
+    return found
+
+
 def compose(
     words: list[tuple[str, str | None]],
     background: str,
@@ -349,10 +396,14 @@ def compose(
         seed: all randomness follows from it.
 
     Raises:
-        SceneError: a word this world does not have.
+        SceneError: a word this world does not have, a strength outside 0…1, no object, or more than two.
+        InputError: what is no list of pairs, or a seed that is no whole number from 0.
     """
+    words = _pairs(words)
     for name, _ in words:
         _known("object", name, OBJECTS)
+    _known("background", background, BACKGROUNDS)
+    seed = _seed(seed)
     rng = np.random.default_rng([seed, 0])
     u = rng.random(40)
     usual = [FRAMINGS[name] for name, _ in words]
@@ -421,7 +472,13 @@ def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
     Args:
         rng: all randomness comes from here, so one generator state is one scene on every machine.
         objects: 1 or 2; None draws two objects in two scenes of five.
+
+    Raises:
+        InputError: no generator, or another number of objects.
     """
+    of_kind("rng", rng, np.random.Generator, RNG)
+    if objects is not None:
+        whole_number("objects", objects, 1, 2, "Leave it out for one or two.")
     count = objects or (2 if rng.random() < 0.4 else 1)
     names = [OBJECTS[i] for i in rng.permutation(len(OBJECTS))[:count]]
     words = []
@@ -454,13 +511,12 @@ def scene_at(split: str, index: int, objects: int | None = None) -> Scene:
     """Scene number `index` of a split. Train, validation and test use seed ranges that do not meet (`SPLITS`).
 
     Raises:
-        SceneError: no such split, or the index is outside its range.
+        SceneError: no such split.
+        InputError: the index is outside its range, or another number of objects.
     """
     _known("split", split, SPLITS)
-    if not 0 <= index < len(SPLITS[split]):
-        raise SceneError(
-            f"The {split} split holds scenes 0…{len(SPLITS[split]) - 1}; there is no scene {index}."
-        )
+    advice = f"Scenes of the {split} split count from 0."
+    index = whole_number("index", index, 0, len(SPLITS[split]) - 1, advice)
     return sample_scene(np.random.default_rng(SPLITS[split][index]), objects)
 
 

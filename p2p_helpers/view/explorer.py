@@ -29,13 +29,13 @@ def explore(
 
     Args:
         result: an edit made with `record=True`, or maps from `p2p.record`.
-        images: with maps, the picture of each prompt.
+        images: the picture of each prompt; a result has its own.
 
     Raises:
-        InputError: nothing was recorded, or there are not as many pictures as prompts.
+        InputError: nothing was recorded, there are not as many pictures as prompts, or one is none.
     """
     maps = maps_of(result)
-    if isinstance(result, EditResult):
+    if images is None and isinstance(result, EditResult):
         images = [result.source, *result.images]
     images = [] if images is None else pictures(images)
     if len(images) != len(maps.prompts):
@@ -101,5 +101,5 @@ def _data_url(image: Image.Image) -> str:
     buffer, small = io.BytesIO(), max(image.size) <= 256
     kind = "png" if small else "jpeg"
     options = {} if small else {"quality": 88}
-    image.convert("RGB").save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

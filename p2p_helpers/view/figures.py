@@ -12,30 +12,22 @@ from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
 from ..errors import InputError
-from ..masks import mask_picture
-from ..values import finite_number, shown, whole_number
+from ..images import picture
+from ..masks import Mask, as_mask, mask_picture
+from ..values import finite_number, listed, shown, whole_number
 
 MOST_INCHES = 100
 CHANGE_COLOURS = "magma"  # perceptually uniform, and in greyscale still dark to light
 
 
-def picture(given) -> Image.Image:
-    """A picture that a user gave. Raises InputError for what is none."""
-    if isinstance(given, Image.Image):
-        return given
-    raise InputError(
-        f"A picture is needed, not {shown(given)}. Of a result take .image, .source or .images."
-    )
-
-
 def pictures(given) -> list[Image.Image]:
     """Pictures that a user gave, or one. Raises InputError for what is none."""
-    several = isinstance(given, Iterable) and not isinstance(given, Image.Image)
+    several = isinstance(given, Iterable) and not isinstance(given, (str, Image.Image))
     return [picture(one) for one in (given if several else [given])]
 
 
@@ -47,13 +39,13 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     Raises:
         InputError: the sizes differ, or one is no picture.
     """
-    if picture(a).size != picture(b).size:
+    before, after = picture(a), picture(b)
+    if before.size != after.size:
         raise InputError(
-            f"The pictures have different sizes, {a.size} and {b.size}. Compare pictures made with "
+            f"The pictures have different sizes, {before.size} and {after.size}. Compare pictures made with "
             "one pipeline setting."
         )
-    before, after = (np.asarray(image.convert("RGB"), float) for image in (a, b))
-    return np.abs(before - after).mean(-1) / 255
+    return np.abs(np.asarray(before, float) - np.asarray(after, float)).mean(-1) / 255
 
 
 def difference_image(a: Image.Image, b: Image.Image, times: float = 4.0) -> Image.Image:
@@ -63,8 +55,9 @@ def difference_image(a: Image.Image, b: Image.Image, times: float = 4.0) -> Imag
         times: how much the difference is enlarged; a change by the `times`-th part of the grey range is brightest.
 
     Raises:
-        InputError: the sizes differ.
+        InputError: the sizes differ, one is no picture, or no such enlargement.
     """
+    times = finite_number("times", times, 1000, "4 is usual.", 0)
     shares = np.minimum(1, times * difference(a, b))
     return Image.fromarray(np.uint8(255 * plt.get_cmap(CHANGE_COLOURS)(shares)[..., :3]))
 
@@ -128,7 +121,7 @@ def gallery(
     columns: int = 4,
     width: float = 9.0,
     colours: Iterable[str] | None = None,
-    masks: Iterable[Tensor | np.ndarray | None] | None = None,
+    masks: Iterable[Mask | None] | None = None,
 ) -> Figure:
     """Pictures in a grid, each under its title.
 
@@ -138,21 +131,27 @@ def gallery(
         columns: pictures in a row.
         width: of the figure, in inches.
         colours: of the titles, one for each picture; black when not given.
-        masks: one for each picture, bool (height, width) of any size, or None for a picture without one: what is outside
+        masks: one for each picture, (height, width) of any size, or None for a picture without one: what is outside
             is paler, and a line goes around the rest.
 
     Raises:
-        InputError: no picture, no columns, no such width, or another number of titles, masks or colours than of pictures.
+        InputError: no picture, columns, width, colour or mask, or another number of titles, masks or colours than of pictures.
     """
     images = pictures(images)
-    titles = [""] * len(images) if titles is None else list(titles)
-    masks = [None] * len(images) if masks is None else list(masks)
-    colours = ["black"] * len(images) if colours is None else list(colours)
+    each, none = "one for each picture", [None] * len(images)
+    titles = [""] * len(images) if titles is None else listed("titles", titles, each)
+    masks = none if masks is None else listed("masks", masks, each)
+    colours = ["black"] * len(images) if colours is None else listed("colours", colours, each)
     if not images or not len(titles) == len(masks) == len(colours) == len(images):
         raise InputError(
             f"{len(images)} pictures, {len(titles)} titles, {len(masks)} masks and {len(colours)} colours; give at least one "
             "picture, and a title, a mask and a colour for each or none at all."
         )
+    for colour in colours:
+        if not is_color_like(colour):
+            raise InputError(
+                f"colours: {shown(colour)} is no colour. Give a name, e.g. 'red', or a code, e.g. '#b3005e'."
+            )
     columns = min(whole_number("columns", columns, 1, 1000, "4 are usual."), len(images))
     figure, axes = blank(-(-len(images) // columns), columns, width)
     for ax, image, title, colour, mask in zip(
@@ -163,13 +162,14 @@ def gallery(
     return figure
 
 
-def draw(ax, image: Image.Image, mask: Tensor | np.ndarray | None = None):
+def draw(ax, image: Image.Image, mask: Mask | None = None):
     """A picture on a panel, with a mask (height, width) of any size: paler outside, with a line around the rest."""
-    pixels = np.asarray(picture(image).convert("RGB"))
+    image = picture(image)
+    pixels = np.asarray(image)
     if mask is None:
         ax.imshow(pixels, interpolation="nearest")
         return
-    inside = np.asarray(mask_picture(mask, image.size)) > 0
+    inside = np.asarray(mask_picture(as_mask(mask), image.size)) > 0
     ax.imshow(np.where(inside[..., None], pixels, pixels // 4 + 180), interpolation="nearest")
     if 0 < inside.mean() < 1:
         ax.contour(inside, levels=[0.5], colors="black", linewidths=1)
@@ -198,15 +198,19 @@ def grid(
     Raises:
         InputError: rows and columns do not fit the pictures, or no such width.
     """
-    names, heads = list(map(str, rows)), list(map(str, columns))
-    fits = len(images) == len(names) and all(len(row) == len(heads) for row in images)
+    lines = [pictures(row) for row in listed("images", images, "rows of pictures")]
+    names = [str(name) for name in listed("rows", rows, "a name for each")]
+    heads = [str(name) for name in listed("columns", columns, "a name for each")]
+    written = listed("notes", [] if notes is None else notes, "rows of texts")
+    below = [note for line in written for note in listed("notes", line, "rows of texts")]
+    fits = len(lines) == len(names) and all(len(row) == len(heads) for row in lines)
     if not names or not heads or not fits:
         raise InputError(
-            f"{[len(row) for row in images]} pictures in each row do not fit {len(names)} rows and "
+            f"{[len(row) for row in lines]} pictures in each row do not fit {len(names)} rows and "
             f"{len(heads)} columns."
         )
     figure, axes = blank(len(names), len(heads), width, 0.3 + 0.08 * min(16, max(map(len, names))))
-    for name, line, row in zip(names, axes, images, strict=True):
+    for name, line, row in zip(names, axes, lines, strict=True):
         for ax, image in zip(line, row, strict=True):
             draw(ax, image)
         line[0].text(
@@ -218,7 +222,7 @@ def grid(
             va="center",
             fontsize=9,
         )
-    for ax, note in zip(axes.flat, [note for line in notes or [] for note in line], strict=False):
+    for ax, note in zip(axes.flat, below, strict=False):
         ax.text(0.5, -0.03, note, transform=ax.transAxes, ha="center", va="top", fontsize=7)
     for ax, name in zip(axes[0], heads, strict=True):
         ax.set_title(wrapped(name, 110 / len(heads)), fontsize=9)

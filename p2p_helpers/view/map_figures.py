@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..errors import InputError
+from ..images import picture
 from ..maps.heatmap import Heatmap
 from ..maps.recorded import AttentionMaps
 from ..result import EditResult
@@ -24,6 +25,13 @@ def maps_of(given: EditResult | AttentionMaps) -> AttentionMaps:
     raise InputError(
         f"Recorded maps are needed, of edit(..., record=True) or of record(), not {shown(given)}."
     )
+
+
+def _heat(given) -> Heatmap:
+    """One word's map. Raises InputError for what is none."""
+    if isinstance(given, Heatmap):
+        return given
+    raise InputError(f"One word's map is needed, e.g. result.maps['cat'], not {shown(given)}.")
 
 
 def word_maps(
@@ -59,7 +67,16 @@ def word_maps(
 
 
 def map_forming(heat: Heatmap, *, count: int = 6) -> Figure:
-    """How one word's map forms over the steps, `count` of them evenly spread."""
+    """How one word's map forms over the steps.
+
+    Args:
+        heat: the word's map, as `maps["cat"]`.
+        count: how many steps are drawn at most, evenly spread.
+
+    Raises:
+        InputError: it is no word's map, no such number of steps, or the single steps were not kept.
+    """
+    heat = _heat(heat)
     steps = heat.maps.spread_steps(count)
     titles = [f"{heat.name}, step {step}" for step in steps]
     colours = [word_colour(heat.name)] * len(steps)
@@ -71,7 +88,15 @@ def layers_and_steps(heat: Heatmap, *, count: int = 6) -> Figure:
     """One word's map in every layer of the map level (rows) at some steps (columns).
 
     The maximum stands under each. Of joint attention there is one row, for all layers together.
+
+    Args:
+        heat: the word's map, as `maps["cat"]`.
+        count: how many steps are drawn at most, evenly spread.
+
+    Raises:
+        InputError: it is no word's map, or no such number of steps.
     """
+    heat = _heat(heat)
     layers, steps = heat.maps.detailed_layers, heat.maps.spread_steps(count)
     maps = [[heat.at(step=step, layer=layer) for step in steps] for layer in layers]
     return _map_grid(
@@ -86,7 +111,14 @@ def heads(heat: Heatmap) -> Figure:
     """One word's map in every head (columns) of every layer of the map level (rows).
 
     The maximum stands under each. Of joint attention there is one row, for all layers together.
+
+    Args:
+        heat: the word's map, as `maps["cat"]`.
+
+    Raises:
+        InputError: it is no word's map.
     """
+    heat = _heat(heat)
     layers, names = heat.maps.detailed_layers, [f"head {head}" for head in range(heat.maps.heads)]
     maps = [[heat.at(layer=layer, head=head) for head in range(len(names))] for layer in layers]
     return _map_grid(
@@ -149,11 +181,11 @@ def self_components(
         count: of the components.
 
     Raises:
-        InputError: no such prompt, or no such number of components.
+        InputError: nothing was recorded, no such prompt, no picture, or no such number of components.
     """
     parts = maps_of(maps).of(prompt).self_attention.components(count)
     figure, axes = blank(1, count + 1, 10)
-    axes[0, 0].imshow(np.asarray(image), interpolation="nearest")
+    axes[0, 0].imshow(np.asarray(picture(image)), interpolation="nearest")
     axes[0, 0].set_title("the picture", fontsize=9)
     for number, (ax, part) in enumerate(zip(axes[0, 1:], parts, strict=True), start=1):
         ax.imshow(part.numpy(), cmap="cividis", interpolation="nearest")

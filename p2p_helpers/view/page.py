@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import InputError
-from ..values import file_path
-from .figures import picture
+from ..images import picture
+from ..values import file_path, listed
+from .figures import pictures
 from .html import url
 
 
@@ -54,8 +55,8 @@ class Page:
 
 
 def slider(
-    images: Sequence[Image.Image],
-    labels: Sequence[object],
+    images: Iterable[Image.Image],
+    labels: Iterable[object],
     title: str,
     before: Image.Image | None = None,
 ) -> Page:
@@ -68,8 +69,9 @@ def slider(
         before: what stands beside them, the source of edits.
 
     Raises:
-        InputError: not one label for each picture, or fewer than two.
+        InputError: not one label for each picture, fewer than two, or one that is no picture.
     """
+    images, labels = pictures(images), listed("labels", labels, "one label for each picture")
     if len(images) != len(labels) or len(images) < 2:
         raise InputError(
             f"{len(images)} pictures and {len(labels)} labels: give slider(images, labels, title) one label for each "
@@ -77,8 +79,8 @@ def slider(
         )
     data = {
         "title": title,
-        "before": before and url(picture(before)),
-        "images": [url(picture(image)) for image in images],
+        "before": None if before is None else url(picture(before)),
+        "images": [url(image) for image in images],
         "labels": [str(label) for label in labels],
     }
     return Page.of("slider.html", data, f"{title}: a slider", height=340)

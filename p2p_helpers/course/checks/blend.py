@@ -121,7 +121,10 @@ def check_only_first(
     second = _cells(before, kept, result)
     seen = [f.name for f in after.objects]
     sees = f"The reader sees {', '.join(seen) or 'no object'}"
-    need(old not in seen, f"{sees}. The {old} should be gone: is its place in the mask, where the picture may change?")
+    need(
+        old not in seen,
+        f"{sees}. The {old} should be gone: is its place in the mask, where the picture may change?",
+    )
     need(new in seen, f"{sees}. There should be a {new}: is the mask large enough for it?")
     need(kept in seen, f"{sees}. The {kept} is gone.")
     changed = difference(result.source, result.image)[second].mean()
