@@ -188,6 +188,8 @@ def test_a_picture_that_goes_away_is_a_row(toyland, tmp_path, monkeypatch):
 def test_no_file_of_jobs_is_said():
     with pytest.raises(p2p.InputError, match="There is no file"):
         list(read_jobs("no.jsonl"))
+    with pytest.raises(p2p.InputError, match="png holds no jobs"):
+        list(read_jobs(photos()["cat-snow"].path))
 
 
 # Running them

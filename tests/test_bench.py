@@ -103,7 +103,8 @@ def test_a_run_beyond_the_last_pixel_is_cut_off():
     assert mask[-2].sum() == 88 + 1 and mask[-1].all()
 
 
-@pytest.mark.parametrize("runs", [[1], [-1, 3], [1, 2.5]])
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("runs", [[1], [-1, 3], [1, 2.5], 5, None, np.ones((2, 2), bool)])
 def test_what_is_no_list_of_runs_is_refused(runs):
     with pytest.raises(p2p.InputError, match="no list of runs"):
         decode_mask(runs)
@@ -393,9 +394,19 @@ def test_numbers_that_are_none_are_refused_at_once(tmp_path, name, value):
     assert not (tmp_path / "out").exists()
 
 
-def test_methods_that_are_none_are_refused(quick_run_on, tmp_path):
-    with pytest.raises(p2p.InputError, match="methods are ddim, null-text"):
-        quick_run_on(tmp_path, methods=["magic"])
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("methods", [["magic"], [["ddim"]], [], "ddim", 5])
+def test_methods_that_are_none_are_refused(quick_run_on, tmp_path, methods):
+    with pytest.raises(p2p.InputError, match="methods are ddim, null-text.*Give a list"):
+        quick_run_on(tmp_path, methods=methods)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("results", ["results/pie.json", None, [], {"methods": {}}])
+def test_what_are_no_results_is_said(results):
+    for use in (pie_table, pie_figure):
+        with pytest.raises(p2p.InputError, match="results=.*give what run_pie.*json.loads"):
+            use(results)
 
 
 @pytest.mark.parametrize("during", ["edits", "measures"])

@@ -138,7 +138,10 @@ def test_maps_are_a_figure(p2p_says):
         (["edit", "a cat", "a dog", "-e", "Swap()"], "'Swap' is none of Replace"),
         (["edit", "a cat", "a dog on the beach", "--steps", "1"], "words"),
         (["edit", "a cat", "a dog", "--out", "nowhere/a.png"], "There is no folder nowhere"),
+        (["edit", "a cat", "a dog", "--out", "folder.png"], "there is a folder of this name"),
+        (["maps", "a cat", "--out", "folder.png"], "there is a folder of this name"),
         (["edit", "cat.jpg", "a dog"], "p2p invert cat.jpg"),
+        (["edit", "CAT.SAFETENSORS", "a dog"], "There is no file CAT.SAFETENSORS"),
         (["edit", "cat.safetensors", "a dog"], "There is no file cat.safetensors"),
         (["invert", "cat.jpg", "a cat"], "cat.jpg"),
         (["batch", "no.jsonl"], "There is no file no.jsonl"),
@@ -155,7 +158,8 @@ def test_maps_are_a_figure(p2p_says):
         (["edit", "a cat", "dog.png"], "'dog.png' is a file's name"),
     ],
 )
-def test_errors_are_messages_and_the_exit_code_is_1(p2p_says, arguments, says):
+def test_errors_are_messages_and_the_exit_code_is_1(p2p_says, tmp_path, arguments, says):
+    (tmp_path / "folder.png").mkdir()
     code, _, complaint = p2p_says(*arguments)
     assert code == 1 and complaint.startswith("Error: ") and says in complaint
 

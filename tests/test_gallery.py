@@ -27,7 +27,7 @@ def gallery_of(folder, *jobs):
 
 
 def test_the_page_has_every_picture_and_marks_what_is_new(tmp_path):
-    out = gallery_of(tmp_path, SWAP, NIGHT, FREE, {**SWAP, "target": "a dog"})
+    out = gallery_of(tmp_path, SWAP, NIGHT, FREE, {**SWAP, "target": "a\u2028dog"})
     page = (out / "index.html").read_text()
     data = json.loads(re.search(r"const data = (.*);", page).group(1))
     assert [len(row) for row in data["rows"]] == [2, 3, 2]  # the last line of jobs is an error

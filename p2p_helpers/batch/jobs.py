@@ -18,7 +18,7 @@ from ..edits.layout import placements
 from ..edits.printed import made, parsed, read_edit
 from ..errors import InputError
 from ..inversion import METHODS
-from ..values import file_path, shown
+from ..values import FILES, file_path, shown
 
 BLEND = "Write words, or LocalBlend(('cat', 'dog'), threshold=0.4)."
 
@@ -165,11 +165,13 @@ def read_jobs(path: str | Path) -> Iterator[Job | Refused]:
             it are seen from its folder.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: there is no such file, it is a picture or an inversion, or it cannot be read.
     """
     file = file_path("jobs", path, "jobs.jsonl")
     if not file.is_file():
         raise InputError(f"There is no file {file}. Give one with a job, as JSON, on each line.")
+    if file.suffix.lower() in FILES:
+        raise InputError(f"{file} holds no jobs. Give a file with a job, as JSON, on each line.")
     try:
         for row in _parquet(file) if file.suffix == ".parquet" else _lines(file):
             try:

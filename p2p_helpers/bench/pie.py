@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,10 @@ def decode_mask(runs: Sequence[int]) -> Bool[np.ndarray, "512 512"]:
     Raises:
         InputError: the list has an odd length or negative numbers in it.
     """
-    if len(runs) % 2 or any(not isinstance(run, int) or run < 0 for run in runs):
+    runs = list(runs) if isinstance(runs, Iterable) else [runs]
+    if len(runs) % 2 or any(not isinstance(run, Integral) or run < 0 for run in runs):
         raise InputError(
-            f"A mask of {len(runs)} numbers, {shown(list(runs[:4]))} …, is no list of runs: a start "
+            f"A mask of {len(runs)} numbers, {shown(runs[:4])} …, is no list of runs: a start "
             "and a length for each, none of them negative."
         )
     flat = np.zeros(SIDE * SIDE, bool)

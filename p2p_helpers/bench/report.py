@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..errors import InputError
+from ..values import shown
 from .measures import MEASURES
 
 ALL = 700  # pictures of the benchmark
@@ -35,20 +37,31 @@ def pie_table(results: Mapping) -> str:
 
     Args:
         results: what `run_pie` gives.
+
+    Raises:
+        InputError: it is something else.
     """
+    theirs = published(results)
     heads = ["", "edits", "failed", *(title for title, _, _ in TITLES.values())]
     lines = [_line(heads), "|---" * len(heads) + "|"]
     for method, found in results["methods"].items():
         counts = [str(found["measured"]), str(found["failed"])]
         lines.append(_line([method, *counts, *_cells(found["all"])]))
-    for method, values in published(results).items():
+    for method, values in theirs.items():
         cells = [f"{values[name] * scale:.{n}f}" for name, (_, scale, n) in TITLES.items()]
         lines.append(_line([f"{method}, published", str(ALL), "–", *cells]))
     return "\n".join(lines)
 
 
 def published(results: Mapping) -> dict[str, dict[str, float]]:
-    """Published means by method, where the results are of the same pictures, with the same edits and settings."""
+    """Published means by method, where the results are of the same pictures, with the same edits and settings.
+
+    Raises InputError for what are no results.
+    """
+    if not isinstance(results, Mapping) or not {"methods", "arguments", "pictures"} <= set(results):
+        raise InputError(
+            f"results={shown(results)}: give what run_pie() returned, or of its file json.loads(Path(file).read_text())."
+        )
     asked = results["arguments"]
     if results["pictures"] != ALL or any(asked[name] != value for name, value in THEIRS.items()):
         return {}

@@ -78,8 +78,11 @@ def run_pie(
         BatchError: the results cannot be written.
     """
     check_numbers(1.0 if guidance_scale is None else guidance_scale, steps)
-    if methods is not None and (not methods or set(methods) - set(METHODS)):
-        raise InputError(f"methods={shown(methods)}: methods are {', '.join(METHODS)}.")
+    known = isinstance(methods, (list, tuple)) and all(one in METHODS for one in methods)
+    if methods is not None and not (methods and known):
+        raise InputError(
+            f"methods={shown(methods)}: methods are {', '.join(METHODS)}. Give a list of some."
+        )
     edits = {edit.key: edit for edit in read_pie(data)}
     device = own_device(device)
     measure = Measures(clip, dino, lpips, device)

@@ -73,7 +73,7 @@ def edit(
             f"{source} is a picture, which has to be inverted before it can be edited: p2p invert "
             f'{source} "what it shows", then p2p edit {Path(source).stem}.safetensors …'
         )
-    start = Inversion.load(source) if source.endswith(".safetensors") else source
+    start = Inversion.load(source) if Path(source).suffix.lower() == ".safetensors" else source
     pipe = load_pipeline(model, device=device)
     result = run(
         pipe,
@@ -206,11 +206,13 @@ def _beside(file: Path, what: str) -> Path:
 
 
 def _check_out(file: Path, suffix: str):
-    """Refuse another kind of file than is written, and a folder that is not there, before a model is loaded."""
+    """Refuse another kind of file than is written, a folder, and one that is not there, before a model is loaded."""
     if file.suffix.lower() != suffix:
         raise InputError(
             f"--out {file}: what is written is a {suffix} file. Give a name that ends in {suffix}."
         )
+    if file.expanduser().is_dir():
+        raise InputError(f"--out {file}: there is a folder of this name. Give another.")
     if not file.expanduser().parent.is_dir():
         raise InputError(f"There is no folder {file.parent} for {file.name}. Make it first.")
 

@@ -17,6 +17,7 @@ from ..attention.families import family_of
 from ..attention.interrupts import block
 from ..attention.session import joined
 from ..errors import InversionError
+from ..values import shown
 from . import flow
 
 MAX_TIMES = 100_000
@@ -62,9 +63,8 @@ def noise_schedule(config: Mapping) -> dict:
         schedule["trained_betas"] = _numbers(schedule["trained_betas"])
     for key, value in schedule.items():
         if not _fits(key, value, schedule["num_train_timesteps"]):
-            shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
             raise InversionError(
-                f"No DDIM can be made of this noise schedule: {key} is {shown:.60}. Set a "
+                f"No DDIM can be made of this noise schedule: {key} is {shown(value)}. Set a "
                 "scheduler with the betas and the prediction that the model was trained with."
             )
     return schedule

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from ..errors import InversionError
+from ..values import shown
 from .files import Stored, damaged
 from .samplers import noise_schedule, takes
 
@@ -91,9 +92,7 @@ def _check(stored: Stored, values: Mapping, fits: Mapping[str, Check], needed: I
         if field not in values:
             raise damaged(stored.path, field, "is missing")
         if not fits[field](values[field]):
-            value = values[field]
-            shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
-            raise damaged(stored.path, field, f"cannot be {shown:.60}")
+            raise damaged(stored.path, field, f"cannot be {shown(values[field])}")
 
 
 def check_shapes(stored: Stored, axes: Mapping[str, str], sizes: Mapping[str, int]):

@@ -16,12 +16,15 @@ def pie_figure(results: Mapping) -> Figure:
 
     Args:
         results: what `run_pie` gives.
+
+    Raises:
+        InputError: it is something else.
     """
+    theirs = published(results)
     shown = ("background psnr", "structure distance", "clip whole", "clip edited")
     methods = list(results["methods"])
     figure = Figure(figsize=(11, 1.4 + 0.4 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    theirs = published(results)
     for axes, name in zip(panels, shown, strict=True):
         title, scale, _ = TITLES[name]
         for place, method in enumerate(methods):

@@ -43,7 +43,7 @@ def write_gallery(results: str | Path) -> Path:
     folder = file_path("results", results)
     if not (folder / TABLE).is_file():
         raise InputError(f"{folder} has no {TABLE}: give the folder of a finished batch.")
-    lines = (folder / TABLE).read_text(encoding="utf-8").splitlines()
+    lines = (folder / TABLE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     rows = [row for row in map(json.loads, lines) if row["error"] is None]
     if not rows:
         raise InputError(f"No job of {folder} has pictures. {TABLE} says why.")
