@@ -54,6 +54,7 @@ NEEDED = {  # pictures without which a pipeline that takes them makes none, and 
     "control_image": "control_image=load_image(file, pipe)",
     "mask_image": "mask_image=Image.open(file), white where the picture may change",
 }
+CALLBACK_INPUTS = "callback_on_step_end_tensor_inputs"
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -289,9 +290,20 @@ def check_arguments(pipe, arguments: dict[str, Any]):
             f"edit() and {type(pipe).__name__} take no {', '.join(unknown)}.{hint} edit() takes {', '.join(NAMES)}; it hands on to the "
             f"pipeline: {', '.join(takes)}."
         )
+    _check_callback_inputs(pipe, arguments.get(CALLBACK_INPUTS))
     _check_pictures(pipe, arguments)
     _check_sides(pipe, arguments)
     _check_latents(pipe, arguments.get("latents"), arguments.get("height"), arguments.get("width"))
+
+
+def _check_callback_inputs(pipe, names):
+    """Refuse what are no names of tensors that the pipeline hands to a callback."""
+    has = getattr(pipe, "_callback_tensor_inputs", [])
+    listed = names is None or isinstance(names, (list, tuple))
+    if not listed or any(name not in has for name in names or ()):
+        raise InputError(
+            f"{CALLBACK_INPUTS}={shown(names)}: give a list of names. {type(pipe).__name__} has: {', '.join(has)}."
+        )
 
 
 def _check_pictures(pipe, arguments: dict[str, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -67,6 +68,11 @@ def settings_of(result: EditResult, number: int | None = None) -> dict:
             said["guidance_scale"] = result.origin.guidance_scale
             said["negative_prompt"] = result.origin.negative_prompt
         said |= {name: asked[name] for name in SIZES if name in asked}
+        start = asked.get("latents")
+        if start is not None:  # in the seed's place
+            said["latents sha256"] = hashlib.sha256(
+                start.cpu().float().numpy().tobytes()
+            ).hexdigest()
         if inversion is not None:
             picture = inversion.facts.get("image sha256")  # the first files lack it
             said["inversion"] = {"method": inversion.method, "image sha256": picture}

@@ -44,6 +44,7 @@ class Request:
         inversion: where the source is a real picture.
         made_with: the guidance scale and negative prompt of the source, which an earlier result has.
         known: the source's latents after every step, if they need not be worked out.
+        seed: as `EditResult` says it.
         state: of the user's generator before the run.
         stages: of the one target, if words and places change in turn; none if one run does all.
     """
@@ -198,8 +199,10 @@ def checked(
         guidance_scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
         known = inversion.known(pipe) if known is None else known
     steps = 30 if steps is None else steps
-    seed = 0 if seed is None and inversion is None else seed
-    seed = seed if seed is None else given.whole_seed(seed)
+    if seed is not None:
+        seed = given.whole_seed(seed)
+    elif inversion is None and arguments.get("latents") is None:
+        seed = 0
     given.check_prompts([source, *targets], negative_prompt)
     given.check_arguments(pipe, arguments)
     for name in _listed(pipe, arguments):
@@ -238,7 +241,9 @@ def checked(
         guidance_scale=float(guidance_scale),
         negative_prompt=negative_prompt,
         seed=seed if generator is None else None,
-        generators=None if inversion is not None else _generators(seed, generator, 1 + len(edits)),
+        generators=None
+        if inversion is not None
+        else _generators(seed or 0, generator, 1 + len(edits)),
         inversion=inversion,
         made_with=(float(guidance_scale), negative_prompt)
         if earlier is None
@@ -270,13 +275,10 @@ def _origin(
     return result.origin
 
 
-def _generators(
-    seed: int | None, generator: torch.Generator | None, count: int
-) -> list[torch.Generator]:
+def _generators(seed: int, generator: torch.Generator | None, count: int) -> list[torch.Generator]:
     """The same random numbers for every prompt, so that all start from one latent."""
     if generator is None:
-        number = given.whole_seed(seed)
-        return [torch.Generator().manual_seed(number) for _ in range(count)]
+        return [torch.Generator().manual_seed(seed) for _ in range(count)]
     given.check_generator(generator)
     return [generator, *_twins(generator, count - 1)]
 

@@ -31,7 +31,7 @@ class Origin:
         guidance_scale, negative_prompt: with which the source was made.
         state: of a generator that was given in a seed's place, before the run, and its device.
         arguments: other arguments of the pipeline.
-        model: the network that made it, without torch.compile's wrapper.
+        model: the network that made it, without torch.compile's wrapper; None in another process than its own.
         schedule: the scheduler's class and configuration.
         tuning: the adapters and FreeU that acted.
     """
@@ -43,14 +43,14 @@ class Origin:
     negative_prompt: str | None
     state: tuple[torch.device, Tensor] | None
     arguments: dict[str, Any]
-    model: weakref.ref
+    model: weakref.ref | None
     schedule: tuple[str, dict]
     tuning: dict
 
     def check(self, pipe):
         """Raises InputError if another network or scheduler is in place now, or other adapters."""
         what = ""
-        if self.model() is not bare(family_of(pipe).model(pipe)):
+        if self.model is None or self.model() is not bare(family_of(pipe).model(pipe)):
             what = "another pipeline"
         elif self.inversion is None and self.schedule != schedule_of(pipe):
             what = "another scheduler"
@@ -61,6 +61,14 @@ class Origin:
                 f"This result was made with {what}, so its source would come out otherwise. Use what it was "
                 "made with, or give its prompt and seed to edit() to make both anew."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, without the network: another process has another one."""
+        return {**vars(self), "model": None}
+
+    def __deepcopy__(self, memo) -> Origin:
+        """Itself, since nothing in it changes: a copy of a result is of the same network."""
+        return self
 
     def generator(self) -> torch.Generator | None:
         """The generator that was given, as it was then."""
@@ -88,7 +96,7 @@ class EditResult:
         images: the edited pictures, one for each target prompt; `image` is the first.
         source_prompt, target_prompts: as they were given, but for what is removed.
         edits: one for each target prompt.
-        seed: None if a generator was given, or an inversion.
+        seed: None if a generator was given, or an inversion; or latents without a seed.
         steps, guidance_scale, negative_prompt: of the edited pictures.
         local_blend: what was given.
         masks: what local blend found at each step, bool (step, target, height, width) on the latent's grid; it is applied from

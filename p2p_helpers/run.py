@@ -55,6 +55,7 @@ def edit(
             the mask of `local_blend`, and inside of objects that are moved, pixel for pixel, with a soft edge; or an earlier
             `EditResult`, to go on from its source. What is known of the source then need not be computed again: steps, seed and
             the pipeline's other arguments are the earlier ones, but for those that guide (guidance_rescale, negative_prompt_2).
+            Its guidance scale and negative prompt hold on where you give no others.
         target: the prompt of the edited picture, or several.
         edit: what to do, for all targets or a list with one for each; `Replace()` when not given.
         local_blend: where the targets may differ from the source, or the words that say where; everywhere when not given.
@@ -62,9 +63,11 @@ def edit(
         seed: of the initial latent, 0 to 2⁶⁴ − 1, drawn on the CPU, so that it is one picture on every device; 0 when not given.
         generator: in the seed's place, a torch generator; it moves on as in diffusers.
         steps: denoising steps (diffusers' num_inference_steps); 30, or an inversion's, when not given.
-        guidance_scale: classifier-free guidance; an inversion's, or the model's usual one, when not given (4 for the embedded model).
-        negative_prompt: what guidance steers away from, for all prompts. Flux.1 reads it only with true_cfg_scale above 1 beside it.
-            An inverted picture takes it where its source is put back at every step (methods "direct" and "exact").
+        guidance_scale: classifier-free guidance; an inversion's, an earlier result's, or the model's usual one, when not given
+            (4 for the embedded model).
+        negative_prompt: what guidance steers away from, for all prompts; an earlier result's, or none, when not given. Flux.1 reads
+            it only with true_cfg_scale above 1 beside it. An inverted picture takes it where its source is put back at every step
+            (methods "direct" and "exact").
         record: keep attention maps, in the result's `maps`; True for what the figures need, or a `Record`.
         callback: diffusers' callback_on_step_end: called as callback(pipe, step, timestep, {"latents": ...}) after every step,
             source first in the latents; with local blend "mask" is where the targets may change, (target, height, width), which
@@ -82,9 +85,9 @@ def edit(
             a source that is no prompt, inversion or result; no target; a seed, generator, guidance scale or number of steps
             that cannot be used; another number of edits than of targets; a mask of the wrong size; an argument that the pipeline
             does not take, or that an inversion or earlier result has decided already; no picture where the pipeline needs one, or a
-            strength that leaves no step; a callback that gives no dictionary; an earlier result of another pipeline, scheduler,
-            adapters or number of steps; a list of arguments that is not as long as the prompts; latents that are none of the
-            model's, or that become infinite or NaN.
+            strength that leaves no step; a callback that gives no dictionary, or latents of another shape or type; an earlier result
+            of another pipeline, scheduler, adapters or number of steps; a list of arguments that is not as long as the prompts;
+            latents that are none of the model's, or that become infinite or NaN.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 

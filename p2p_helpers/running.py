@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
+from .arguments import CALLBACK_INPUTS
 from .attention.families import family_of, layers_of
 from .attention.phases import Plan
 from .attention.session import Session
@@ -24,6 +25,7 @@ from .maps.recorded import AttentionMaps, Record
 from .masks import mask_picture
 from .placing import placed
 from .request import Request
+from .values import shown
 
 PLACING = Record()  # in these maps objects are found, whatever the user records
 
@@ -138,7 +140,7 @@ def check_layers(pipe, change: Edit):
 def _run(pipe, request: Request, plan: Planned, progress: bool) -> list[Image.Image]:
     """Run the pipeline in a session. All latents and the masks are left in the plan."""
     arguments = request.pipeline_arguments(pipe)
-    asked = arguments.pop("callback_on_step_end_tensor_inputs", [])
+    asked = arguments.pop(CALLBACK_INPUTS, None) or []
     wanted = [*asked, *getattr(plan.callback, "tensor_inputs", [])]
     with Session(pipe, "edited") as session:
         session.quiet(not progress)
@@ -169,16 +171,37 @@ def _after_step(session: Session, plan: Planned) -> Callable:
         if plan.callback is not None:
             seen = {**tensors, "mask": plan.blend.masks[-1]} if plan.blend is not None else tensors
             changed = plan.callback(pipe, turn, timestep, seen)
-            if not isinstance(changed, dict):
-                raise InputError(
-                    f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not."
-                )
-            tensors = {**tensors, **changed}
+            tensors = _changed(tensors, changed, latents)
         plan.latents.append(tensors["latents"][:2].clone())
         plan.finite.append(tensors["latents"].isfinite().all())  # read once, after the run
         return tensors
 
     return after_step
+
+
+def _changed(tensors: dict, changed, latents: Tensor) -> dict:
+    """The tensors as a callback has changed them.
+
+    Raises:
+        InputError: it returned no dictionary, or latents of another kind than it was given.
+    """
+    if not isinstance(changed, dict):
+        raise InputError(
+            f"The callback returned {type(changed).__name__}; return the dictionary it was given, changed or not."
+        )
+    tensors = {**tensors, **changed}
+    both = (tensors["latents"], latents)
+    kinds = [_kind(one) if isinstance(one, Tensor) else shown(one) for one in both]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"The callback returned latents={kinds[0]}, and was given {kinds[1]}. Return a tensor of the same shape, type and device."
+        )
+    return tensors
+
+
+def _kind(x: Tensor) -> str:
+    """What a tensor is but for its values."""
+    return f"{x.dtype} {tuple(x.shape)} on {x.device}"
 
 
 def _check_finite(pipe, finite: Sequence[bool]):

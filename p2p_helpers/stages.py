@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .edits.edit import Composition, Edit
+from .edits.edit import Composition, Edit, matrices_of
 from .edits.layout import Placement, placements, without
 from .edits.words import Reweight
 from .errors import InputError, PromptError, PromptMismatch
@@ -110,27 +110,25 @@ def stages_of(tokenizer, source: str, target: str, edit: Edit) -> list[Stage]:
     turn = reworded[0] if reworded else 0
     found, now = [], source
     for number, group in enumerate(groups):
-        _check_once(placements(group))
-        for one in placements(group):
-            find_words(tokenizer, now, one.phrase)  # an error now, before anything is run
+        _check_once(tokenizer, now, placements(group))  # an error now, before anything is run
         gone.append([one for one in placements(group) if one.goes])
         after = kept(target if number >= turn else source, gone)
         if len(groups) > 1:
-            group.matrices(tokenizer, now, after, 1)  # and its words
+            matrices_of(group, tokenizer, now, after, 1)  # and its words
         found.append(Stage(now, after, group, (int(number > turn), int(number >= turn))))
         now = after
     return found
 
 
-def _check_once(moved: list[Placement]):
-    """One object goes to one place."""
-    phrases = [one.phrase for one in moved if not one.stays]
-    twice = [phrase for phrase in phrases if phrases.count(phrase) > 1]
-    if twice:
-        raise InputError(
-            f"{twice[0]!r} has two layout edits in one step, and is in one place only. Say it at once: "
-            f"Move({twice[0]!r}, dx=0.25, scale=0.7)."
-        )
+def _check_once(tokenizer, prompt: str, moved: list[Placement]):
+    """One object goes to one place, however it is named. Raises PromptError for one that the prompt does not name."""
+    named = [(one, set(find_words(tokenizer, prompt, one.phrase))) for one in moved]
+    for (one, own), (other, theirs) in itertools.combinations(named, 2):
+        if own & theirs and not (one.stays or other.stays):
+            raise InputError(
+                f"{one!r} and {other!r} are two layout edits of one object in one step, and it is in one place only. Say it at "
+                f"once: Move({one.phrase!r}, dx=0.25, scale=0.7)."
+            )
 
 
 def _check_alike(

@@ -31,8 +31,9 @@ FILES = (".safetensors", *PICTURES)  # that are easily given in a prompt's place
 def shown(value: object) -> str:
     """A value as a message shows it, not too long."""
     plain = value is None or isinstance(value, (str, Path, bool, Integral, Real, list, tuple, dict))
-    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    kind = type(value).__name__
     text = repr(value) if plain else f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    text = f"the class {value.__name__}" if isinstance(value, type) else text
     return text if len(text) <= 60 else text[:59] + "…"
 
 

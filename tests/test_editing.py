@@ -151,6 +151,11 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         np.testing.assert_allclose(pixels(one.image).astype(int), pixels(image).astype(int), atol=1)
 
 
+def changing(change):
+    """Arguments with a callback that makes other latents of those it is given."""
+    return {"callback": lambda *args: {"latents": change(args[-1]["latents"])}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -163,6 +168,15 @@ def test_several_targets_equal_one_at_a_time(random_pipe):
         ({"negative_prompt": "snow " * 40}, "negative_prompt: .*42 tokens.*would not see"),
         ({"guidance_scale": float("nan")}, "finite"),
         ({"callback": lambda *args: None}, "returned NoneType"),
+        (changing(torch.Tensor.half), r"latents=torch.float16 \(2, 8.*given torch.float32 \(2, 8"),
+        (changing(lambda x: x[:1]), r"latents=torch.float32 \(1, 8.*same shape"),
+        (changing(torch.Tensor.numpy), "latents=a ndarray"),
+        (changing(lambda x: None), "latents=None"),
+        (
+            {"callback_on_step_end_tensor_inputs": "latents"},
+            "='latents': give a list of names.*has",
+        ),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"=\['noise'\].*prompt_embeds"),
         (
             {"edit": p2p.Reweight({"dog": 2})},
             "Reweight alone works on one prompt.*Replace\\(\\) \\| Reweight",

@@ -207,6 +207,36 @@ def test_of_the_self_schedules_the_last_that_is_said_counts():
             p2p.Replace(layers=layers)
 
 
+OVERLAP = [  # of these the phrase of the fewest tokens counts
+    {("cat", 2): 0.0, "cat": 1.0},
+    {("cat", 1): 1.0, ("cat", 2): 0.0},
+    {"a cat": 0.5, ("cat", 2): 0.0, "cat": 1.0, "a": 0.5},
+    {"CAT and a cat": 0.0, ("Cat", 1): 1.0, ("a", 2): 0.5, "a": 0.5, "and": 0.5},
+]
+
+
+@pytest.mark.parametrize("each", OVERLAP, ids=str)
+@pytest.mark.parametrize("flip", [False, True])
+def test_of_phrases_that_overlap_the_shortest_counts_in_any_order(tokenizer, each, flip):
+    prompt, each = "a cat and a cat", dict(reversed(each.items()) if flip else each.items())
+    s, _ = p2p.Reweight(each, cross_steps=1.0).matrices(tokenizer, prompt, prompt, 1)
+    assert s[0].diagonal()[[2, 5]].tolist() == [1, 0]
+    assert word_schedule(tokenizer, prompt, each, 9)[:, [2, 5]].sum(0).tolist() == [9, 0]
+
+
+@pytest.mark.parametrize(
+    "each", [{"cat": 1.0, "Cat": 0.0}, {("cat", 2): 0.0, "cat in": 0.5, "in a": 1.0}], ids=str
+)
+def test_two_sayings_of_one_word_are_refused(tokenizer, each):
+    prompt = "a red cat in a house"
+    prompt = prompt if "Cat" in each else f"a cat and {prompt}"
+    for edit in (p2p.Reweight(each), p2p.Replace(cross_steps=each)):
+        with pytest.raises(p2p.InputError, match="name the same word.*Say one of them"):
+            edit.matrices(tokenizer, prompt, prompt, 1)
+    same = dict.fromkeys(each, 0.5)
+    p2p.Reweight(same, cross_steps=same).matrices(tokenizer, prompt, prompt, 1)
+
+
 def test_edits_print_themselves():
     change = p2p.Replace(self_steps=0.2) | p2p.Reweight({"dog": 2})
     assert (
@@ -223,17 +253,45 @@ def test_an_edit_keeps_its_own_copy_of_what_it_was_given():
     assert change.weights == {"dog": 2.0} and change.cross_steps == {"default": 0.5}
 
 
-@pytest.mark.parametrize("bad", ["nan", "tokens", "steps"])
-def test_a_wrong_edit_of_ones_own_is_explained(random_pipe, bad):
-    class Wrong(p2p.Edit):
-        def matrices(self, tokenizer, source, target, steps):
-            side, steps = tokenizer.model_max_length - (bad == "tokens"), steps + (bad == "steps")
-            return torch.full(
-                (steps, side, side), float("nan" if bad == "nan" else 0)
-            ), torch.zeros(steps, side, side)
+def own_edit(change):
+    """An edit of one's own: the source's maps, as `change` gives its two matrices."""
 
-    with pytest.raises(p2p.InputError, match="gave S.*both must be"):
-        p2p.edit(random_pipe, MORE, MORE, Wrong(), steps=2, progress=False)
+    class Own(p2p.Edit):
+        def matrices(self, tokenizer, source, target, steps):
+            side = tokenizer.model_max_length
+            return change(torch.eye(side).repeat(steps, 1, 1), torch.zeros(steps, side, side))
+
+    return Own()
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "composed"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s, t: (s * float("nan"), t), r"\(1, 32, 32\) and \(1, 32, 32\) for 1 steps"),
+        (lambda s, t: (s[:, 1:], t), r"\(1, 31, 32\) and"),
+        (lambda s, t: (s[0], t[0]), r"\(32, 32\) and"),
+        (lambda s, t: (s, None), r"and None for"),
+        (lambda s, t: (s.tolist(), t), r"\[\[\["),
+        (lambda s, t: None, "gave None for"),
+        (lambda s, t: s, r"gave \(1, 32, 32\) for"),
+        (lambda s, t: (s, t, t), "gave 3 things"),
+    ],
+)
+def test_a_wrong_edit_of_ones_own_is_explained(random_pipe, change, says, alone):
+    edit = own_edit(change) if alone else own_edit(change) | p2p.Reweight({"cat": 2})
+    with pytest.raises(
+        p2p.InputError, match=rf"Own\(.*{says}.*S and T, each an array \(1, 32, 32\)"
+    ):
+        p2p.edit(random_pipe, MORE, MORE, edit, steps=2, progress=False)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.double, torch.Tensor.half, torch.Tensor.numpy])
+def test_an_edit_of_ones_own_gives_arrays_of_any_kind(random_pipe, kind):
+    for then in (p2p.Reweight({"cat": 1}), own_edit(lambda s, t: (kind(s), kind(t)))):
+        edit = own_edit(lambda s, t: [kind(s), kind(t)]) | then
+        made = p2p.edit(random_pipe, MORE, MORE, edit, steps=2, progress=False)
+        assert p2p.difference(made.source, made.image).max() <= 0.01
 
 
 def test_a_new_kind_of_edit_needs_matrices_only(random_pipe):

@@ -664,6 +664,33 @@ def test_several_targets_and_an_edit_that_moves_nothing(toyland):
     assert np.abs(pixels(both.images[0]) - pixels(alone.image)).max() <= 2
 
 
+PAIR_OF_CATS = "a cat and a cat on the beach"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "change"),
+    [
+        (CAT, p2p.Move("cat", dx=0.2) | p2p.Move("Cat", dx=-0.2)),
+        (CAT, p2p.Remove("cat") | p2p.Move(("cat", 1), dx=-0.2)),
+        (CAT, p2p.Resize("a cat", 0.5) | p2p.Move("cat", dx=-0.2)),
+        (PAIR_OF_CATS, p2p.Move("cat", dx=0.2) | p2p.Remove(("cat", 2))),
+        (CAT, p2p.Refine() | p2p.Move("cat", dx=0.2) | p2p.Move(" CAT", dx=-0.2)),
+    ],
+    ids=str,
+)
+def test_one_object_however_it_is_named_goes_to_one_place(toyland, prompt, change):
+    with pytest.raises(p2p.InputError, match="of one object.*Say it at once"):
+        stages_of(toyland.tokenizer, prompt, prompt, change)
+
+
+def test_other_objects_and_second_ones_go_where_they_like(toyland):
+    for change in (
+        p2p.Move(("cat", 1), dx=0.2) | p2p.Remove(("cat", 2)),
+        p2p.Move(("cat", 1), dx=0.2) | p2p.Duplicate("cat", dx=0.4),
+    ):
+        assert stages_of(toyland.tokenizer, PAIR_OF_CATS, PAIR_OF_CATS, change)
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

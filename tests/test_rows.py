@@ -1,14 +1,19 @@
 """Nobody computes what nobody needs: the rows of a source whose latents are known."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 
 import p2p_helpers as p2p
+from p2p_helpers.provenance import settings_of
 from p2p_helpers.toyland import caption, render, scene_at
 
 CAT, DOG, SNOWMAN = "a cat on the beach", "a dog on the beach", "a snowman on the beach"
+HASH = "latents sha256"
 RUN = {"steps": 10, "seed": 3, "progress": False}
 
 
@@ -98,3 +103,32 @@ def test_what_does_not_go_on_is_explained(toyland, random_pipe):
         with pytest.raises(p2p.InputError, match=says):
             run()
     p2p.edit(toyland, first, DOG, clip_skip=None, guidance_rescale=0.5, progress=False)
+
+
+def test_a_result_from_another_process_shows_and_does_not_go_on(random_pipe):
+    run = {"local_blend": ("cat", "dog"), "record": True, "steps": 2, "progress": False}
+    made = p2p.edit(random_pipe, CAT, DOG, **run)
+    read = pickle.loads(pickle.dumps(made))
+    again = pickle.loads(pickle.dumps(read))
+    assert again.edits == made.edits and again.local_blend == made.local_blend
+    assert apart(again.image, made.image) == 0
+    assert np.array_equal(again.maps["dog"], made.maps["dog"])
+    with pytest.raises(p2p.InputError, match="another pipeline"):
+        p2p.edit(random_pipe, again, DOG, progress=False)
+    p2p.edit(random_pipe, copy.deepcopy(made), DOG, progress=False)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_where_latents_were_given_no_seed_is_said_to_decide_them(random_pipe, seed):
+    pipe = copy.copy(random_pipe)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    latents = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    first = p2p.edit(pipe, CAT, DOG, seed=seed, latents=latents, steps=3, progress=False)
+    assert first.seed == seed  # it decides a scheduler's noise
+    second = p2p.edit(pipe, first, DOG, progress=False)
+    assert second.seed == seed and apart(second.image, first.image) <= 1
+    said = settings_of(first)[HASH]
+    assert said == settings_of(second)[HASH] and len(said) == 64
+    other = p2p.edit(pipe, CAT, DOG, latents=latents.flip(0, 2), steps=1, progress=False)
+    assert settings_of(other)[HASH] != said
+    assert HASH not in settings_of(p2p.edit(pipe, CAT, DOG, steps=1, progress=False))

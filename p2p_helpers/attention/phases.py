@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..edits.edit import Edit
-from ..errors import InputError
+from ..edits.edit import Edit, matrices_of
 from ..layout import Layout
 from .layers import Layer
 from .terms import SAME, Term
@@ -121,7 +120,7 @@ class Plan:
 
     Raises:
         PromptError, PromptMismatch: an edit cannot line up its prompts.
-        InputError: an edit gives matrices of another shape.
+        InputError: an edit gives matrices of another kind (see `matrices_of`).
     """
 
     def __init__(
@@ -156,18 +155,7 @@ class Plan:
 
     def _wishes(self, target: str, edit: Edit, layout: Layout | None, steps: int) -> list[Wish]:
         """What a target asks for in every step; the same object as long as it is the same."""
-        side = self.tokenizer.model_max_length
-        s, t = (
-            m.detach().float().cpu()
-            for m in edit.matrices(self.tokenizer, self.source, target, steps)
-        )
-        if not (
-            s.shape == t.shape == (steps, side, side) and s.isfinite().all() and t.isfinite().all()
-        ):
-            raise InputError(
-                f"{edit!r} gave S {tuple(s.shape)} and T {tuple(t.shape)} for {steps} steps of {side} tokens; both must "
-                f"be {(steps, side, side)} and finite."
-            )
+        s, t = matrices_of(edit, self.tokenizer, self.source, target, steps)
         injected = edit.self_schedule(steps).tolist()
         size = self.self_size if edit.self_size is None else edit.self_size
         found: list[Wish] = []

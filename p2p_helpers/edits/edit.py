@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class Edit(ABC):
 
     Args:
         cross_steps: when the source's cross-attention maps are used (τ in the paper): one schedule,
-            or each word its own.
+            or each word its own; of several phrases that have a word the shortest counts.
         self_steps: when the source's self-attention maps are used; None is 0.4 (0.2 for
             `InjectQK`), or what the other part of a composition says.
         self_size: the largest self-attention map to inject, as a share of the latent's side; the
@@ -102,7 +104,7 @@ class Edit(ABC):
 
     @abstractmethod
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
-        """S and T for every step, for one source and one target prompt.
+        """S and T for every step, for one source and one target prompt, as tensors or NumPy's arrays.
 
         Called for one step too, to find errors early.
         """
@@ -131,6 +133,27 @@ class Edit(ABC):
             if value is not None or field.default is not None:
                 parts.append(f"{field.name}={value!r}" if field.kw_only else f"{value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def matrices_of(edit: Edit, tokenizer, source: str, target: str, steps: int) -> Matrices:
+    """An edit's S and T, checked: in float32 and on the CPU, whatever kind of array it gives.
+
+    Raises:
+        InputError: it gives no two arrays of the right shape, or infinities or NaN; or see its `matrices`.
+    """
+    given = edit.matrices(tokenizer, source, target, steps)
+    found: list[Any] = list(given) if isinstance(given, (tuple, list)) else [given]
+    side = tokenizer.model_max_length
+    shape = (steps, side, side)
+    if [getattr(one, "shape", None) for one in found] == [shape, shape]:
+        s, t = (torch.as_tensor(one).detach().float().cpu() for one in found)
+        if s.isfinite().all() and t.isfinite().all():
+            return s, t
+    got = [str(tuple(one.shape)) if hasattr(one, "shape") else shown(one) for one in found]
+    raise InputError(
+        f"{edit!r} gave {' and '.join(got) if len(got) < 3 else f'{len(got)} things'} for {steps} steps of {side} tokens. Its matrices() "
+        f"must return two, S and T, each an array {shape} of finite numbers."
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,14 +187,14 @@ class Composition(Edit):
 
         InputError: InjectQK after an edit that takes words' maps from the source.
         """
-        s1, t1 = self.first.matrices(tokenizer, source, target, steps)
+        s1, t1 = matrices_of(self.first, tokenizer, source, target, steps)
         if self.second.own_text and s1.any():
             raise InputError(
                 f"{self!r}: InjectQK keeps the target's own maps of words, so what {self.first!r} "
                 "takes from the source would be lost. Take one of the two; Reweight may follow "
                 "either."
             )
-        s2, t2 = self.second.matrices(tokenizer, target, target, steps)
+        s2, t2 = matrices_of(self.second, tokenizer, target, target, steps)
         return s1 @ s2, t1 @ s2 + t2
 
     def __repr__(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,8 +16,9 @@ from ..values import whole_number
 
 # A share of the steps: 0.8 is the first 80 %, (0.2, 0.8) leaves out the first fifth too.
 Interval = float | tuple[float, float]
-# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5), ("dog", 2): 0.3}.
+# Or each word its own: {"default": 0.8, "dog": (0.1, 0.5), ("dog", 2): 0.3}, where a number goes before the word alone.
 Schedule = Interval | Mapping[Any, Interval]
+Value = TypeVar("Value")
 
 
 def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bool[Tensor, " step"]:
@@ -50,6 +51,28 @@ def active_steps(schedule: Interval, steps: int, *, of: int | None = None) -> Bo
     return (step >= int(ends[0] * whole)) & (step < int(ends[1] * whole))
 
 
+def of_tokens(tokenizer, prompt: str, values: Mapping[Any, Value]) -> dict[int, Value]:
+    """For each token of a prompt that phrases have, what they say: of several phrases the one of the fewest tokens counts.
+
+    So ("fox", 2) goes before "fox", and "fox" before "a red fox".
+
+    Raises:
+        InputError: two phrases of as many tokens share one, and say different things.
+        PromptError: a phrase that is not in the prompt.
+    """
+    found = [(find_words(tokenizer, prompt, phrase), phrase) for phrase in values]
+    by: dict[int, tuple[int, Any]] = {}
+    for tokens, phrase in sorted(found, key=lambda one: len(one[0])):
+        for token in tokens:
+            count, first = by.setdefault(token, (len(tokens), phrase))
+            if count == len(tokens) and values[first] != values[phrase]:
+                raise InputError(
+                    f"{first!r} and {phrase!r} name the same word of {prompt!r}, and say {values[first]!r} and {values[phrase]!r}. Say "
+                    "one of them, or name the word alone: that goes before longer phrases."
+                )
+    return {token: values[phrase] for token, (_, phrase) in by.items()}
+
+
 def word_schedule(
     tokenizer, prompt: str, schedule: Schedule, steps: int
 ) -> Float[Tensor, "step token"]:
@@ -58,17 +81,16 @@ def word_schedule(
     Args:
         tokenizer, prompt: the target prompt's.
         schedule: one for all, or a mapping from words and phrases to theirs; the others get its
-            "default", or all steps without one.
+            "default", or all steps without one. Of several phrases the shortest counts (see `of_tokens`).
         steps: number of denoising steps.
 
     Raises:
-        InputError: a schedule outside 0…1 or reversed.
+        InputError: a schedule outside 0…1 or reversed, or two for one word.
         PromptError: a word that is not in the prompt.
     """
     per_word = dict(schedule) if isinstance(schedule, Mapping) else {"default": schedule}
     usual = active_steps(per_word.pop("default", 1.0), steps).float()
     alpha = usual[:, None].repeat(1, tokenizer.model_max_length)
-    for phrase, interval in per_word.items():
-        tokens = find_words(tokenizer, prompt, phrase)
-        alpha[:, tokens] = active_steps(interval, steps).float()[:, None]
+    for token, interval in of_tokens(tokenizer, prompt, per_word).items():
+        alpha[:, token] = active_steps(interval, steps).float()
     return alpha

@@ -10,10 +10,10 @@ import torch
 
 from ..errors import InputError, PromptMismatch
 from ..prompts.align import read_alike, refinement_alignment, replacement_matrix
-from ..prompts.words import find_words, words
+from ..prompts.words import words
 from ..values import MOST_WEIGHT, Frozen, finite_number
 from .edit import Edit, Matrices
-from .schedule import word_schedule
+from .schedule import of_tokens, word_schedule
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +64,8 @@ class Reweight(Edit):
 
     Args:
         weights: c for words and phrases of the target prompt; 1 leaves a word as it is, 0 silences
-            it, negative ones push it away.
+            it, negative ones push it away. Of several phrases that have a word the shortest counts: ("cat", 2)
+            goes before "cat", and "cat" before "a red cat".
 
     Raises:
         InputError: a weight is not a number from −1000 to 1000, or see `Edit`.
@@ -88,7 +89,7 @@ class Reweight(Edit):
     def matrices(self, tokenizer, source: str, target: str, steps: int) -> Matrices:
         """S and T for every step.
 
-        Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them.
+        Raises PromptMismatch if the prompts differ, PromptError for a word that is not in them, InputError for two weights of one word.
         """
         if not read_alike(tokenizer, source, target):
             raise PromptMismatch(
@@ -100,8 +101,8 @@ class Reweight(Edit):
         alpha = word_schedule(tokenizer, target, self.cross_steps, steps)
         alpha = alpha[:, None]  # (step, 1, target token)
         weight = torch.ones(alpha.shape[-1])
-        for phrase, c in self.weights.items():
-            weight[find_words(tokenizer, target, phrase)] = float(c)
+        for token, c in of_tokens(tokenizer, target, self.weights).items():
+            weight[token] = float(c)
         eye = torch.eye(len(weight))
         return eye * (alpha * weight), eye * (1 - alpha)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..arguments import one_each
-from ..edits.edit import Edit
+from ..edits.edit import Edit, matrices_of
 from ..errors import InputError
 from ..prompts.offsets import tokens_and_spans
 from ..prompts.several import parts_of
@@ -167,7 +167,7 @@ def show_edit(
     step = whole_number("step", step, 0, steps - 1, "Steps count from 0.")
     stages = stages_of(tokenizer, source, target, edit)
     drawn = max(stages, key=lambda stage: (not stage.places, stage.before != stage.after))
-    s, t = drawn.edit.matrices(tokenizer, drawn.before, drawn.after, steps)
+    s, t = matrices_of(drawn.edit, tokenizer, drawn.before, drawn.after, steps)
     rows, columns = _named(tokenizer, drawn.before), _named(tokenizer, drawn.after)
     height = 1.8 + 0.22 * max(len(rows), len(columns) + 1)
     figure, axes = plt.subplots(
