@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
             about = json.loads(said)
             if about["format"] > FORMAT:
                 raise InputError(f"A newer p2p_helpers wrote {path}. Update this one to read it.")
-            if about["format"] == 3 and about["columns"]:
+            if about["format"] < FORMAT:
                 raise InputError(f"{path} is of a form that was never released. Record it again.")
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -118,12 +118,6 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         raise InputError(
             f"{path} cannot be read: {first_line(error)}. Write maps with maps.save(path)."
         ) from None
-
-
-def _at_level(maps: AttentionMaps) -> list[str]:
-    """The layers that figures average, for files of formats 1 and 2, which name none."""
-    at_level = [layer for layer in maps.layers if maps.shapes[layer] == maps.level]
-    return [layer for layer in at_level if not layer.startswith("mid")]
 
 
 def load(path: Path) -> AttentionMaps:
@@ -139,18 +133,15 @@ def load(path: Path) -> AttentionMaps:
 
 def _maps(about: dict, tensors: dict[str, Tensor]) -> AttentionMaps:
     """The maps of a file."""
-    if "length" in about:  # format 1 knew one tokenizer
-        about["lengths"] = [about.pop("length")]
-        tensors["tokenizer/0"] = tensors.pop("tokenizer")
     tokenizer = _tokenizer(tensors, about["lengths"])
     maps = AttentionMaps(tokenizer, about["prompts"], Record(**about["record"]))
-    maps.columns = about.get("columns")
+    maps.columns = about["columns"]
     maps.steps = about["steps"]
     maps.level = tuple(about["level"])
     maps.shapes = {layer: tuple(shape) for layer, shape in about["shapes"].items()}
     maps.kinds = about["kinds"]
     maps.counts = about["counts"]
-    maps.level_layers = about.get("level_layers") or _at_level(maps)
+    maps.level_layers = about["level_layers"]
     for name, tensor in tensors.items():
         kind, layer = name.split("/", 1)
         kept = getattr(maps, kind)
