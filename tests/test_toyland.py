@@ -269,13 +269,14 @@ def test_snow_is_turned_down_phrase_by_phrase_and_weight_by_weight(monkeypatch):
     }
 
 
-def test_all_is_measured_and_reported(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("count", [1, 12])  # one scene has one object or two, and often no colour
+def test_all_is_measured_and_reported(tmp_path, monkeypatch, capsys, count):
     one = {"seen": 0.5, "overlap": None, "background": 20.0, "kept": 30.0, "edits": 4}
     snow = {"falling snow": {"1.0": 1.0}, "with falling snow": {"1.0": 0.5}}
     monkeypatch.setattr("p2p_helpers.pipelines.load_pipeline", lambda name: None)
     for name, gives in [
         ("load_reader", Told()),
-        ("generate", [None] * 12),
+        ("generate", [None] * count),
         ("autoencoder_psnr", 35.0),
         ("swap_cases", []),
         ("painted_cases", []),
@@ -284,9 +285,9 @@ def test_all_is_measured_and_reported(tmp_path, monkeypatch, capsys):
         ("judge_faders", snow),
     ]:
         monkeypatch.setattr(evaluate, name, lambda *_, gives=gives, **__: gives)
-    evaluate.main(["--scenes", "12", "--swaps", "1", "--out", str(tmp_path)])
+    evaluate.main(["--scenes", str(count), "--swaps", "1", "--out", str(tmp_path)])
     figures = json.loads((tmp_path / "evaluation.json").read_text())
-    assert figures["generated"]["scenes"] == 12 and figures["autoencoder"] == 35.0
+    assert figures["generated"]["scenes"] == count and figures["autoencoder"] == 35.0
     assert evaluate.report(figures) in capsys.readouterr().out
 
 

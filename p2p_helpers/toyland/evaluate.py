@@ -35,6 +35,7 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
     """How often the reader finds what the captions say. Shares in 0…1; an object counts only if its name is found.
 
     Colour is judged where the caption names one and the style has colours; it counts as wrong if its object is not found.
+    What no scene has, such as two objects, is left out.
     """
     names = (
         "background",
@@ -62,9 +63,8 @@ def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float |
                 for t in scene.things
                 if t.colour
             ]
-    return {
-        name: float(np.mean(right)) if right else float("nan") for name, right in rows.items()
-    } | {"scenes": len(scenes)}
+    shares = {name: float(np.mean(right)) for name, right in rows.items() if right}
+    return shares | {"scenes": len(scenes)}
 
 
 def _mask(*found: Found) -> np.ndarray:
@@ -283,6 +283,7 @@ def report(figures: dict) -> str:
         *(
             f"| {name} | {made[name]:.1%} | {aim:.0%} | {renders[name]:.1%} |"
             for name, aim in AIMS.items()
+            if name in made
         ),
         "",
         f"The autoencoder alone gives painted scenes back with {figures['autoencoder']:.1f} dB.",

@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-CELL = 8
-
 
 def _smooth_noise(rng: np.random.Generator, side: int, coarse: int) -> np.ndarray:
     """A smooth random field with deviation near 1, (side, side)."""
