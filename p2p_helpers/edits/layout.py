@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, PromptError
 from ..masks import Mask, as_mask, mask_contents
-from ..prompts.nouns import noun_phrases
+from ..prompts.nouns import DETERMINERS, JOINS, noun_phrases
 from ..prompts.split import Span
 from ..prompts.words import Phrase, find_words, words_and_spans
 from ..values import finite_number, plain
@@ -19,6 +19,7 @@ from .words import Refine
 
 LINKS = ("and", "or", "&", ",", ";")  # of equals
 STOPS = (*LINKS, ".", ":", "!", "?")  # what no prompt begins with
+EMPTY = ("()", "[]", "{}", "(())", "[[]]")
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +167,9 @@ def without(tokenizer, prompt: str, *phrases: Phrase) -> str:
     """A prompt without objects: "a red cat and a dog in the snow" without "cat" is "a dog in the snow".
 
     What goes is each phrase, what is said of it before (see `noun_phrases`), and an "and", a comma or a "wearing" beside it; wherever the
-    prompt has the phrase. Of "a black and white cat" the black stays: no dictionary is asked. What stays is spelled as it was.
+    prompt has the phrase. An "on" or "of" before it goes too, unless a list gives it another object: "a photo of a cat in the snow" is
+    "a photo in the snow" then, and "a photo of a cat and a dog" is "a photo of a dog". So do brackets around it alone. Of "a black and
+    white cat" the black stays: no dictionary is asked. What stays is spelled as it was.
 
     Raises:
         PromptError: the prompt has no such phrase, or says nothing else.
@@ -197,13 +200,32 @@ def _cut(said: list[str], kept: list[int], first: int, last: int) -> list[int]:
         start, does = start - 1, True  # "a dog wearing" without what it wears
     left = [n for n in kept if n < start]
     right = [n for n in kept if n > last]
-    linked = bool(left) and said[left[-1]] in LINKS
-    while left and said[left[-1]] in LINKS:
+    before = len(left)
+    while left and right and said[left[-1]] + said[right[0]] in EMPTY:
         left.pop()
-    idle = STOPS if not left or said[left[-1]] in STOPS else () if linked or does else LINKS
+        right.pop(0)
+    ends = LINKS if _lists(said, right) else (*LINKS, *JOINS)
+    while left and said[left[-1]] in ends:
+        left.pop()
+    bound = does or len(left) < before
+    while right[1:] and said[right[0]] in LINKS and said[right[1]] in LINKS:  # ", and"
+        right.pop(0)
+    idle: tuple[str, ...] = ()
+    if not left or said[left[-1]] in STOPS:
+        idle = STOPS
+    elif said[left[-1]] in JOINS or not bound:
+        idle = LINKS
     while right and said[right[0]] in idle:
         right.pop(0)
     return left + right
+
+
+def _lists(said: Sequence[str], right: Sequence[int]) -> bool:
+    """Whether what comes after an object takes its place in a list: after an "and", or after a comma with an article."""
+    links = [said[n] for n in itertools.takewhile(lambda n: said[n] in LINKS, right)]
+    follows = "".join(said[n] for n in right[len(links) :][:1])
+    paused = set(links) <= {",", ";"}
+    return bool(links) and (follows in DETERMINERS if paused else follows not in JOINS)
 
 
 def _written(prompt: str, spans: Sequence[Span], kept: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ another my your his her its our their
 _JOINS = """
 and or but nor of in on at by to from for with without into onto inside outside within upon atop over under above below beneath
 underneath behind before after between among amid beside besides near along alongside across through throughout around against
-toward towards beyond during like as while where when who which whose is are has have
+toward towards beyond during next like as while where when who which whose is are has have
 """
 DETERMINERS = frozenset(_DETERMINERS.split())  # what is said of an object begins with them
 JOINS = frozenset(_JOINS.split())  # what stands between two objects
