@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from PIL import Image
 
-from .attention.families import family_of
+from .attention.families import bare, family_of
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.words import Replace
@@ -55,6 +55,7 @@ NEEDED = {  # pictures without which a pipeline that takes them makes none, and 
     "mask_image": "mask_image=Image.open(file), white where the picture may change",
 }
 CALLBACK_INPUTS = "callback_on_step_end_tensor_inputs"
+TIMES = ("timesteps", "sigmas")  # they decide how many steps there are
 USUAL_GUIDANCE = "7.5 is usual for Stable Diffusion, 4 for Toyland."
 
 
@@ -197,8 +198,44 @@ def check_numbers(guidance_scale, steps):
     whole_number("steps", steps, 1, 100_000, advice)
 
 
+def check_scheduler(pipe, arguments: dict[str, Any]):
+    """Refuse a scheduler that fits no pipeline of the model's family, and times of the user's own that it does not take."""
+    scheduler = getattr(pipe, "scheduler", None)
+    if not isinstance(scheduler, SchedulerMixin):
+        return  # another error says so
+    needs = ["set_timesteps", "step", "order"]
+    needs += [] if family_of(pipe).flow else ["init_noise_sigma", "scale_model_input"]
+    lacks = [name for name in needs if not hasattr(scheduler, name)]
+    if lacks:
+        raise _unfit(pipe, f"it has no {lacks[0]}")
+    own = inspect.signature(scheduler.step).parameters.values()
+    asks = [p.name for p in own if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    more = [name for name in asks if name not in ("model_output", "timestep", "sample")]
+    if more:
+        raise _unfit(pipe, f"its step() also asks for {', '.join(more)}")
+    if not (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod")):
+        raise _unfit(pipe, "it does not say how much noise there is at a step")
+    for name in TIMES:
+        takes = inspect.signature(scheduler.set_timesteps).parameters
+        if arguments.get(name) is not None and name not in takes:
+            raise InputError(
+                f"{name}: {type(scheduler).__name__} takes none of your own. Leave it out and give steps=, or take another scheduler, "
+                "e.g. EulerDiscreteScheduler."
+            )
+
+
+def _unfit(pipe, why: str) -> InputError:
+    """What to say of a scheduler that does not fit."""
+    flows = family_of(pipe).flow
+    other = "FlowMatchEulerDiscreteScheduler" if flows else "DDIMScheduler"
+    return InputError(
+        f"{type(pipe.scheduler).__name__} does not fit {type(pipe).__name__}: {why}. Take the scheduler that the model came with, or "
+        f"make {other}.from_config() of its configuration."
+    )
+
+
 def check_schedule(pipe, steps: int):
-    """Refuse more steps than the scheduler has, and warn if the seed does not decide its noise."""
+    """Refuse a scheduler that runs backwards, and more steps than the scheduler has, and warn if the seed does not decide its noise."""
     if not isinstance(getattr(pipe, "scheduler", None), SchedulerMixin):
         return  # another error says so
     config, name = pipe.scheduler.config, type(pipe.scheduler).__name__
@@ -225,11 +262,15 @@ def check_schedule(pipe, steps: int):
         if steps <= most:
             shifts = scheduler.config.get("use_dynamic_shifting", False)
             scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+            if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+                raise _unfit(pipe, "its times rise, so it leads from a picture to noise")
             # Flow matching begins at the last time itself, others count them from 0.
             if float(scheduler.timesteps.max()) < most + (not hasattr(scheduler, "betas")):
                 return
             offset = scheduler.config.get("steps_offset", 0)
             why += f", and its scheduler begins at {offset}"
+    except InputError:
+        raise
     except (ValueError, IndexError, TypeError) as error:
         why = f"{type(scheduler).__name__} says: {error}"
     raise InputError(f"steps={steps}: {why}. Take fewer steps; 30 are usual.")
@@ -289,6 +330,12 @@ def check_arguments(pipe, arguments: dict[str, Any]):
         raise InputError(
             f"edit() and {type(pipe).__name__} take no {', '.join(unknown)}.{hint} edit() takes {', '.join(NAMES)}; it hands on to the "
             f"pipeline: {', '.join(takes)}."
+        )
+    model = bare(family_of(pipe).model(pipe))
+    projections = (getattr(model, name, None) for name in ("encoder_hid_proj", "image_proj"))
+    if arguments.get("ip_adapter_image") is not None and not any(map(bool, projections)):
+        raise InputError(
+            "ip_adapter_image: the pipeline has no adapter that reads it. Load one with pipe.load_ip_adapter(...), or leave it out."
         )
     _check_callback_inputs(pipe, arguments.get(CALLBACK_INPUTS))
     _check_pictures(pipe, arguments)
@@ -354,7 +401,11 @@ def _check_latents(pipe, latents, height: int | None, width: int | None):
     like = family_of(pipe).packed(torch.zeros(1, channels, 2, 2))
     place = 1 if like.dim() == 4 else 2  # of the channels; packed ones come last
     kind = isinstance(latents, torch.Tensor) and latents.is_floating_point()
-    if kind and latents.dim() == like.dim() and latents.shape[place] == like.shape[place]:
+    unit = 1 if hasattr(pipe, "unet") else 2  # transformers read patches of 2×2
+    fits = kind and latents.dim() == like.dim() and latents.shape[place] == like.shape[place]
+    if fits and not latents.isfinite().all():
+        raise InputError("The latents hold infinities or NaN. Draw others, or leave them out.")
+    if fits and (place == 2 or all(side and not side % unit for side in latents.shape[2:])):
         if height is None or width is None:
             if place == 1:  # they say their size themselves
                 return
@@ -368,7 +419,7 @@ def _check_latents(pipe, latents, height: int | None, width: int | None):
             "Give the height and width that they are of, or draw latents of that size."
         )
     shape = (
-        f"(1, {like.shape[1]}, height, width), in latent pixels"
+        f"(1, {like.shape[1]}, height, width), in latent pixels, {'at least 1' if unit == 1 else 'both even'}"
         if place == 1
         else f"(1, tokens, {like.shape[2]})"
     )

@@ -214,12 +214,13 @@ def checked(
         check_same(pipe, earlier.arguments, _of_rows(pipe, called_with, [0]))
     guidance_scale = usual_guidance(pipe) if guidance_scale is None else guidance_scale
     given.check_numbers(guidance_scale, steps)
-    # These decide how many steps there are.
-    own = arguments.get("timesteps", arguments.get("sigmas"))
-    steps = len(own) if hasattr(own, "__len__") else steps
+    if inversion is None:
+        given.check_scheduler(pipe, arguments)
+    times = [arguments[name] for name in given.TIMES if hasattr(arguments.get(name), "__len__")]
+    steps = len(times[0]) if times else steps
     given.check_strength(pipe, steps, arguments)
     given.warn_of_idle_guidance(pipe, negative_prompt, guidance_scale, arguments)
-    if inversion is None and not {"timesteps", "sigmas"} & set(arguments):
+    if inversion is None and not times:
         given.check_schedule(pipe, steps)
     tokenizer = family_of(pipe).tokenizer(pipe, arguments)
     asked = zip(targets, edits, strict=True)

@@ -87,7 +87,8 @@ def edit(
             does not take, or that an inversion or earlier result has decided already; no picture where the pipeline needs one, or a
             strength that leaves no step; a callback that gives no dictionary, or latents of another shape or type; an earlier result
             of another pipeline, scheduler, adapters or number of steps; a list of arguments that is not as long as the prompts;
-            latents that are none of the model's, or that become infinite or NaN.
+            latents that are none of the model's, or that are or become infinite or NaN; a scheduler that does not fit the model, or
+            that takes no times of your own.
         InversionError: the inversion is another model's, of another number of steps or (null-text) guidance scale, or a negative prompt
             is given beside one whose source comes out of guidance ("ddim", "null-text", "negative-prompt").
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,12 @@ EDITS = {  # arguments of edit → what the message says
         {"latents": torch.zeros(1, 8, 16, 16), "height": 128, "width": 160},
         "\\(1, 8, 16, 16\\) do not fit height=128, width=160.*\\(1, 8, 16, 20\\)",
     ),
+    "latents of no size": ({"latents": torch.zeros(1, 8, 0, 0)}, "\\(1, 8, 0, 0\\).*at least 1"),
+    "latents NaN": ({"latents": torch.full((1, 8, 16, 16), torch.nan)}, "latents hold infinities"),
+    "latents inf": ({"latents": torch.full((1, 8, 16, 16), torch.inf)}, "latents hold infinities"),
+    "own times": ({"timesteps": [900, 500, 1]}, "timesteps: DDIMScheduler takes none.*give steps="),
+    "own noise": ({"sigmas": [1.0, 0.5]}, "sigmas: DDIMScheduler takes none.*EulerDiscrete"),
+    "a picture for no adapter": ({"ip_adapter_image": PICTURE}, "load_ip_adapter"),
     "latents as text": ({"latents": "noise"}, "latents='noise'.*seed draws it"),
     "negative prompts": ({"negative_prompt": ["a", "b"]}, "one text for all prompts"),
 }
@@ -349,6 +356,48 @@ def test_a_scheduler_that_ignores_generators_is_warned_of(random_pipe):
             edit(random_pipe)
     finally:
         random_pipe.scheduler = before
+
+
+UNFIT = {
+    "IPNDMScheduler": "it does not say how much noise",
+    "FlowMatchEulerDiscreteScheduler": "it has no init_noise_sigma",
+    "DDIMInverseScheduler": "its times rise",
+    "DPMSolverMultistepInverseScheduler": "its times rise",
+    "RePaintScheduler": r"its step\(\) also asks for original_image, mask",
+    "KarrasVeScheduler": r"its step\(\) also asks for sigma_hat",
+    "ScoreSdeVeScheduler": "it has no step",
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_scheduler_that_does_not_fit_is_refused(random_pipe, name):
+    pipe = copy.copy(random_pipe)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    says = f"{name} does not fit StableDiffusionPipeline: {UNFIT[name]}.*DDIMScheduler.from_config"
+    for change in (p2p.Replace(), p2p.Replace() | p2p.Move("dog", dx=0.2)):
+        with pytest.raises(p2p.InputError, match=says):
+            edit(pipe, edit=change, steps=3)
+
+
+FIT = [
+    "Euler",
+    "EulerAncestral",
+    "Heun",
+    "DPMSolverMultistep",
+    "UniPCMultistep",
+    "DDPM",
+    "LCM",
+    "TCD",
+]
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_other_schedulers_run(random_pipe, name):
+    pipe = copy.copy(random_pipe)
+    kinds = [f"{name}Scheduler", f"{name}DiscreteScheduler"]
+    kind = next(getattr(diffusers, one) for one in kinds if hasattr(diffusers, one))
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    assert edit(pipe, steps=2, edit=p2p.Replace()).image.size == (128, 128)
 
 
 def test_a_progress_bar_that_was_switched_off_stays_off(random_pipe, capsys):

@@ -942,6 +942,8 @@ def test_latents_have_the_size_that_is_made(kind, tmp_path):
             p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **given)
     else:
         assert p2p.edit(pipe, CAT, GIRAFFE, latents=latents, **given).image.size == (192, 128)
+        with pytest.raises(p2p.InputError, match="latent pixels, both even"):
+            p2p.edit(pipe, CAT, GIRAFFE, latents=latents[:, :, 1:], **given)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
