@@ -91,7 +91,6 @@ def test_pictures_of_every_mode_are_masks(picture, where):
         (torch.tensor([[-1.0, 1.5]]), "values from -1 to 1.5"),
         (None, "one finite number for each pixel"),
     ],
-    ids=str,
 )
 def test_what_is_no_mask_is_explained(mask, says):
     with pytest.raises(p2p.InputError, match=says):
