@@ -37,8 +37,8 @@ def check_ceiling(answer: float, pipe, image: Image.Image) -> str:
     )
     need(
         answer > right - 0.1,
-        f"{answer:.2f} dB is too low. Are the two pictures of the same thing, and was the latent "
-        "scaled as it came?",
+        f"{answer:.2f} dB is too low. Are the two pictures of the same thing, and does the latent go "
+        "into the decoder with the scale with which it left the encoder?",
     )
     return passed("nothing that inverts a latent can do better than this")
 
