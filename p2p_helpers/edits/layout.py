@@ -114,7 +114,7 @@ class Move(Placement):
 
 
 @dataclass(frozen=True, repr=False)
-class Duplicate(Placement):
+class Duplicate(Move):
     """A second one of an object: `Duplicate("cat", dx=0.4, scale=0.6)`.
 
     Args:
@@ -124,15 +124,7 @@ class Duplicate(Placement):
         mask, self_steps and the rest: as for `Placement`, which says what is raised, too.
     """
 
-    dx: float = 0.0
-    dy: float = 0.0
-    scale: float = 1.0
     stays = True
-
-    @property
-    def shift(self) -> tuple[float, float]:
-        """Right and down."""
-        return self.dx, self.dy
 
 
 @dataclass(frozen=True, repr=False)
