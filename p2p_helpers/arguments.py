@@ -16,7 +16,8 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from PIL import Image
 
-from .attention.families import bare, family_of
+from .attention.families import family_of
+from .attention.family import bare
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .edits.words import Replace
@@ -253,9 +254,8 @@ def check_schedule(pipe, steps: int):
             InputWarning,
             stacklevel=4,
         )
-    scheduler = type(pipe.scheduler).from_config(
-        config
-    )  # a copy would hold what a session has changed
+    # A new one: a copy would hold what a session has changed.
+    scheduler = type(pipe.scheduler).from_config(config)
     most = scheduler.config.get("num_train_timesteps", steps)
     why = f"the model was trained with {most} times"
     try:

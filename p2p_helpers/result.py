@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from .attention.families import bare, family_of
+from .attention.families import family_of
+from .attention.family import bare
 from .blend import LocalBlend
 from .edits.edit import Edit
 from .errors import InputError

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from .arguments import as_blend
-from .attention.families import bare, family_of
+from .attention.families import family_of
+from .attention.family import bare
 from .blend import LocalBlend, check_words
 from .edits.edit import Edit
 from .edits.layout import placements

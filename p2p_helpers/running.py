@@ -40,9 +40,8 @@ class Planned:
     recorders: dict[Record, Recorder]
     callback: Callable | None
     placed: Sequence[Placed | None]  # for each target
-    latents: list[Tensor] = field(
-        default_factory=list
-    )  # of the source and the first target, after every step
+    # Of the source and the first target, after every step.
+    latents: list[Tensor] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)  # of the latent
     finite: list[Tensor] = field(default_factory=list)  # whether all latents were, after every step
 
